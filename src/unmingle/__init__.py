@@ -1,0 +1,28 @@
+"""unmingle: separates people talking at once into one clean file each, from one microphone.
+
+>>> import unmingle
+>>> unmingle.separate("meeting.wav")                                    # doctest: +SKIP
+>>> model = unmingle.load()                                             # doctest: +SKIP
+>>> estimates = model.separate(samples, sample_rate=44100, talkers=2)   # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from unmingle.errors import UnmingleError
+
+if TYPE_CHECKING:
+    from unmingle.separation import Separator, load, separate
+
+__version__ = "0.1.0"
+__all__ = ["Separator", "UnmingleError", "__version__", "load", "separate"]
+
+
+def __getattr__(name: str) -> Any:
+    # torch takes seconds to import: `unmingle --help` must not pay for it.
+    if name in ("Separator", "load", "separate"):
+        from unmingle import separation
+
+        return getattr(separation, name)
+    raise AttributeError(f"module 'unmingle' has no attribute {name!r}")

@@ -1,0 +1,242 @@
+"""Audio files and arrays: reading, writing, resampling, channels and levels.
+
+Arrays of a file are ``(channels, samples)``, float32 in [-1, 1]; one channel is ``(samples,)``.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import soxr
+from numpy.typing import NDArray
+
+from unmingle.errors import UnmingleError
+
+LOWEST_SAMPLE_RATE = 1000
+"""In hertz; below it there is no speech left to separate."""
+
+CONTAINER_SUFFIXES = (".m4a", ".mp4", ".webm", ".mkv", ".mov", ".aac", ".wma", ".opus")
+"""Formats that libsndfile may not read; PyAV (the extra ``media``) does."""
+
+OUTPUT_FORMATS = {
+    "wav": ("WAV", "FLOAT"),
+    "flac": ("FLAC", "PCM_24"),
+    "ogg": ("OGG", "VORBIS"),
+    "mp3": ("MP3", "MPEG_LAYER_III"),
+}
+_MP3_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
+_BLOCK = 1 << 20
+
+Samples = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A decoded file."""
+
+    samples: Samples
+    """``(channels, samples)``."""
+    sample_rate: int
+    """In hertz."""
+    warning: str | None = None
+    """What was wrong with the file, if it could be read all the same."""
+
+
+def seconds_declared(path: Path) -> float | None:
+    """Length in seconds by the header, or None where the header cannot tell."""
+    try:
+        info = soundfile.info(str(path))
+    except (soundfile.LibsndfileError, RuntimeError):
+        return None
+    return info.frames / info.samplerate if 0 < info.frames < 2**62 else None
+
+
+def read_audio(path: Path | str) -> Recording:
+    """Decode a WAV, FLAC, OGG or MP3 file; others through PyAV if it is installed.
+
+    A file that ends early gives what is there, and a warning.
+
+    Raises:
+        UnmingleError: no such file, not audio, no samples, not finite, or a rate below 1 kHz.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise UnmingleError(f"{path} is a folder; name an audio file.")
+    if not path.exists():
+        raise UnmingleError(f"{path} does not exist; check the name.")
+    try:
+        if path.stat().st_size == 0:
+            raise UnmingleError(f"{path} is empty (0 bytes); there is nothing to read.")
+        recording = _read_with_soundfile(path)
+    except PermissionError as error:
+        raise UnmingleError(f"{path} may not be read; check its permissions.") from error
+    except (soundfile.LibsndfileError, RuntimeError) as error:
+        if path.suffix.lower() not in CONTAINER_SUFFIXES:
+            raise UnmingleError(
+                f"{path} cannot be read as audio; is it really a {path.suffix or 'sound'} file, and whole?"
+            ) from error
+        recording = _read_with_av(path)
+    _check(path, recording)
+    return recording
+
+
+def _check(path: Path, recording: Recording) -> None:
+    if recording.sample_rate < LOWEST_SAMPLE_RATE:
+        raise UnmingleError(
+            f"{path} has a sample rate of {recording.sample_rate} Hz; at least {LOWEST_SAMPLE_RATE} Hz is needed."
+        )
+    if recording.samples.shape[-1] == 0:
+        raise UnmingleError(f"{path} holds 0 samples; there is nothing to read.")
+    if not np.isfinite(recording.samples).all():
+        raise UnmingleError(f"{path} holds samples that are NaN or infinite; export it again.")
+
+
+def _read_with_soundfile(path: Path) -> Recording:
+    warning = None
+    blocks = []
+    # soundfile hands the name to C: an absolute one cannot be taken for an option or a descriptor.
+    with soundfile.SoundFile(str(path.absolute())) as file:
+        declared = file.frames
+        read = 0
+        try:
+            while read < declared:
+                block = file.read(min(_BLOCK, declared - read), dtype="float32", always_2d=True)
+                if len(block) == 0:
+                    break
+                blocks.append(block)
+                read += len(block)
+        except soundfile.LibsndfileError:
+            pass  # What was decoded so far is used, and the warning below says so.
+        if read < declared < 2**62 or _wav_data_is_cut(path):
+            warning = f"{path.name} ends early; the {read / file.samplerate:.2f} s that are there were used"
+        samples = np.concatenate(blocks).T if blocks else np.zeros((file.channels, 0), dtype=np.float32)
+        return Recording(np.ascontiguousarray(samples), file.samplerate, warning)
+
+
+def _wav_data_is_cut(path: Path) -> bool:
+    """True if a RIFF file's data chunk says that it is longer than the file."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        if file.read(4) != b"RIFF":
+            return False
+        file.seek(12)
+        while len(header := file.read(8)) == 8:
+            length = int.from_bytes(header[4:], "little")
+            if header[:4] == b"data":
+                # Programs that write to a pipe leave these two sizes; they say nothing.
+                return length not in (0, 0x7FFFFFFF, 0xFFFFFFFF) and file.tell() + length > size
+            file.seek(length + length % 2, os.SEEK_CUR)
+    return False
+
+
+def _read_with_av(path: Path) -> Recording:
+    try:
+        import av
+    except ImportError as error:
+        raise UnmingleError(
+            f"Reading {path.suffix} files needs PyAV; install it with: pip install 'unmingle[media]'"
+        ) from error
+    try:
+        with av.open(str(path.absolute())) as container:
+            if not container.streams.audio:
+                raise UnmingleError(f"{path} has no audio track.")
+            stream = container.streams.audio[0]
+            rate = stream.codec_context.sample_rate
+            resampler = av.AudioResampler(format="fltp", rate=rate)
+            frames = [part for frame in container.decode(stream) for part in resampler.resample(frame)]
+            blocks = [frame.to_ndarray() for frame in frames]
+    except (av.FFmpegError, OSError) as error:
+        raise UnmingleError(f"{path} cannot be read as audio; is the file whole?") from error
+    samples = np.concatenate(blocks, axis=1) if blocks else np.zeros((1, 0))
+    return Recording(np.ascontiguousarray(samples, dtype=np.float32), int(rate))
+
+
+def write_audio(path: Path, samples: Samples, sample_rate: int, subtype: str | None = None) -> None:
+    """Write one channel ``(samples,)`` or ``(channels, samples)``; the suffix gives the format.
+
+    WAV is 32-bit float unless ``subtype`` (libsndfile's name) says otherwise. The file appears
+    under its name only when it is complete.
+
+    Raises:
+        UnmingleError: the format is unknown, cannot hold this rate, or the disk refuses.
+    """
+    name = path.suffix.lower().lstrip(".")
+    if name not in OUTPUT_FORMATS:
+        raise UnmingleError(f"Cannot write {name!r} files; choose one of {', '.join(OUTPUT_FORMATS)}.")
+    container, default_subtype = OUTPUT_FORMATS[name]
+    if name == "mp3" and sample_rate not in _MP3_RATES:
+        raise UnmingleError(f"MP3 cannot hold a sample rate of {sample_rate} Hz; write wav or flac instead.")
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with soundfile.SoundFile(
+            str(partial.absolute()),
+            "w",
+            samplerate=sample_rate,
+            channels=1 if samples.ndim == 1 else samples.shape[0],
+            format=container,
+            subtype=subtype or default_subtype,
+        ) as file:
+            # One call with a long block overflows the Vorbis encoder's stack.
+            for start in range(0, samples.shape[-1], 1 << 16):
+                file.write(samples[..., start : start + (1 << 16)].T)
+        partial.replace(path)
+    except (soundfile.LibsndfileError, OSError) as error:
+        raise UnmingleError(f"{path} cannot be written ({_reason(error)}); choose another folder.") from error
+    finally:
+        partial.unlink(missing_ok=True) if os.access(path.parent, os.W_OK) else None
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror.lower()
+    return str(getattr(error, "error_string", error)).rstrip(".").lower()
+
+
+def to_mono(samples: Samples) -> Samples:
+    """Mean over channels: ``(channels, samples)`` to ``(samples,)``."""
+    mono: Samples = samples[0] if len(samples) == 1 else samples.mean(axis=0, dtype=np.float32)
+    return mono
+
+
+def pick_channel(samples: Samples, channel: str) -> Samples:
+    """One channel of ``(channels, samples)``: ``mix``, ``left``, ``right``, or a number from 1 on.
+
+    Raises:
+        UnmingleError: the recording has no such channel.
+    """
+    if channel == "mix":
+        return to_mono(samples)
+    number = {"left": "1", "right": "2"}.get(channel, channel)
+    if not number.isdecimal():
+        raise UnmingleError(f"There is no channel {channel!r}; say mix, left, right, or a number from 1 on.")
+    if not 1 <= int(number) <= len(samples):
+        raise UnmingleError(f"There is no channel {channel}; the recording has {len(samples)}.")
+    picked: Samples = samples[int(number) - 1]
+    return picked
+
+
+def resample(samples: Samples, from_rate: float, to_rate: float) -> Samples:
+    """Band-limited resampling along the last axis of ``(samples,)`` or ``(channels, samples)``."""
+    if from_rate == to_rate:
+        return samples
+    resampled = soxr.resample(samples.T, from_rate, to_rate, quality="HQ").T
+    return np.ascontiguousarray(resampled, dtype=np.float32)
+
+
+def active_level(samples: Samples, sample_rate: int) -> float:
+    """Root mean square of the active part of speech ``(samples,)``.
+
+    Active are the frames of 25 ms within 30 dB of the loudest one: a plain energy rule that
+    leaves pauses out, not ITU-T P.56.
+    """
+    size = max(1, round(0.025 * sample_rate))
+    whole = len(samples) // size * size
+    if whole == 0:
+        return float(np.sqrt(np.mean(np.square(samples)))) if len(samples) else 0.0
+    power = np.square(samples[:whole], dtype=np.float64).reshape(-1, size).mean(axis=1)
+    return float(np.sqrt(power[power >= power.max() * 1e-3].mean()))

@@ -1,0 +1,1 @@
+"""Speech corpora, and the mixtures made from them."""

@@ -1,0 +1,73 @@
+"""Training batches: crops drawn and rendered in a worker process while the model computes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from unmingle.data.mixing import Mixer, active_sources
+from unmingle.systems.base import MixtureBatch
+
+
+class Crops(Dataset[MixtureBatch]):
+    """Batch k holds mixtures k * batch_size up to (k + 1) * batch_size of the run.
+
+    Args:
+        mixer: draws and renders.
+        seconds: length of each crop.
+        batch_size: mixtures in a batch, over all processes.
+        first_batch: the batch to begin with, when a run goes on.
+        batches: number of batches in all, counted from batch 0.
+        rank: number of this process, and ``world_size`` of how many; each takes its share of a batch.
+    """
+
+    def __init__(
+        self,
+        mixer: Mixer,
+        seconds: float,
+        batch_size: int,
+        *,
+        first_batch: int = 0,
+        batches: int,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self._mixer = mixer
+        self._samples = round(seconds * mixer.sample_rate)
+        self._batch_size, self._first, self._batches = batch_size, first_batch, batches
+        self._rank, self._world_size = rank, world_size
+
+    def __len__(self) -> int:
+        return max(0, self._batches - self._first)
+
+    def __getitem__(self, index: int) -> MixtureBatch:
+        if index >= len(self):
+            raise IndexError(index)
+        start = (self._first + index) * self._batch_size
+        numbers = range(start + self._rank, start + self._batch_size, self._world_size)
+        sources = np.stack([self._mixer.render(self._mixer.crop(k, self._samples)) for k in numbers])
+        return as_batch(sources)
+
+
+def as_batch(sources: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> MixtureBatch:
+    """Sources ``(batch, sources, samples)`` and their sum as a batch."""
+    return MixtureBatch(
+        mixture=torch.from_numpy(sources.sum(axis=1)),
+        sources=torch.from_numpy(sources),
+        active=torch.from_numpy(np.stack([active_sources(each) for each in sources])),
+    )
+
+
+def iterate(crops: Crops, workers: int = 1) -> Iterator[MixtureBatch]:
+    """The batches in order, prepared ahead by worker processes (``workers`` 0: in this one)."""
+    loader: DataLoader[MixtureBatch] = DataLoader(
+        crops,
+        batch_size=None,
+        shuffle=False,
+        num_workers=workers,
+        prefetch_factor=4 if workers else None,
+    )
+    return iter(loader)

@@ -1,0 +1,129 @@
+"""Corpora: lists of utterances with their talkers, read from a manifest or from folders.
+
+A corpus is one of
+
+- a CSV manifest with at least the columns ``path`` and ``speaker`` (paths relative to the
+  manifest), and optionally ``corpus``, ``gender``, ``seconds``, ``split``, ``license``, ``text``;
+- a folder that holds such a manifest under the name ``speech.csv``;
+- any folder of ``speaker/*.flac`` (or wav, ogg, mp3; sub-folders of a speaker count too).
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import soundfile
+
+from unmingle.errors import UnmingleError
+
+AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aif", ".aiff", ".sph")
+SPLITS = ("train", "valid", "test")
+
+
+@dataclass(frozen=True, slots=True)
+class Utterance:
+    """One file of one talker."""
+
+    path: Path
+    corpus: str
+    speaker: str
+    gender: str
+    """``M``, ``F`` or ``unknown``."""
+    split: str
+    """``train``, ``valid`` or ``test``."""
+    license: str = "unknown"
+    text: str = ""
+
+
+def read_corpora(sources: Sequence[Path | str], split: str | None = None) -> list[Utterance]:
+    """Read corpora one after the other; keep those utterances that belong to ``split``.
+
+    Raises:
+        UnmingleError: a source is missing or malformed, or nothing is left in the split.
+    """
+    if split is not None and split not in SPLITS:
+        raise UnmingleError(f"There is no split {split!r}; choose one of {', '.join(SPLITS)}.")
+    utterances = [utterance for source in sources for utterance in _read_corpus(Path(source))]
+    kept = [utterance for utterance in utterances if split is None or utterance.split == split]
+    if not kept:
+        names = ", ".join(str(source) for source in sources)
+        where = f"the {split} split of " if split else ""
+        raise UnmingleError(f"There are no utterances in {where}{names}.")
+    return kept
+
+
+def by_speaker(utterances: Sequence[Utterance]) -> dict[str, dict[str, list[int]]]:
+    """Indices of ``utterances``, grouped as ``{corpus: {speaker: [index, ...]}}``."""
+    grouped: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
+    for index, utterance in enumerate(utterances):
+        grouped[utterance.corpus][utterance.speaker].append(index)
+    return {corpus: dict(speakers) for corpus, speakers in grouped.items()}
+
+
+def _read_corpus(source: Path) -> list[Utterance]:
+    if not source.exists():
+        raise UnmingleError(f"The corpus {source} does not exist.")
+    if source.is_file():
+        return _read_manifest(source)
+    manifest = source / "speech.csv"
+    return _read_manifest(manifest) if manifest.is_file() else _read_speaker_folders(source)
+
+
+def _read_manifest(manifest: Path) -> list[Utterance]:
+    try:
+        with manifest.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            rows = list(reader)
+            columns = set(reader.fieldnames or ())
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UnmingleError(f"The manifest {manifest} is not a UTF-8 CSV file ({error}).") from error
+    missing = {"path", "speaker"} - columns
+    if missing:
+        raise UnmingleError(f"The manifest {manifest} lacks the column {' and '.join(sorted(missing))}.")
+    return [
+        Utterance(
+            path=manifest.parent / row["path"],
+            corpus=row.get("corpus") or manifest.parent.name,
+            speaker=row["speaker"],
+            gender=_gender(row.get("gender")),
+            split=row.get("split") or _split_of(row["speaker"]),
+            license=row.get("license") or "unknown",
+            text=row.get("text") or "",
+        )
+        for row in rows
+    ]
+
+
+def _read_speaker_folders(root: Path) -> list[Utterance]:
+    utterances = []
+    for folder in sorted(path for path in root.iterdir() if path.is_dir()):
+        speaker = f"{root.name}:{folder.name}"
+        for path in sorted(folder.rglob("*")):
+            if path.suffix.lower() in AUDIO_SUFFIXES:
+                utterances.append(Utterance(path, root.name, speaker, "unknown", _split_of(speaker)))
+    if not utterances:
+        raise UnmingleError(f"{root} holds neither speech.csv nor folders speaker/*.flac.")
+    return utterances
+
+
+def _gender(value: str | None) -> str:
+    return {"m": "M", "male": "M", "f": "F", "female": "F"}.get((value or "").lower(), "unknown")
+
+
+def _split_of(speaker: str) -> str:
+    """A split that depends on the speaker's name alone: 80 % train, 10 % valid, 10 % test."""
+    bucket = hashlib.sha256(speaker.encode()).digest()[0] % 10
+    return "valid" if bucket == 8 else "test" if bucket == 9 else "train"
+
+
+def seconds_of(path: Path) -> float:
+    """Length of an audio file in seconds, from its header."""
+    try:
+        return float(soundfile.info(str(path)).duration)
+    except soundfile.LibsndfileError as error:
+        raise UnmingleError(f"{path} cannot be read as audio ({error}).") from error

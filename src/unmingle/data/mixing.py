@@ -1,0 +1,245 @@
+"""Mixtures from utterances: mixture k of a run is a pure function of (recipe, seed, k).
+
+First a plan is drawn (who speaks what, when, how loud), which costs nothing, then it is rendered
+from decoded speech. The same plan gives the same samples whatever the number of workers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+
+from unmingle.audio import Samples, resample
+from unmingle.data.cache import DecodedSpeech
+from unmingle.data.corpora import Utterance, by_speaker
+from unmingle.errors import UnmingleError
+from unmingle.systems.base import Config
+
+ACTIVE_LEVEL = 0.056
+"""Active level of the loudest talker before the mixture is checked for clipping: -25 dBFS."""
+_SPEED_STEPS = 40
+"""Speeds are multiples of 1/40: a small set of resampling ratios, each a ratio of small integers."""
+_PAUSE_SECONDS = (0.1, 0.5)
+
+
+class MixingConfig(Config):
+    """How mixtures are drawn."""
+
+    talkers: int = Field(2, ge=1)
+    snr: tuple[float, float] = (0.0, 5.0)
+    """Range in dB of the active level of the first talker over that of the second. With three or
+    more talkers each draws a gain of +- half of a value from this range."""
+    corpus_weights: dict[str, float] = {}
+    """Chance of each corpus to give a mixture's talkers, by name; equal where nothing is said."""
+    speed: tuple[float, float] = (1.0, 1.0)
+    """Range of speeds; speed changes pitch and formants too."""
+    partial_overlap: float = Field(0.0, ge=0.0, le=1.0)
+    """Share of mixtures in which all talkers but the first speak only for a part of the time."""
+    lone: float = Field(0.0, ge=0.0, le=1.0)
+    """Share of mixtures in which the first talker alone speaks."""
+
+    @model_validator(mode="after")
+    def _ranges(self) -> MixingConfig:
+        for name in ("snr", "speed"):
+            low, high = getattr(self, name)
+            if not low <= high:
+                raise ValueError(f"{name} must be [low, high], got [{low}, {high}]")
+        if self.speed[0] < 0.5 or self.speed[1] > 2.0:
+            raise ValueError("speed must lie between 0.5 and 2")
+        return self
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A stretch of one utterance in a mixture; times in samples after the change of speed."""
+
+    utterance: int
+    start: int
+    """Where the stretch begins, in samples of the utterance as it was decoded."""
+    position: int
+    """Where it goes in the mixture."""
+    length: int
+    """How long it is in the mixture."""
+
+
+@dataclass(frozen=True)
+class Voice:
+    """One talker of a mixture."""
+
+    segments: tuple[Segment, ...]
+    speed: float
+    gain_db: float
+
+
+@dataclass(frozen=True)
+class MixturePlan:
+    """All that is random about one mixture."""
+
+    voices: tuple[Voice, ...]
+    samples: int
+
+
+class Mixer:
+    """Draws and renders mixtures of decoded speech.
+
+    Args:
+        utterances: of one split, in the order in which ``speech`` was decoded.
+        speech: the decoded utterances.
+        sample_rate: of the decoded speech, in hertz.
+        config: how to mix.
+        seed: of the run.
+    """
+
+    def __init__(
+        self,
+        utterances: Sequence[Utterance],
+        speech: DecodedSpeech,
+        sample_rate: int,
+        config: MixingConfig,
+        seed: int,
+    ) -> None:
+        self.config, self.seed, self.sample_rate = config, seed, sample_rate
+        self._speech = speech
+        self._speakers = by_speaker(utterances)
+        unknown = set(config.corpus_weights) - set(self._speakers)
+        if unknown:
+            raise UnmingleError(
+                f"corpus_weights names {', '.join(sorted(unknown))}; "
+                f"the data has {', '.join(sorted(self._speakers))}."
+            )
+        self._corpora = sorted(self._speakers)
+        weights = np.array([config.corpus_weights.get(name, 0.0) for name in self._corpora])
+        if not config.corpus_weights:
+            weights = np.ones(len(self._corpora))
+        if weights.sum() <= 0:
+            raise UnmingleError("corpus_weights leaves no corpus with a chance above 0.")
+        self._chances = weights / weights.sum()
+        total = sum(len(self._speakers[name]) for name in self._corpora)
+        if total < config.talkers:
+            raise UnmingleError(f"{config.talkers} talkers are to be mixed, but the data has {total}.")
+
+    def crop(self, index: int, samples: int) -> MixturePlan:
+        """Plan of mixture ``index`` as a crop of a fixed length, for training."""
+        rng = self._rng(index)
+        kind = rng.random()
+        lone = kind < self.config.lone
+        partial = not lone and kind < self.config.lone + self.config.partial_overlap
+        gains = self._gains(rng)
+        voices = []
+        for number, speaker in enumerate(self._draw_speakers(rng)):
+            speed = self._draw_speed(rng)
+            first, last = 0, samples
+            if number > 0 and partial:
+                length = int(samples * rng.uniform(0.1, 0.9))
+                first = int(rng.integers(0, samples - length + 1))
+                last = first + length
+            silent = lone and number > 0
+            segments = () if silent else self._fill(rng, speaker, speed, first, last)
+            voices.append(Voice(segments, speed, gains[number]))
+        return MixturePlan(tuple(voices), samples)
+
+    def whole(self, index: int, mode: str) -> MixturePlan:
+        """Plan of mixture ``index`` from one whole utterance a talker, for test lists.
+
+        ``mode`` "min" cuts to the shortest utterance, "max" pads to the longest, as WSJ0-mix does.
+        """
+        rng = self._rng(index)
+        gains = self._gains(rng)
+        picked = [int(rng.choice(speaker)) for speaker in self._draw_speakers(rng)]
+        lengths = [self._speech.length(utterance) for utterance in picked]
+        samples = min(lengths) if mode == "min" else max(lengths)
+        voices = [
+            Voice((Segment(utterance, 0, 0, min(length, samples)),), 1.0, gain)
+            for utterance, length, gain in zip(picked, lengths, gains, strict=True)
+        ]
+        return MixturePlan(tuple(voices), samples)
+
+    def render(self, plan: MixturePlan) -> Samples:
+        """Sources ``(talkers, samples)`` at their levels in the mixture, which is their sum.
+
+        Gains count between active levels; one common gain keeps the sum below full scale.
+        """
+        sources = np.zeros((len(plan.voices), plan.samples), dtype=np.float32)
+        for source, voice in zip(sources, plan.voices, strict=True):
+            for segment in voice.segments:
+                source[segment.position : segment.position + segment.length] = self._render(segment, voice)
+        peak = max(float(np.abs(sources.sum(axis=0)).max(initial=0.0)), float(np.abs(sources).max(initial=0.0)))
+        if peak > 0.95:
+            sources *= 0.95 / peak
+        return sources
+
+    def utterance_of(self, voice: Voice) -> int:
+        """Index of the (first) utterance of a voice."""
+        return voice.segments[0].utterance
+
+    def _render(self, segment: Segment, voice: Voice) -> Samples:
+        wanted = int(np.ceil(segment.length * voice.speed)) + 1
+        available = self._speech.length(segment.utterance) - segment.start
+        samples = self._speech.read(segment.utterance, segment.start, min(wanted, available))
+        if voice.speed != 1.0:
+            samples = resample(samples, round(voice.speed * _SPEED_STEPS), _SPEED_STEPS)
+        gain = ACTIVE_LEVEL * 10 ** (voice.gain_db / 20) / max(self._speech.level(segment.utterance), 1e-6)
+        rendered = np.zeros(segment.length, dtype=np.float32)
+        rendered[: len(samples)] = samples[: segment.length] * np.float32(gain)
+        return rendered
+
+    def _rng(self, index: int) -> np.random.Generator:
+        return np.random.default_rng([self.seed, index])
+
+    def _gains(self, rng: np.random.Generator) -> list[float]:
+        """Gains in dB, of which the largest is 0."""
+        low, high = self.config.snr
+        if self.config.talkers <= 2:
+            gains = [0.0, -float(rng.uniform(low, high))][: self.config.talkers]
+        else:
+            gains = [
+                float(rng.choice([-0.5, 0.5]) * rng.uniform(low, high)) for _ in range(self.config.talkers)
+            ]
+        loudest = max(gains)
+        return [gain - loudest for gain in gains]
+
+    def _draw_speed(self, rng: np.random.Generator) -> float:
+        low, high = self.config.speed
+        return round(float(rng.uniform(low, high)) * _SPEED_STEPS) / _SPEED_STEPS
+
+    def _draw_speakers(self, rng: np.random.Generator) -> list[list[int]]:
+        """The utterances of each of as many different speakers as the mixture has talkers."""
+        drawn: dict[str, list[int]] = {}
+        while len(drawn) < self.config.talkers:
+            corpus = self._corpora[int(rng.choice(len(self._corpora), p=self._chances))]
+            names = list(self._speakers[corpus])
+            name = names[int(rng.integers(len(names)))]
+            drawn.setdefault(name, self._speakers[corpus][name])
+        return list(drawn.values())
+
+    def _fill(
+        self, rng: np.random.Generator, speaker: Sequence[int], speed: float, first: int, last: int
+    ) -> tuple[Segment, ...]:
+        """Utterances of one speaker, joined with short pauses, from ``first`` to ``last``."""
+        segments = []
+        position = first
+        while position < last:
+            utterance = int(speaker[int(rng.integers(len(speaker)))])
+            length = int(self._speech.length(utterance) / speed)
+            start = 0
+            if not segments and length > 0:
+                # The first one begins anywhere, so that crops do not all open with an onset.
+                slack = max(length - (last - first), length // 2)
+                offset = int(rng.integers(0, slack + 1))
+                start, length = int(offset * speed), length - offset
+            length = min(length, last - position)
+            if length > 0:
+                segments.append(Segment(utterance, start, position, length))
+            position += length + int(rng.uniform(*_PAUSE_SECONDS) * self.sample_rate)
+        return tuple(segments)
+
+
+def active_sources(sources: Samples) -> NDArray[np.bool_]:
+    """Which of ``(talkers, samples)`` talk: those within 40 dB of the mixture's energy."""
+    energy = np.square(sources).sum(axis=-1)
+    active: NDArray[np.bool_] = energy > 1e-4 * max(float(np.square(sources.sum(axis=0)).sum()), 1e-12)
+    return active

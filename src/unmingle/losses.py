@@ -1,0 +1,59 @@
+"""Losses: one value for each mixture of a batch; smaller is better."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from unmingle.scoring import best_permutation
+
+
+def mask_error(magnitude: Tensor, masks: Tensor, targets: Tensor) -> Tensor:
+    """Mean over bins and sources of ``|X (M_i - M^_i)|^2`` (Luo et al. 2018, Eq. 13): ``(batch,)``.
+
+    Args:
+        magnitude: of the mixture, ``(batch, frames, freqs)``.
+        masks: estimated, ``(batch, sources, frames, freqs)``.
+        targets: wanted, in the same order of sources.
+    """
+    return (magnitude.unsqueeze(1) * (masks - targets)).square().mean(dim=(1, 2, 3))
+
+
+def pairwise_mask_error(magnitude: Tensor, masks: Tensor, targets: Tensor) -> Tensor:
+    """The error of Eq. 13 for every pair: ``(batch, targets, masks)``."""
+    difference = masks.unsqueeze(1) - targets.unsqueeze(2)
+    return (magnitude[:, None, None] * difference).square().mean(dim=(-2, -1))
+
+
+def pairwise_log_error(
+    estimates: Tensor, sources: Tensor, active: Tensor, mixture: Tensor, *, best_db: float = 30.0
+) -> Tensor:
+    """Error in dB of every pair of waveforms, the negative SNR with a floor: ``(batch, sources, estimates)``.
+
+    For a talker: ``10 log10(|s - e|^2 / |s|^2 + tau)``. For a source that is no talker, the
+    estimate should be silent: ``10 log10(|e|^2 / |x|^2 + tau)``. The floor tau keeps examples that
+    are solved already from ruling the gradient (Wisdom et al. 2021, Eq. 3-5).
+
+    Args:
+        estimates: ``(batch, sources, samples)``.
+        sources: ``(batch, sources, samples)``.
+        active: ``(batch, sources)``, true where a source is a talker.
+        mixture: ``(batch, samples)``.
+        best_db: the SNR at which the floor sets in.
+    """
+    error = (estimates.unsqueeze(1) - sources.unsqueeze(2)).square().sum(dim=-1)
+    silent_error = estimates.square().sum(dim=-1).unsqueeze(1).expand_as(error)
+    scale = sources.square().sum(dim=-1).unsqueeze(2)
+    mixture_scale = mixture.square().sum(dim=-1)[:, None, None]
+    talking = active.unsqueeze(2)
+    tau = 10 ** (-best_db / 10)
+    ratio = torch.where(talking, error, silent_error) / torch.where(talking, scale, mixture_scale).clamp_min(
+        1e-12
+    )
+    return 10 * torch.log10(ratio + tau)
+
+
+def permutation_invariant(pairwise: Tensor) -> Tensor:
+    """The least mean over all permutations of pairwise losses ``(batch, targets, estimates)``: ``(batch,)``."""
+    best, _ = best_permutation(-pairwise)
+    return -best

@@ -1,0 +1,33 @@
+"""Metrics of one estimate against one reference, in dB."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+LIMIT_DB = 100.0
+"""Scores are limited to +-100 dB, so that silence and perfection stay finite."""
+
+
+def si_sdr(estimate: Tensor, reference: Tensor) -> Tensor:
+    """Scale-invariant signal-to-distortion ratio (Le Roux et al. 2019; SI-SNR in Luo et al. 2018).
+
+    ``10 log10(|a s|^2 / |a s - e|^2)`` with ``a = <e, s> / <s, s>``, both signals freed of their mean.
+
+    Args:
+        estimate: ``(..., samples)``.
+        reference: ``(..., samples)``, broadcast against the estimate.
+
+    Returns:
+        ``(...)`` in dB, within +-100. A silent estimate or a silent reference scores -100.
+    """
+    estimate = estimate.double() - estimate.double().mean(dim=-1, keepdim=True)
+    reference = reference.double() - reference.double().mean(dim=-1, keepdim=True)
+    energy = reference.square().sum(dim=-1, keepdim=True)
+    scale = (estimate * reference).sum(dim=-1, keepdim=True) / energy.clamp_min(1e-20)
+    target = scale * reference
+    signal = target.square().sum(dim=-1)
+    distortion = (estimate - target).square().sum(dim=-1)
+    ratio = 10 * torch.log10(signal.clamp_min(1e-30) / distortion.clamp_min(1e-30))
+    silent = (signal <= 1e-20) | (energy.squeeze(-1) <= 1e-20)
+    return torch.where(silent, -LIMIT_DB, ratio.clamp(-LIMIT_DB, LIMIT_DB))

@@ -1,0 +1,144 @@
+"""A name or a path becomes a ready system: model files, and the models inside the package."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from unmingle.errors import UnmingleError
+from unmingle.systems import EmbeddingSeparatorConfig, System, build_system
+
+FORMAT_VERSION = "1"
+PRETRAINED = Path(__file__).parent / "pretrained"
+DEFAULT_MODEL = "adanet-2talkers-8khz"
+
+
+class ModelFacts(BaseModel):
+    """What a model file says of its origin, beside its config."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    task: str = "separate"
+    data: str = "not stated"
+    licence: str = "not stated"
+    """Of what it was trained on."""
+    score: str = "not stated"
+    audio_hours: float = 0.0
+    """Hours of mixtures seen in training."""
+
+
+def save_system(system: System, path: Path, facts: ModelFacts, *, half: bool = True) -> None:
+    """Write a system as safetensors with its config, under a temporary name first.
+
+    Weights are stored in half precision unless ``half`` is false; they are computed in float32.
+    """
+    dtype = torch.float16 if half else torch.float32
+    state = {name: value.to(dtype).contiguous().cpu() for name, value in _distinct(system).items()}
+    metadata = {
+        "format_version": FORMAT_VERSION,
+        "config": system.config.model_dump_json(),
+        "facts": facts.model_dump_json(),
+    }
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(state, partial, metadata=metadata)
+    partial.replace(path)
+
+
+def _distinct(system: System) -> dict[str, torch.Tensor]:
+    """The state dict without second names of one tensor: formations may be one module under two names."""
+    seen: dict[int, str] = {}
+    distinct = {}
+    for name, value in system.state_dict().items():
+        if seen.setdefault(value.data_ptr(), name) == name:
+            distinct[name] = value
+    return distinct
+
+
+def find_model(name: str | Path) -> Path:
+    """The file of a model inside the package, or of one named by its path.
+
+    Raises:
+        UnmingleError: there is no such model.
+    """
+    inside = PRETRAINED / f"{name}.safetensors"
+    if inside.is_file():
+        return inside
+    path = Path(name)
+    if path.is_file():
+        return path
+    known = ", ".join(model_names()) or "none"
+    raise UnmingleError(f"There is no model {str(name)!r}; the package has {known}, or give a .safetensors file.")
+
+
+def model_names() -> list[str]:
+    """Names of the models inside the package."""
+    return sorted(path.stem for path in PRETRAINED.glob("*.safetensors"))
+
+
+def read_facts(path: Path) -> tuple[EmbeddingSeparatorConfig, ModelFacts]:
+    """Config and facts of a model file, without its weights.
+
+    Raises:
+        UnmingleError: the file is damaged, or is no model of this program.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise UnmingleError(f"{path} is not a safetensors file, or is damaged; fetch it again.") from error
+    version = metadata.get("format_version")
+    if version is None or "config" not in metadata:
+        raise UnmingleError(f"{path} holds weights, but is not a model of unmingle (it has no config).")
+    if version != FORMAT_VERSION:
+        raise UnmingleError(
+            f"{path} has model format {version!r}; this release reads {FORMAT_VERSION}: update unmingle."
+        )
+    try:
+        config = EmbeddingSeparatorConfig.model_validate_json(metadata["config"])
+        facts = ModelFacts.model_validate_json(metadata.get("facts", "{}"))
+    except ValidationError as error:
+        raise UnmingleError(f"{path} has a config that this release does not understand.") from error
+    return config, facts
+
+
+def load_system(name: str | Path, device: str = "cpu") -> System:
+    """Build the system of a model file and load its weights, ready to separate.
+
+    Raises:
+        UnmingleError: no such model, or the file is damaged or does not fit its own config.
+    """
+    path = find_model(name)
+    config, _ = read_facts(path)
+    try:
+        # First on the meta device, which allocates nothing: a hostile config cannot eat the memory.
+        with torch.device("meta"):
+            wanted = {name: tuple(value.shape) for name, value in build_system(config).state_dict().items()}
+        with safe_open(path, framework="pt") as file:
+            stored = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+            if any(wanted.get(name) != shape for name, shape in stored.items()):
+                raise UnmingleError(f"{path} holds weights that do not fit its config; fetch it again.")
+            state = {name: file.get_tensor(name).float() for name in stored}
+    except (SafetensorError, ValueError, RuntimeError, OverflowError) as error:
+        if isinstance(error, UnmingleError):
+            raise
+        raise UnmingleError(f"{path} is damaged; fetch it again.") from error
+    if not all(bool(value.isfinite().all()) for value in state.values()):
+        raise UnmingleError(f"{path} holds weights that are NaN or infinite; fetch it again.")
+    system = build_system(config)
+    names_needed = set(_distinct(system))
+    if not names_needed <= set(state):
+        raise UnmingleError(f"{path} lacks weights that its config asks for; fetch it again.")
+    system.load_state_dict(state, strict=False)
+    return system.to(device).eval()
+
+
+def file_hash(path: Path) -> str:
+    """First 12 hexadecimal digits of the file's SHA-256, to name it in results."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:12]

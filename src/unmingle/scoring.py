@@ -1,0 +1,39 @@
+"""Which estimate belongs to which reference: best-permutation scores for training and evaluation."""
+
+from __future__ import annotations
+
+from itertools import permutations
+
+import torch
+from torch import Tensor
+
+from unmingle.metrics import si_sdr
+
+
+def best_permutation(pairwise: Tensor) -> tuple[Tensor, Tensor]:
+    """The permutation with the largest mean score.
+
+    Args:
+        pairwise: ``(batch, references, estimates)``, the score of every pair; as many of each.
+
+    Returns:
+        The mean score ``(batch,)``, and the permutation ``(batch, references)``: the estimate
+        that goes with each reference.
+    """
+    count = pairwise.shape[-1]
+    orders = torch.tensor(list(permutations(range(count))), device=pairwise.device)
+    references = torch.arange(count, device=pairwise.device)
+    scores = pairwise[:, references, orders].mean(dim=-1)
+    best, index = scores.max(dim=-1)
+    return best, orders[index]
+
+
+def permute_sources(sources: Tensor, permutation: Tensor) -> Tensor:
+    """Sources ``(batch, sources, ...)`` in the order of ``permutation`` ``(batch, sources)``."""
+    index = permutation.reshape(*permutation.shape, *[1] * (sources.dim() - 2)).expand_as(sources)
+    return sources.gather(1, index)
+
+
+def pairwise_si_sdr(estimates: Tensor, references: Tensor) -> Tensor:
+    """SI-SDR of every pair ``(batch, references, estimates)`` from two ``(batch, sources, samples)``."""
+    return si_sdr(estimates.unsqueeze(1), references.unsqueeze(2))

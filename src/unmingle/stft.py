@@ -1,0 +1,62 @@
+"""Short-time Fourier transform with exact reconstruction, in the house's layouts."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+WindowName = Literal["sqrt_hann", "hann"]
+
+
+class Stft(nn.Module):
+    """Analysis and synthesis with one window.
+
+    Args:
+        window_length: in samples; also the size of the transform.
+        hop: in samples; at most half the window.
+        window: ``sqrt_hann`` (Luo, Isik) or ``hann`` (Mobin); both periodic.
+    """
+
+    window: Tensor
+
+    def __init__(self, window_length: int, hop: int, window: WindowName = "sqrt_hann") -> None:
+        super().__init__()
+        if not 0 < hop <= window_length // 2:
+            raise ValueError(f"hop must lie in 1..{window_length // 2}, half the window; got {hop}")
+        self.window_length = window_length
+        self.hop = hop
+        values = torch.hann_window(window_length, periodic=True)
+        self.register_buffer("window", values.sqrt() if window == "sqrt_hann" else values, persistent=False)
+
+    @property
+    def freqs(self) -> int:
+        """Number of frequencies, from 0 to half the sample rate."""
+        return self.window_length // 2 + 1
+
+    def frames(self, samples: int) -> int:
+        """Number of frames that ``samples`` samples give."""
+        return samples // self.hop + 1
+
+    def analyse(self, audio: Tensor) -> Tensor:
+        """``(..., samples)`` real to ``(..., frames, freqs)`` complex; frame t is centred on t * hop."""
+        spectrum = torch.stft(
+            audio.reshape(-1, audio.shape[-1]),
+            self.window_length,
+            self.hop,
+            window=self.window,
+            center=True,
+            pad_mode="constant",
+            return_complex=True,
+        ).transpose(-1, -2)
+        return spectrum.reshape(*audio.shape[:-1], *spectrum.shape[-2:])
+
+    def synthesise(self, spectrum: Tensor, samples: int) -> Tensor:
+        """``(..., frames, freqs)`` complex back to ``(..., samples)`` real; inverts :meth:`analyse`."""
+        flat = spectrum.reshape(-1, *spectrum.shape[-2:]).transpose(-1, -2)
+        # istft wants to be told of at least one hop; what lies beyond `samples` is silence.
+        audio = torch.istft(
+            flat, self.window_length, self.hop, window=self.window, center=True, length=max(samples, self.hop)
+        )[:, :samples]
+        return audio.reshape(*spectrum.shape[:-2], samples)

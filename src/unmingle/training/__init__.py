@@ -1,0 +1,1 @@
+"""Training: recipes, the loop, and run folders that survive being killed."""

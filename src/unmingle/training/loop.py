@@ -1,0 +1,337 @@
+"""The training loop on Lightning Fabric: stages, validation, checkpoints, resuming."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+
+from unmingle.data.batches import Crops, as_batch, iterate
+from unmingle.data.cache import decode
+from unmingle.data.corpora import read_corpora
+from unmingle.data.mixing import Mixer
+from unmingle.errors import UnmingleError
+from unmingle.models import load_system, save_system
+from unmingle.scoring import best_permutation, pairwise_si_sdr
+from unmingle.systems import MixtureBatch, System, build_system
+from unmingle.training.recipe import Recipe, Stage
+from unmingle.training.run_folder import LogRow, Progress, RunFolder
+
+_CHECKPOINT_SECONDS = 240.0
+_STATISTICS_MIXTURES = 64
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to run, as opposed to what: nothing here changes the result but ``minutes`` and ``init_from``."""
+
+    resume: bool = False
+    init_from: str | None = None
+    minutes: float | None = None
+    threads: int | None = None
+    devices: int = 1
+    device: str = "cpu"
+    workers: int = 1
+    cache: Path | None = None
+
+
+@dataclass(frozen=True)
+class Report:
+    """What the progress bar shows, after every step."""
+
+    progress: Progress
+    stage: Stage
+    stages: int
+    loss: float
+    score: float | None
+    """Last validation's SI-SDR improvement in dB."""
+    speed: float
+    """Audio seconds per second."""
+    seconds_left: float
+
+
+def train(
+    recipe: Recipe, run: Path, options: Options, on_step: Callable[[Report], None] | None = None
+) -> Progress:
+    """Train a system as ``recipe`` says, in the folder ``run``.
+
+    Raises:
+        UnmingleError: no data, a run that exists (or does not, with ``resume``), or a model
+            that does not fit.
+    """
+    folder = RunFolder(run)
+    if folder.checkpoint.exists() and not options.resume:
+        raise UnmingleError(f"{run} holds a run already; add --resume to go on with it, or name another folder.")
+    if options.resume and not folder.checkpoint.exists():
+        raise UnmingleError(f"{run} has no checkpoint to resume; start it without --resume.")
+    for split in ("train", "valid"):  # Decode once, before processes multiply.
+        decode(read_corpora(recipe.data, split), recipe.system.sample_rate, options.cache)
+    folder.create(recipe)
+    fabric = Fabric(
+        accelerator="cuda" if options.device == "cuda" else "cpu",
+        devices=options.devices,
+        strategy="ddp_spawn" if options.devices > 1 else "auto",
+        precision=recipe.precision,
+    )
+    if options.devices > 1:
+        fabric.launch(_train_process, recipe, folder, options, None)
+        return folder.load()[1]
+    return _train_process(fabric, recipe, folder, options, on_step)
+
+
+def _train_process(
+    fabric: Fabric,
+    recipe: Recipe,
+    folder: RunFolder,
+    options: Options,
+    on_step: Callable[[Report], None] | None,
+) -> Progress:
+    _keep_freed_memory()
+    if options.threads:
+        torch.set_num_threads(max(1, options.threads // options.devices))
+    return _Loop(fabric, recipe, folder, options, on_step).run()
+
+
+def _keep_freed_memory() -> None:
+    """Tell glibc to keep large freed blocks: handing them back costs a third of a step in page faults."""
+    try:
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(-4, 0)  # M_MMAP_MAX
+        libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
+    except (OSError, AttributeError):
+        pass  # Another C library: slower, no less right.
+
+
+class _Loop:
+    def __init__(
+        self,
+        fabric: Fabric,
+        recipe: Recipe,
+        folder: RunFolder,
+        options: Options,
+        on_step: Callable[[Report], None] | None,
+    ) -> None:
+        self.fabric, self.recipe, self.folder, self.options = fabric, recipe, folder, options
+        self.on_step = on_step
+        fabric.seed_everything(recipe.seed + fabric.global_rank, verbose=False)
+        self.mixer = self._mixer("train")
+        self.validation = self._validation_batches()
+        self.system = self._fresh_system()
+        self.progress = Progress()
+        self.score: float | None = None
+        optimizer = torch.optim.Adam(self.system.parameters(), lr=recipe.stages[0].learning_rate, fused=True)
+        self.module, self.optimizer = fabric.setup(self.system, optimizer)
+        self.module.mark_forward_method("loss")
+        if options.resume:
+            self._restore()
+        self.stopped = False
+
+    def _mixer(self, split: str) -> Mixer:
+        utterances = read_corpora(self.recipe.data, split)
+        rate = self.recipe.system.sample_rate
+        mixing, seed = self.recipe.mixing, self.recipe.seed
+        if split == "valid":
+            mixing = mixing.model_copy(update={"speed": (1.0, 1.0), "partial_overlap": 0.0, "lone": 0.0})
+            seed = self.recipe.validation.seed
+            # A share of a corpus in training says nothing of where it has validation talkers.
+            names = {utterance.corpus for utterance in utterances}
+            weights = {name: weight for name, weight in mixing.corpus_weights.items() if name in names}
+            mixing = mixing.model_copy(update={"corpus_weights": weights})
+        return Mixer(utterances, decode(utterances, rate, self.options.cache), rate, mixing, seed)
+
+    def _validation_batches(self) -> list[MixtureBatch]:
+        mixer = self._mixer("valid")
+        samples = round(self.recipe.validation.seconds * mixer.sample_rate)
+        mine = range(self.fabric.global_rank, self.recipe.validation.count, self.fabric.world_size)
+        sources = [mixer.render(mixer.crop(index, samples)) for index in mine]
+        return [as_batch(np.stack(sources[k : k + 25])) for k in range(0, len(sources), 25)]
+
+    def _fresh_system(self) -> System:
+        if self.options.init_from:
+            system = load_system(self.options.init_from)
+            if system.config != self.recipe.system:
+                raise UnmingleError(
+                    f"The model {self.options.init_from} has another system than the recipe {self.recipe.name}."
+                )
+            return system.train()
+        system = build_system(self.recipe.system)
+        samples = round(self.recipe.stages[0].seconds * self.mixer.sample_rate)
+        crops = [self.mixer.render(self.mixer.crop(k, samples)) for k in range(_STATISTICS_MIXTURES)]
+        system.fit(torch.from_numpy(np.stack(crops).sum(axis=1)))
+        return system
+
+    def run(self) -> Progress:
+        self.began = time.monotonic() - self.progress.work_seconds
+        self.session_began = time.monotonic()
+        self.saved_at = time.monotonic()
+        while self.progress.stage < len(self.recipe.stages) and not self.stopped:
+            self._run_stage(self.recipe.stages[self.progress.stage])
+            if not self.stopped:
+                self.progress = replace(
+                    self.progress, stage=self.progress.stage + 1, step=0, stage_best=-math.inf, since_best=0, factor=1.0
+                )
+        self._save()
+        return self.progress
+
+    def _batches(self, stage: Stage) -> Iterator[MixtureBatch]:
+        # Stages draw different mixtures: every stage counts on from where the last may have ended.
+        crops = Crops(
+            self.mixer_of_stage(),
+            stage.seconds,
+            stage.batch_size,
+            first_batch=self.progress.step,
+            batches=stage.steps,
+            rank=self.fabric.global_rank,
+            world_size=self.fabric.world_size,
+        )
+        return iterate(crops, self.options.workers)
+
+    def mixer_of_stage(self) -> Mixer:
+        """The training mixer with the stage's number in the seed."""
+        self.mixer.seed = self.recipe.seed + 1_000_003 * self.progress.stage
+        return self.mixer
+
+    def _run_stage(self, stage: Stage) -> None:
+        losses: list[float] = []
+        marked, marked_audio = time.monotonic(), self.progress.audio_seconds
+        for batch in self._batches(stage):
+            loss = self._step(stage, batch.to(self.fabric.device))
+            losses.append(loss)
+            self.progress.step += 1
+            self.progress.total_steps += 1
+            self.progress.audio_seconds += stage.batch_size * stage.seconds
+            self.progress.work_seconds = time.monotonic() - self.began
+            elapsed = time.monotonic() - marked
+            speed = (self.progress.audio_seconds - marked_audio) / max(elapsed, 1e-9)
+            self._report(stage, loss, speed)
+            if self.progress.step % stage.validate_every == 0 or self.progress.step == stage.steps:
+                self._validate(stage, sum(losses) / len(losses), speed)
+                losses, marked, marked_audio = [], time.monotonic(), self.progress.audio_seconds
+                if stage.schedule == "plateau" and self.progress.since_best >= stage.stop_after:
+                    return
+            if time.monotonic() - self.saved_at > _CHECKPOINT_SECONDS:
+                self._save()
+            if self._time_is_over():
+                self.stopped = True
+                return
+
+    def _time_is_over(self) -> bool:
+        minutes = self.options.minutes
+        over = minutes is not None and time.monotonic() - self.session_began > 60 * minutes
+        return bool(self.fabric.broadcast(over))
+
+    def _step(self, stage: Stage, batch: MixtureBatch) -> float:
+        for group in self.optimizer.param_groups:
+            group["lr"] = self._learning_rate(stage)
+        loss = self.module.loss(batch)["loss"]
+        if not torch.isfinite(loss):
+            raise UnmingleError(
+                f"The loss is not finite at step {self.progress.total_steps}; lower the learning rate and resume."
+            )
+        self.fabric.backward(loss)
+        self.fabric.clip_gradients(self.module, self.optimizer, max_norm=self.recipe.clip_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return float(loss.detach())
+
+    def _learning_rate(self, stage: Stage) -> float:
+        step = self.progress.step
+        rate = stage.learning_rate * self.progress.factor
+        if stage.schedule == "decay":
+            rate *= 1 - step / stage.steps
+        return rate * min(1.0, (step + 1) / stage.warmup_steps) if stage.warmup_steps else rate
+
+    def _validate(self, stage: Stage, loss: float, speed: float) -> None:
+        self.system.eval()
+        scores = []
+        for batch in self.validation:
+            estimates = self.system.separate(batch.mixture.to(self.fabric.device)).sources.cpu()
+            score, _ = best_permutation(pairwise_si_sdr(estimates, batch.sources))
+            before, _ = best_permutation(
+                pairwise_si_sdr(batch.mixture.unsqueeze(1).expand_as(estimates), batch.sources)
+            )
+            scores.append(score - before)
+        self.system.train()
+        sums = torch.tensor([float(torch.cat(scores).sum()), float(sum(map(len, scores)))])
+        total = cast(torch.Tensor, self.fabric.all_reduce(sums, reduce_op="sum"))
+        self.score = float(total[0] / total[1])
+        progress = self.progress
+        improved = self.score > progress.stage_best
+        progress.since_best = 0 if improved else progress.since_best + 1
+        progress.stage_best = max(progress.stage_best, self.score)
+        if stage.schedule == "plateau" and progress.since_best and progress.since_best % stage.halve_after == 0:
+            progress.factor /= 2
+        best = self.score > progress.best
+        progress.best = max(progress.best, self.score)
+        progress.work_seconds = time.monotonic() - self.began
+        if self.fabric.is_global_zero:
+            if best:
+                self._save_model(self.folder.best)
+            row = LogRow(
+                progress.stage + 1,
+                progress.total_steps,
+                progress.audio_seconds / 3600,
+                progress.work_seconds / 60,
+                self._learning_rate(stage),
+                loss,
+                self.score,
+                speed,
+            )
+            self.folder.add_row(row)
+            self.folder.draw_curve()
+        self._save()
+
+    def _save_model(self, path: Path) -> None:
+        facts = self.recipe.facts.model_copy(
+            update={
+                "audio_hours": round(self.progress.audio_seconds / 3600, 2),
+                "score": f"{self.score:.2f} dB SI-SDRi (validation)" if self.score is not None else "not stated",
+            }
+        )
+        save_system(self.system, path, facts)
+
+    def _save(self) -> None:
+        if self.fabric.is_global_zero:
+            state = {
+                "system": self.system.state_dict(),
+                "optimizer": self.optimizer.optimizer.state_dict(),
+                "generator": torch.get_rng_state(),
+                "score": self.score,
+            }
+            self.folder.save(state, self.progress)
+            self._save_model(self.folder.last)
+        self.saved_at = time.monotonic()
+
+    def _restore(self) -> None:
+        state, self.progress = self.folder.load()
+        try:
+            self.system.load_state_dict(state["system"])
+            self.optimizer.optimizer.load_state_dict(cast(dict[str, Any], state["optimizer"]))
+        except (RuntimeError, ValueError) as error:
+            raise UnmingleError(
+                f"{self.folder.path} was trained with another system than the recipe {self.recipe.name}."
+            ) from error
+        torch.set_rng_state(state["generator"])
+        self.score = state["score"]
+
+    def _report(self, stage: Stage, loss: float, speed: float) -> None:
+        if self.on_step is None:
+            return
+        later = self.recipe.stages[self.progress.stage + 1 :]
+        left = (stage.steps - self.progress.step) * stage.batch_size * stage.seconds
+        left += sum(other.steps * other.batch_size * other.seconds for other in later)
+        seconds_left = left / max(speed, 1e-9)
+        if self.options.minutes is not None:
+            remaining = 60 * self.options.minutes - (time.monotonic() - self.session_began)
+            seconds_left = min(seconds_left, max(0.0, remaining))
+        self.on_step(
+            Report(replace(self.progress), stage, len(self.recipe.stages), loss, self.score, speed, seconds_left)
+        )

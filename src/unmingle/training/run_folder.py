@@ -1,0 +1,122 @@
+"""A run's folder: checkpoints, the best model, the log and its picture.
+
+    RUN/recipe.json        what was asked, complete
+    RUN/last.checkpoint    weights, optimizer, generator and counters, to go on from
+    RUN/best.safetensors   the best model by validation, ready for `unmingle separate --model`
+    RUN/last.safetensors   the model as it is now
+    RUN/log.csv            one row for every validation
+    RUN/curve.png          the same as a picture
+"""
+
+from __future__ import annotations
+
+import csv
+import pickle
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from unmingle.errors import UnmingleError
+from unmingle.training.recipe import Recipe
+
+
+@dataclass
+class Progress:
+    """How far a run has come."""
+
+    stage: int = 0
+    step: int = 0
+    """Steps done in this stage."""
+    total_steps: int = 0
+    audio_seconds: float = 0.0
+    """Seconds of mixtures seen."""
+    work_seconds: float = 0.0
+    """Seconds of wall time spent, validations included."""
+    best: float = float("-inf")
+    """Best validation SI-SDR improvement of the run, in dB."""
+    stage_best: float = float("-inf")
+    since_best: int = 0
+    """Validations of this stage since its best one."""
+    factor: float = 1.0
+    """What halvings have left of the learning rate."""
+
+
+@dataclass
+class LogRow:
+    """One validation."""
+
+    stage: int
+    step: int
+    audio_hours: float
+    minutes: float
+    learning_rate: float
+    loss: float
+    validation_si_sdr_improvement: float
+    audio_seconds_per_second: float
+
+
+class RunFolder:
+    """Reads and writes the files of one run; every file is replaced as a whole."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.checkpoint = path / "last.checkpoint"
+        self.best = path / "best.safetensors"
+        self.last = path / "last.safetensors"
+        self.log = path / "log.csv"
+
+    def create(self, recipe: Recipe) -> None:
+        """Make the folder and store the recipe in it."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        (self.path / "recipe.json").write_text(recipe.model_dump_json(indent=2), encoding="utf-8")
+
+    def save(self, state: dict[str, Any], progress: Progress) -> None:
+        """Write the checkpoint; a kill at any moment leaves the old one or the new one."""
+        partial = self.checkpoint.with_suffix(".partial")
+        torch.save({**state, "progress": asdict(progress)}, partial)
+        partial.replace(self.checkpoint)
+
+    def load(self) -> tuple[dict[str, Any], Progress]:
+        """The checkpoint's state and progress.
+
+        Raises:
+            UnmingleError: there is none, or it is damaged.
+        """
+        if not self.checkpoint.is_file():
+            raise UnmingleError(f"{self.path} has no checkpoint to resume; start it without --resume.")
+        try:
+            state = torch.load(self.checkpoint, weights_only=True, map_location="cpu")
+            return state, Progress(**state.pop("progress"))
+        except (RuntimeError, pickle.UnpicklingError, KeyError, TypeError, EOFError) as error:
+            raise UnmingleError(f"{self.checkpoint} is damaged; start the run anew.") from error
+
+    def add_row(self, row: LogRow) -> None:
+        """Append to the log."""
+        is_new = not self.log.exists()
+        with self.log.open("a", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            if is_new:
+                writer.writerow([field.name for field in fields(LogRow)])
+            writer.writerow([round(v, 6) if isinstance(v, float) else v for v in asdict(row).values()])
+
+    def draw_curve(self) -> None:
+        """Picture of loss and validation score over the hours of audio seen."""
+        from matplotlib.figure import Figure
+
+        with self.log.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        hours = [float(row["audio_hours"]) for row in rows]
+        figure = Figure(figsize=(8, 4.5), layout="constrained")
+        left = figure.subplots()
+        left.plot(hours, [float(row["loss"]) for row in rows], color="tab:gray", label="training loss")
+        left.set_xlabel("hours of mixtures seen")
+        left.set_ylabel("training loss")
+        right = left.twinx()
+        scores = [float(row["validation_si_sdr_improvement"]) for row in rows]
+        right.plot(hours, scores, color="tab:blue", marker=".")
+        right.set_ylabel("validation SI-SDR improvement (dB)", color="tab:blue")
+        partial = self.path / "curve.partial.png"
+        figure.savefig(partial, dpi=120)
+        partial.replace(self.path / "curve.png")
