@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from unmingle.clustering import kmeans
 from unmingle.errors import UnmingleError
 
-
 _BINS_AT_ONCE = 1 << 16
 
 
@@ -70,7 +69,7 @@ def centroids(embedding: Tensor, assignments: Tensor, weight: Tensor) -> Tensor:
 def mask_logits(embedding: Tensor, attractors: Tensor) -> Tensor:
     """Dot product of every embedding with every attractor (Eq. 10): ``(batch, sources, frames, freqs)``."""
     products = torch.bmm(attractors, embedding.flatten(1, 2).transpose(1, 2))
-    return products.unflatten(-1, embedding.shape[1:3])
+    return products.reshape(*products.shape[:2], *embedding.shape[1:3])
 
 
 def similarity(attractors: Tensor) -> Tensor:
@@ -146,7 +145,7 @@ class KMeansAttractors(AttractorFormation):
                 ]
             )
         assignments = torch.nn.functional.one_hot(labels, talkers).movedim(-1, 1).to(embedding.dtype)
-        assignments = assignments.unflatten(-1, embedding.shape[1:3])
+        assignments = assignments.reshape(*assignments.shape[:2], *embedding.shape[1:3])
         points = centroids(embedding, assignments, weight)
         return Attractors(points, assignments, similarity(points))
 
@@ -191,13 +190,15 @@ class AnchoredAttractors(AttractorFormation):
         masses = embedding.new_zeros(len(embedding), len(subsets) * talkers, 1)
         # In pieces, so that the shares of all subsets stay in the processor's cache.
         size = max(1, _BINS_AT_ONCE // len(embedding))
-        for piece, piece_weight in zip(flat.split(size, dim=1), flat_weight.split(size, dim=1), strict=True):
+        for piece, piece_weight in zip(
+            torch.split(flat, size, dim=1), torch.split(flat_weight, size, dim=1), strict=True
+        ):
             # The similarities to the anchors are computed once and shared by the subsets.
             products = self.anchors @ piece.transpose(1, 2)
             shares = torch.softmax(products[:, subsets], dim=2).flatten(1, 2) * piece_weight.unsqueeze(1)
             sums += torch.bmm(shares, piece)
             masses += shares.sum(dim=-1, keepdim=True)
-        points = (sums / masses.clamp_min(1e-8)).unflatten(1, subsets.shape)
+        points = (sums / masses.clamp_min(1e-8)).reshape(len(embedding), *subsets.shape, -1)
         return subsets[largest_similarity(points).argmin(dim=1)]
 
 

@@ -5,6 +5,7 @@ Arrays of a file are ``(channels, samples)``, float32 in [-1, 1]; one channel is
 
 from __future__ import annotations
 
+import io
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,12 +23,14 @@ LOWEST_SAMPLE_RATE = 1000
 CONTAINER_SUFFIXES = (".m4a", ".mp4", ".webm", ".mkv", ".mov", ".aac", ".wma", ".opus")
 """Formats that libsndfile may not read; PyAV (the extra ``media``) does."""
 
-OUTPUT_FORMATS = {
-    "wav": ("WAV", "FLOAT"),
-    "flac": ("FLAC", "PCM_24"),
-    "ogg": ("OGG", "VORBIS"),
-    "mp3": ("MP3", "MPEG_LAYER_III"),
+OUTPUT_FORMATS: dict[str, tuple[str, dict[int, str]]] = {
+    "wav": ("WAV", {0: "FLOAT", 16: "PCM_16", 24: "PCM_24", 32: "FLOAT"}),
+    "flac": ("FLAC", {0: "PCM_24", 16: "PCM_16", 24: "PCM_24"}),
+    "ogg": ("OGG", {0: "VORBIS"}),
+    "mp3": ("MP3", {0: "MPEG_LAYER_III"}),
 }
+"""Format to libsndfile's name and, by bits a sample, its subtype; 0 is the default."""
+
 _MP3_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
 _BLOCK = 1 << 20
 
@@ -155,46 +158,62 @@ def _read_with_av(path: Path) -> Recording:
     return Recording(np.ascontiguousarray(samples, dtype=np.float32), int(rate))
 
 
-def write_audio(path: Path, samples: Samples, sample_rate: int, subtype: str | None = None) -> None:
-    """Write one channel ``(samples,)`` or ``(channels, samples)``; the suffix gives the format.
-
-    WAV is 32-bit float unless ``subtype`` (libsndfile's name) says otherwise. The file appears
-    under its name only when it is complete.
+def check_format(name: str, sample_rate: int, bits: int | None = None) -> str:
+    """libsndfile's subtype for a format, if the format can hold such audio.
 
     Raises:
-        UnmingleError: the format is unknown, cannot hold this rate, or the disk refuses.
+        UnmingleError: the format is unknown, or cannot hold this rate or this many bits.
     """
-    name = path.suffix.lower().lstrip(".")
     if name not in OUTPUT_FORMATS:
         raise UnmingleError(f"Cannot write {name!r} files; choose one of {', '.join(OUTPUT_FORMATS)}.")
-    container, default_subtype = OUTPUT_FORMATS[name]
     if name == "mp3" and sample_rate not in _MP3_RATES:
         raise UnmingleError(f"MP3 cannot hold a sample rate of {sample_rate} Hz; write wav or flac instead.")
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    subtypes = OUTPUT_FORMATS[name][1]
+    if bits is not None and bits not in subtypes:
+        possible = ", ".join(str(value) for value in subtypes if value) or "none to choose"
+        raise UnmingleError(f"{name} files cannot have {bits} bits a sample; possible: {possible}.")
+    return subtypes[bits or 0]
+
+
+def write_audio(path: Path, samples: Samples, sample_rate: int, bits: int | None = None) -> None:
+    """Write one channel ``(samples,)`` or ``(channels, samples)``; the suffix gives the format.
+
+    WAV is 32-bit float unless ``bits`` says otherwise. The file appears under its name only when
+    it is complete.
+
+    Raises:
+        UnmingleError: the format is unknown, cannot hold this audio, or the disk refuses.
+    """
+    name = path.suffix.lower().lstrip(".")
+    subtype = check_format(name, sample_rate, bits)
+    channels = 1 if samples.ndim == 1 else samples.shape[0]
+    # Encoded in memory: the encoder does not tell when the disk is full, the operating system does.
+    encoded = io.BytesIO()
+    kind = OUTPUT_FORMATS[name][0]
+    with soundfile.SoundFile(encoded, "w", sample_rate, channels, subtype, format=kind) as file:
+        # One call with a long block overflows the Vorbis encoder's stack.
+        for start in range(0, samples.shape[-1], 1 << 16):
+            file.write(samples[..., start : start + (1 << 16)].T)
+    replace_file(path, encoded.getbuffer())
+
+
+def replace_file(path: Path, content: bytes | memoryview) -> None:
+    """Write a file under a temporary name and rename it: it is there as a whole or not at all.
+
+    Raises:
+        UnmingleError: the folder cannot be made or written to, or the disk is full.
+    """
+    partial = path.with_name(f".{os.getpid()}.{path.name[-100:]}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with soundfile.SoundFile(
-            str(partial.absolute()),
-            "w",
-            samplerate=sample_rate,
-            channels=1 if samples.ndim == 1 else samples.shape[0],
-            format=container,
-            subtype=subtype or default_subtype,
-        ) as file:
-            # One call with a long block overflows the Vorbis encoder's stack.
-            for start in range(0, samples.shape[-1], 1 << 16):
-                file.write(samples[..., start : start + (1 << 16)].T)
-        partial.replace(path)
-    except (soundfile.LibsndfileError, OSError) as error:
-        raise UnmingleError(f"{path} cannot be written ({_reason(error)}); choose another folder.") from error
-    finally:
-        partial.unlink(missing_ok=True) if os.access(path.parent, os.W_OK) else None
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror.lower()
-    return str(getattr(error, "error_string", error)).rstrip(".").lower()
+        try:
+            partial.write_bytes(content)
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise UnmingleError(f"{path} cannot be written ({reason}); choose another folder with -o.") from error
 
 
 def to_mono(samples: Samples) -> Samples:

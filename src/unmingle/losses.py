@@ -25,32 +25,35 @@ def pairwise_mask_error(magnitude: Tensor, masks: Tensor, targets: Tensor) -> Te
     return (magnitude[:, None, None] * difference).square().mean(dim=(-2, -1))
 
 
-def pairwise_log_error(
+def pairwise_si_sdr_error(
     estimates: Tensor, sources: Tensor, active: Tensor, mixture: Tensor, *, best_db: float = 30.0
 ) -> Tensor:
-    """Error in dB of every pair of waveforms, the negative SNR with a floor: ``(batch, sources, estimates)``.
+    """Error in dB of every pair of waveforms, the negative SI-SDR with a floor: ``(batch, sources, estimates)``.
 
-    For a talker: ``10 log10(|s - e|^2 / |s|^2 + tau)``. For a source that is no talker, the
-    estimate should be silent: ``10 log10(|e|^2 / |x|^2 + tau)``. The floor tau keeps examples that
-    are solved already from ruling the gradient (Wisdom et al. 2021, Eq. 3-5).
+    For a talker: ``10 log10(|a s - e|^2 / |a s|^2 + tau)`` with ``a = <e, s> / <s, s>``. For a source
+    that is no talker, the estimate should be silent: ``10 log10(|e|^2 / |x|^2 + tau)``. The floor tau
+    keeps examples that are solved already from ruling the gradient (Wisdom et al. 2021, Eq. 3-5).
+    Without the scale a, half of the mixture for everybody is a local optimum that anchors hardly leave.
 
     Args:
         estimates: ``(batch, sources, samples)``.
         sources: ``(batch, sources, samples)``.
         active: ``(batch, sources)``, true where a source is a talker.
         mixture: ``(batch, samples)``.
-        best_db: the SNR at which the floor sets in.
+        best_db: the SI-SDR at which the floor sets in.
     """
-    error = (estimates.unsqueeze(1) - sources.unsqueeze(2)).square().sum(dim=-1)
-    silent_error = estimates.square().sum(dim=-1).unsqueeze(1).expand_as(error)
-    scale = sources.square().sum(dim=-1).unsqueeze(2)
-    mixture_scale = mixture.square().sum(dim=-1)[:, None, None]
+    tiny = 1e-12
+    energy = sources.square().sum(dim=-1).unsqueeze(2)
+    products = torch.bmm(sources, estimates.transpose(1, 2))
+    estimate_energy = estimates.square().sum(dim=-1).unsqueeze(1)
+    target = products.square() / energy.clamp_min(tiny)
+    distortion = (estimate_energy - target).clamp_min(tiny)
+    mixture_energy = mixture.square().sum(dim=-1)[:, None, None]
     talking = active.unsqueeze(2)
-    tau = 10 ** (-best_db / 10)
-    ratio = torch.where(talking, error, silent_error) / torch.where(talking, scale, mixture_scale).clamp_min(
-        1e-12
-    )
-    return 10 * torch.log10(ratio + tau)
+    ratio = torch.where(talking, distortion, estimate_energy) / torch.where(
+        talking, target, mixture_energy
+    ).clamp_min(tiny)
+    return 10 * torch.log10(ratio + 10 ** (-best_db / 10))
 
 
 def permutation_invariant(pairwise: Tensor) -> Tensor:

@@ -48,6 +48,7 @@ def save_system(system: System, path: Path, facts: ModelFacts, *, half: bool = T
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file(state, partial, metadata=metadata)
+    partial.chmod(0o644)  # safetensors makes files that only their owner may read
     partial.replace(path)
 
 
@@ -74,12 +75,23 @@ def find_model(name: str | Path) -> Path:
     if path.is_file():
         return path
     known = ", ".join(model_names()) or "none"
-    raise UnmingleError(f"There is no model {str(name)!r}; the package has {known}, or give a .safetensors file.")
+    raise UnmingleError(
+        f"There is no model {str(name)!r}; the package has {known}, or give a .safetensors file."
+    )
 
 
 def model_names() -> list[str]:
     """Names of the models inside the package."""
     return sorted(path.stem for path in PRETRAINED.glob("*.safetensors"))
+
+
+def model_card(name: str) -> str:
+    """The card (Markdown) of a model of the package.
+
+    Raises:
+        UnmingleError: there is no such model.
+    """
+    return find_model(name).with_suffix(".md").read_text(encoding="utf-8")
 
 
 def read_facts(path: Path) -> tuple[EmbeddingSeparatorConfig, ModelFacts]:

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from unmingle.batch import MixtureBatch
 from unmingle.data.mixing import Mixer, active_sources
-from unmingle.systems.base import MixtureBatch
 
 
 class Crops(Dataset[MixtureBatch]):

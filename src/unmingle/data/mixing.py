@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from unmingle.audio import Samples, resample
+from unmingle.config import Config
 from unmingle.data.cache import DecodedSpeech
 from unmingle.data.corpora import Utterance, by_speaker
 from unmingle.errors import UnmingleError
-from unmingle.systems.base import Config
 
 ACTIVE_LEVEL = 0.056
 """Active level of the loudest talker before the mixture is checked for clipping: -25 dBFS."""
@@ -167,7 +167,9 @@ class Mixer:
         for source, voice in zip(sources, plan.voices, strict=True):
             for segment in voice.segments:
                 source[segment.position : segment.position + segment.length] = self._render(segment, voice)
-        peak = max(float(np.abs(sources.sum(axis=0)).max(initial=0.0)), float(np.abs(sources).max(initial=0.0)))
+        peak = max(
+            float(np.abs(sources.sum(axis=0)).max(initial=0.0)), float(np.abs(sources).max(initial=0.0))
+        )
         if peak > 0.95:
             sources *= 0.95 / peak
         return sources
@@ -220,7 +222,7 @@ class Mixer:
         self, rng: np.random.Generator, speaker: Sequence[int], speed: float, first: int, last: int
     ) -> tuple[Segment, ...]:
         """Utterances of one speaker, joined with short pauses, from ``first`` to ``last``."""
-        segments = []
+        segments: list[Segment] = []
         position = first
         while position < last:
             utterance = int(speaker[int(rng.integers(len(speaker)))])

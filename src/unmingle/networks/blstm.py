@@ -50,7 +50,7 @@ class BlstmEmbedding(nn.Module):
             packed_hidden, _ = self.lstm(packed)
             hidden, _ = pad_packed_sequence(packed_hidden, batch_first=True, total_length=features.shape[1])
         embedding: Tensor = self.linear(hidden)
-        return embedding.unflatten(-1, (self.freqs, self.dimension))
+        return embedding.reshape(*embedding.shape[:-1], self.freqs, self.dimension)
 
     def multiply_accumulates(self, frames: int) -> int:
         """Multiply-accumulate operations for ``frames`` frames, LSTM included."""

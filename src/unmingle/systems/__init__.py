@@ -1,13 +1,12 @@
 """Systems: compositions of front end, network, attractors, masks and objective. Papers are recipes."""
 
-from unmingle.systems.base import Estimates, MixtureBatch, System
+from unmingle.systems.base import Estimates, System
 from unmingle.systems.embedding_separator import EmbeddingSeparator, EmbeddingSeparatorConfig
 
 __all__ = [
     "EmbeddingSeparator",
     "EmbeddingSeparatorConfig",
     "Estimates",
-    "MixtureBatch",
     "System",
     "build_system",
 ]

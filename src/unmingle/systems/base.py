@@ -3,39 +3,12 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass
 
-import torch
-from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
-
-class Config(BaseModel):
-    """Base of the typed, frozen, serializable configs; an unknown key is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-@dataclass
-class MixtureBatch:
-    """Mixtures with what is known of them."""
-
-    mixture: Tensor
-    """``(batch, samples)``."""
-    sources: Tensor
-    """``(batch, sources, samples)``: the targets."""
-    active: Tensor
-    """``(batch, sources)`` bool: false where the target is silence and no talker."""
-    lengths: Tensor | None = None
-    """``(batch,)``: samples that are not padding; None if none are padding."""
-
-    def to(self, device: torch.device) -> MixtureBatch:
-        moved: dict[str, Any] = {
-            field.name: None if getattr(self, field.name) is None else getattr(self, field.name).to(device)
-            for field in fields(self)
-        }
-        return MixtureBatch(**moved)
+from unmingle.batch import MixtureBatch
+from unmingle.config import Config
 
 
 @dataclass
@@ -84,6 +57,10 @@ class System(nn.Module):
     @abstractmethod
     def multiply_accumulates(self, seconds: float) -> int:
         """Multiply-accumulate operations to separate so many seconds of audio."""
+
+    @abstractmethod
+    def working_bytes(self, seconds: float, talkers: int) -> int:
+        """Roughly the memory that :meth:`separate` needs for so many seconds of audio, in bytes."""
 
     def parameter_count(self) -> int:
         """Number of trained values."""

@@ -16,9 +16,11 @@ from unmingle.attractors import (
     OracleAttractors,
     mask_logits,
 )
+from unmingle.batch import MixtureBatch
+from unmingle.config import Config
 from unmingle.errors import UnmingleError
 from unmingle.frontend import FrontEnd, Spectra, loudest_weights
-from unmingle.losses import mask_error, pairwise_log_error, pairwise_mask_error, permutation_invariant
+from unmingle.losses import mask_error, pairwise_mask_error, pairwise_si_sdr_error, permutation_invariant
 from unmingle.masks import (
     apply_masks,
     ideal_binary_mask,
@@ -29,7 +31,7 @@ from unmingle.masks import (
 )
 from unmingle.networks import BlstmEmbedding
 from unmingle.stft import WindowName
-from unmingle.systems.base import Config, Estimates, MixtureBatch, System
+from unmingle.systems.base import Estimates, System
 
 FormationName = Literal["oracle", "kmeans", "spherical_kmeans", "anchored"]
 
@@ -53,7 +55,7 @@ class EmbeddingSeparatorConfig(Config):
     formation: FormationName = "anchored"
     assignment: Literal["ibm", "irm"] = "ibm"
     mask: Literal["softmax", "sigmoid"] = "softmax"
-    objective: Literal["mask_error", "log_error"] = "mask_error"
+    objective: Literal["mask_error", "si_sdr"] = "mask_error"
 
 
 class EmbeddingSeparator(System):
@@ -121,7 +123,7 @@ class EmbeddingSeparator(System):
             if self._config.objective == "mask_error":
                 error = self._mask_error(spectra.spectrum.abs(), masks, wiener_filter_mask(sources))
             else:
-                error = self._log_error(spectra.spectrum, masks, batch)
+                error = self._waveform_error(spectra.spectrum, masks, batch)
         return {"loss": error.mean()}
 
     def _mask_error(self, magnitude: Tensor, masks: Tensor, targets: Tensor) -> Tensor:
@@ -129,12 +131,12 @@ class EmbeddingSeparator(System):
             return mask_error(magnitude, masks, targets)
         return permutation_invariant(pairwise_mask_error(magnitude, masks, targets))
 
-    def _log_error(self, spectrum: Tensor, masks: Tensor, batch: MixtureBatch) -> Tensor:
+    def _waveform_error(self, spectrum: Tensor, masks: Tensor, batch: MixtureBatch) -> Tensor:
         estimates = self.frontend.stft.synthesise(apply_masks(spectrum, masks), batch.mixture.shape[-1])
         if batch.lengths is not None:
             inside = torch.arange(estimates.shape[-1], device=estimates.device) < batch.lengths[:, None]
             estimates = estimates * inside.unsqueeze(1)
-        pairwise = pairwise_log_error(estimates, batch.sources, batch.active, batch.mixture)
+        pairwise = pairwise_si_sdr_error(estimates, batch.sources, batch.active, batch.mixture)
         if self._config.training_formation == "oracle":
             return pairwise.diagonal(dim1=1, dim2=2).mean(dim=-1)
         return permutation_invariant(pairwise)
@@ -170,3 +172,9 @@ class EmbeddingSeparator(System):
         dots = self._config.anchors + self.talkers  # anchors, then masks
         bins = frames * self.frontend.stft.freqs
         return self.network.multiply_accumulates(frames) + bins * dots * self._config.dimension
+
+    def working_bytes(self, seconds: float, talkers: int) -> int:
+        # Measured by benchmarks/separate_speed.py: the embedding twice (products want it in another
+        # order), and a dozen arrays of the spectrogram's size, several of them once a talker.
+        bins = self.frontend.stft.frames(round(seconds * self.sample_rate)) * self.frontend.stft.freqs
+        return 4 * bins * (2 * self._config.dimension + 6 + 8 * talkers)

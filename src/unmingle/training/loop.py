@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from lightning_fabric import Fabric
 
+from unmingle.batch import MixtureBatch
 from unmingle.data.batches import Crops, as_batch, iterate
 from unmingle.data.cache import decode
 from unmingle.data.corpora import read_corpora
@@ -21,7 +22,7 @@ from unmingle.data.mixing import Mixer
 from unmingle.errors import UnmingleError
 from unmingle.models import load_system, save_system
 from unmingle.scoring import best_permutation, pairwise_si_sdr
-from unmingle.systems import MixtureBatch, System, build_system
+from unmingle.systems import System, build_system
 from unmingle.training.recipe import Recipe, Stage
 from unmingle.training.run_folder import LogRow, Progress, RunFolder
 
@@ -69,7 +70,9 @@ def train(
     """
     folder = RunFolder(run)
     if folder.checkpoint.exists() and not options.resume:
-        raise UnmingleError(f"{run} holds a run already; add --resume to go on with it, or name another folder.")
+        raise UnmingleError(
+            f"{run} holds a run already; add --resume to go on with it, or name another folder."
+        )
     if options.resume and not folder.checkpoint.exists():
         raise UnmingleError(f"{run} has no checkpoint to resume; start it without --resume.")
     for split in ("train", "valid"):  # Decode once, before processes multiply.
@@ -82,7 +85,7 @@ def train(
         precision=recipe.precision,
     )
     if options.devices > 1:
-        fabric.launch(_train_process, recipe, folder, options, None)
+        fabric.launch(cast(Any, _train_process), recipe, folder, options, None)
         return folder.load()[1]
     return _train_process(fabric, recipe, folder, options, on_step)
 
@@ -176,7 +179,12 @@ class _Loop:
             self._run_stage(self.recipe.stages[self.progress.stage])
             if not self.stopped:
                 self.progress = replace(
-                    self.progress, stage=self.progress.stage + 1, step=0, stage_best=-math.inf, since_best=0, factor=1.0
+                    self.progress,
+                    stage=self.progress.stage + 1,
+                    step=0,
+                    stage_best=-math.inf,
+                    since_best=0,
+                    factor=1.0,
                 )
         self._save()
         return self.progress
@@ -231,7 +239,9 @@ class _Loop:
     def _step(self, stage: Stage, batch: MixtureBatch) -> float:
         for group in self.optimizer.param_groups:
             group["lr"] = self._learning_rate(stage)
-        loss = self.module.loss(batch)["loss"]
+        # Fabric wraps a marked method in its precision only when a strategy wraps the module.
+        with self.fabric.autocast():
+            loss = self.module.loss(batch)["loss"]
         if not torch.isfinite(loss):
             raise UnmingleError(
                 f"The loss is not finite at step {self.progress.total_steps}; lower the learning rate and resume."
@@ -267,7 +277,11 @@ class _Loop:
         improved = self.score > progress.stage_best
         progress.since_best = 0 if improved else progress.since_best + 1
         progress.stage_best = max(progress.stage_best, self.score)
-        if stage.schedule == "plateau" and progress.since_best and progress.since_best % stage.halve_after == 0:
+        if (
+            stage.schedule == "plateau"
+            and progress.since_best
+            and progress.since_best % stage.halve_after == 0
+        ):
             progress.factor /= 2
         best = self.score > progress.best
         progress.best = max(progress.best, self.score)
@@ -293,7 +307,9 @@ class _Loop:
         facts = self.recipe.facts.model_copy(
             update={
                 "audio_hours": round(self.progress.audio_seconds / 3600, 2),
-                "score": f"{self.score:.2f} dB SI-SDRi (validation)" if self.score is not None else "not stated",
+                "score": f"{self.score:.2f} dB SI-SDRi (validation)"
+                if self.score is not None
+                else "not stated",
             }
         )
         save_system(self.system, path, facts)
@@ -333,5 +349,7 @@ class _Loop:
             remaining = 60 * self.options.minutes - (time.monotonic() - self.session_began)
             seconds_left = min(seconds_left, max(0.0, remaining))
         self.on_step(
-            Report(replace(self.progress), stage, len(self.recipe.stages), loss, self.score, speed, seconds_left)
+            Report(
+                replace(self.progress), stage, len(self.recipe.stages), loss, self.score, speed, seconds_left
+            )
         )

@@ -9,11 +9,11 @@ from typing import Any, Literal
 import yaml
 from pydantic import Field, ValidationError
 
+from unmingle.config import Config
 from unmingle.data.mixing import MixingConfig
 from unmingle.errors import UnmingleError
 from unmingle.models import ModelFacts
 from unmingle.systems import EmbeddingSeparatorConfig
-from unmingle.systems.base import Config
 
 
 class ValidationConfig(Config):

@@ -1,11 +1,11 @@
 """A run's folder: checkpoints, the best model, the log and its picture.
 
-    RUN/recipe.json        what was asked, complete
-    RUN/last.checkpoint    weights, optimizer, generator and counters, to go on from
-    RUN/best.safetensors   the best model by validation, ready for `unmingle separate --model`
-    RUN/last.safetensors   the model as it is now
-    RUN/log.csv            one row for every validation
-    RUN/curve.png          the same as a picture
+RUN/recipe.json        what was asked, complete
+RUN/last.checkpoint    weights, optimizer, generator and counters, to go on from
+RUN/best.safetensors   the best model by validation, ready for `unmingle separate --model`
+RUN/last.safetensors   the model as it is now
+RUN/log.csv            one row for every validation
+RUN/curve.png          the same as a picture
 """
 
 from __future__ import annotations

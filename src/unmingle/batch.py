@@ -1,0 +1,30 @@
+"""A batch of mixtures with what is known of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class MixtureBatch:
+    """Mixtures with what is known of them."""
+
+    mixture: Tensor
+    """``(batch, samples)``."""
+    sources: Tensor
+    """``(batch, sources, samples)``: the targets."""
+    active: Tensor
+    """``(batch, sources)`` bool: false where the target is silence and no talker."""
+    lengths: Tensor | None = None
+    """``(batch,)``: samples that are not padding; None if none are padding."""
+
+    def to(self, device: torch.device) -> MixtureBatch:
+        moved: dict[str, Any] = {
+            field.name: None if getattr(self, field.name) is None else getattr(self, field.name).to(device)
+            for field in fields(self)
+        }
+        return MixtureBatch(**moved)

@@ -1,0 +1,105 @@
+"""``unmingle evaluate``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from unmingle.cli.options import Device, Json, Threads, require, set_threads
+from unmingle.errors import UnmingleError
+
+LABELS = {"si_sdr": "SI-SDR (dB)", "sdr": "BSS-eval SDR (dB)", "pesq": "PESQ", "stoi": "STOI"}
+
+
+def command(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Holds mix/ (or mix_clean/), s1/, s2/ ...")],
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model", metavar="NAME|PATH", help="The model to score; the default one if not given."
+        ),
+    ] = None,
+    oracle: Annotated[
+        str | None, typer.Option("--oracle", help="Score an ideal mask instead: ibm, irm or wfm.")
+    ] = None,
+    mixture: Annotated[bool, typer.Option("--mixture", help="Score the mixture itself instead.")] = False,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="OUT", help="Where scores.csv and summary.json go."),
+    ] = None,
+    threads: Threads = None,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Score a model, an oracle or the mixture on mixtures with known sources.
+
+    SI-SDR and BSS-eval SDR, PESQ and STOI where installed, each with its improvement over the
+    mixture, by the best permutation. Writes one row a mixture and a summary with 95 % intervals.
+    """
+    require("evaluate", "fast_bss_eval")
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from unmingle.evaluation import evaluate
+    from unmingle.models import DEFAULT_MODEL
+
+    if sum((model is not None, oracle is not None, mixture)) > 1:
+        raise UnmingleError("--model, --oracle and --mixture exclude each other; give one of them.")
+    set_threads(threads)
+    if mixture:
+        candidate = evaluate.mixture_candidate()
+    elif oracle:
+        candidate = evaluate.oracle_candidate(oracle)
+    else:
+        candidate = evaluate.model_candidate(model or DEFAULT_MODEL, device)
+    target = output or Path("scores") / f"{folder.resolve().name}-{candidate.name}"
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task(candidate.name, total=None)
+        summary = evaluate.evaluate_folder(
+            folder, candidate, target, lambda done, total: progress.update(task, completed=done, total=total)
+        )
+    if as_json:
+        print(json.dumps(summary, indent=2))
+    else:
+        _print_summary(summary, target)
+
+
+def _print_summary(summary: dict[str, Any], target: Path) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(soft_wrap=True)
+    table = Table("mixtures", "count", "metric", "mean", "improvement", "95 % interval", "median", box=None)
+    _add_rows(table, "all", summary)
+    for groups in summary["groups"].values():
+        for value, group in groups.items():
+            _add_rows(table, value, group, only="si_sdr")
+    console.print(table)
+    worse = summary["made_worse"]
+    console.print(
+        f"made worse: {worse['mixtures']:.1%} of mixtures, {worse['talkers']:.1%} of talkers; "
+        f"real-time factor {summary['real_time_factor']:.3f} with {summary['threads']} threads",
+        highlight=False,
+    )
+    console.print(f"{target}/scores.csv  {target}/summary.json", markup=False, highlight=False)
+
+
+def _add_rows(table: Any, name: str, group: dict[str, Any], only: str | None = None) -> None:
+    for metric, label in LABELS.items():
+        if metric not in group["metrics"] or (only and metric != only):
+            continue
+        value, gain = group["metrics"][metric], group["metrics"][f"{metric}_improvement"]
+        places = 3 if metric == "stoi" else 2
+        table.add_row(
+            name,
+            str(group["mixtures"]),
+            label,
+            f"{value['mean']:.{places}f}",
+            f"{gain['mean']:+.{places}f}",
+            f"{gain['low_95']:+.{places}f} .. {gain['high_95']:+.{places}f}",
+            f"{gain['median']:+.{places}f}",
+        )

@@ -1,0 +1,73 @@
+"""The program ``unmingle``: its commands, and what becomes of errors."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from unmingle.cli import evaluate, mix, models, separate, train
+from unmingle.errors import UnmingleError
+
+HELP = """Separate people talking at once, from one microphone, into one clean file each.
+
+\b
+  unmingle separate meeting.wav            two files in the folder separated/
+  unmingle models                          what models there are, and how good
+  unmingle mix CORPUS -o test --count 300  make test mixtures, WSJ0-mix layout
+  unmingle evaluate test                   score a model on them
+  unmingle train RECIPE.yaml --data CORPUS train a model of your own
+
+Every command has its own page: unmingle COMMAND --help.
+Exit code: 0 if all went well, 2 if anything could not be done (one sentence on stderr says what).
+"""
+
+app = typer.Typer(
+    help=HELP,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from unmingle import __version__
+
+        typer.echo(f"unmingle {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+app.command("separate")(separate.command)
+app.add_typer(models.app, name="models")
+app.command("mix")(mix.command)
+app.command("evaluate")(evaluate.command)
+app.command("train")(train.command)
+
+
+def main() -> None:
+    """Run a command; a user's mistake becomes one sentence on stderr and exit code 2."""
+    try:
+        app()
+    except UnmingleError as error:
+        print(f"unmingle: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("unmingle: interrupted; no half-written file is left.", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        # The reader of our output went away, as `| head` does.
+        sys.stderr.close()
+        sys.exit(141)

@@ -1,0 +1,61 @@
+"""``unmingle models``."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import typer
+
+from unmingle.cli.options import Json
+
+app = typer.Typer(help="List the models in the package, or show the card of one.", rich_markup_mode=None)
+
+
+@app.callback(invoke_without_command=True)
+def command(context: typer.Context, as_json: Json = False) -> None:
+    """List the models in the package: task, rate, size, arithmetic, data, score, licence of the data."""
+    if context.invoked_subcommand:
+        return
+    from rich.console import Console
+
+    from unmingle.models import model_names
+
+    rows = [_describe(name) for name in model_names()]
+    if as_json:
+        print(json.dumps(rows, indent=2))
+        return
+    console = Console(soft_wrap=True)
+    for row in rows:
+        console.print(f"[bold]{row.pop('name')}[/bold]")
+        for key, value in row.items():
+            console.print(f"  {key:<12} {value}", markup=False, highlight=False)
+    print("Show a model's card with: unmingle models show NAME")
+
+
+@app.command("show")
+def show(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A model's name.")],
+) -> None:
+    """Print the card of a model: data, recipe, scores, limits."""
+    from unmingle.models import model_card
+
+    print(model_card(name))
+
+
+def _describe(name: str) -> dict[str, Any]:
+    from unmingle.models import find_model, load_system, read_facts
+
+    system = load_system(name)
+    _, facts = read_facts(find_model(name))
+    return {
+        "name": name,
+        "task": facts.task,
+        "rate": f"{system.sample_rate} Hz",
+        "talkers": system.talkers,
+        "parameters": f"{system.parameter_count() / 1e6:.2f} M",
+        "arithmetic": f"{system.multiply_accumulates(1.0) / 1e9:.2f} GMAC per second of audio",
+        "data": facts.data,
+        "score": facts.score,
+        "licence": facts.licence,
+    }

@@ -1,0 +1,41 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from unmingle.errors import UnmingleError
+
+Threads = Annotated[
+    int | None, typer.Option("--threads", help="Processor threads to use; all cores if not given.")
+]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout instead of a table.")]
+
+
+def set_threads(threads: int | None) -> None:
+    """Tell PyTorch how many threads to use."""
+    if threads is None:
+        return
+    if not 1 <= threads <= 1024:
+        raise UnmingleError(f"--threads must lie between 1 and 1024; got {threads}.")
+    import torch
+
+    torch.set_num_threads(threads)
+
+
+def require(extra: str, *modules: str) -> None:
+    """Stop with the one command that mends it if an extra's libraries are missing.
+
+    Raises:
+        UnmingleError: one of ``modules`` cannot be imported.
+    """
+    from importlib.util import find_spec
+
+    missing = [module for module in modules if find_spec(module) is None]
+    if missing:
+        raise UnmingleError(
+            f"This command needs {', '.join(missing)}; install with: pip install 'unmingle[{extra}]'"
+        )

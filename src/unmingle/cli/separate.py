@@ -1,0 +1,122 @@
+"""``unmingle separate``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from unmingle.cli.options import Device, Json, Threads, set_threads
+from unmingle.errors import UnmingleError
+
+if TYPE_CHECKING:
+    from unmingle.separation import FileResult
+
+
+def command(
+    files: Annotated[
+        list[str], typer.Argument(metavar="FILE...", help="Audio files, folders of them, or quoted globs.")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Where to write.")] = Path(
+        "separated"
+    ),
+    talkers: Annotated[
+        int | None,
+        typer.Option("--talkers", metavar="N", help="How many talk; the model's own number if not given."),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option("--model", metavar="NAME|PATH", help="See `unmingle models`, or a .safetensors file."),
+    ] = None,
+    format: Annotated[str, typer.Option("--format", help="wav, flac, ogg or mp3.")] = "wav",
+    bits: Annotated[
+        int | None, typer.Option("--bits", help="Bits a sample: 16, 24, or 32 (float). wav: 32, flac: 24.")
+    ] = None,
+    name: Annotated[
+        str, typer.Option("--name", metavar="TEMPLATE", help="Name of an output; {stem} is the input's.")
+    ] = "{stem}_talker{n}",
+    channel: Annotated[
+        str,
+        typer.Option("--channel", metavar="mix|left|right|N", help="Which channel of the input to separate."),
+    ] = "mix",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace outputs that exist.")] = False,
+    threads: Threads = None,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Separate recordings of people talking at once into one file a talker.
+
+    Reads WAV, FLAC, OGG and MP3 (m4a, mp4 and webm with the extra "media") at any sample rate.
+    Writes at the input's rate and level; talker 1 is the one who speaks first, and the outputs of
+    a recording add up to it. A name that begins with a dash goes after "--".
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from unmingle.models import DEFAULT_MODEL
+    from unmingle.separation import Output, load, separate_files
+    from unmingle.separation.files import find_inputs
+
+    set_threads(threads)
+    paths = find_inputs(files)
+    separator = load(model or DEFAULT_MODEL, device)
+    target = Output(output, format.lower(), name, bits, overwrite)
+    console = Console(stderr=True)
+    with Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console,
+        transient=True, disable=not console.is_terminal,
+    ) as progress:  # fmt: skip
+        task = progress.add_task(paths[0].name, total=len(paths))
+
+        def advance(result: FileResult) -> None:
+            progress.advance(task)
+            done = int(progress.tasks[0].completed)
+            progress.update(task, description=paths[min(done, len(paths) - 1)].name)
+
+        results = separate_files(paths, separator, target, talkers=talkers, channel=channel, on_done=advance)
+    if as_json:
+        print(
+            json.dumps({"model": separator.name, "files": [result.as_dict() for result in results]}, indent=2)
+        )
+    else:
+        _print_table(results, separator.sample_rate)
+    failed = [result for result in results if result.error]
+    for result in failed:
+        print(f"unmingle: {result.error}", file=sys.stderr)
+    if failed:
+        if len(results) > 1:
+            raise UnmingleError(f"{len(failed)} of {len(results)} files could not be separated.")
+        raise typer.Exit(2)
+
+
+def _print_table(results: list[FileResult], model_rate: int) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    done = [result for result in results if not result.error]
+    if not done:
+        return
+    table = Table(
+        "input", "talker", "output", "seconds", "times real time", "notes", box=None, pad_edge=False
+    )
+    for result in done:
+        notes = list(result.warnings)
+        if result.gain_db:
+            notes.append(f"all talkers {result.gain_db:.1f} dB so that nothing clips")
+        if result.sample_rate > model_rate:
+            notes.append(f"above {model_rate / 2000:g} kHz shared by frame gains")
+        for number, path in enumerate(result.outputs, start=1):
+            first = number == 1
+            table.add_row(
+                escape(result.input) if first else "",
+                str(number),
+                escape(path),
+                f"{result.seconds:.1f}" if first else "",
+                f"{1 / result.real_time_factor:.0f}" if first else "",
+                escape("; ".join(notes)) if first else "",
+            )
+    Console(soft_wrap=True).print(table)

@@ -1,0 +1,90 @@
+"""``unmingle train``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from unmingle.cli.options import require
+from unmingle.errors import UnmingleError
+
+if TYPE_CHECKING:
+    from unmingle.training.loop import Report
+
+
+def command(
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE.yaml", help="What to train; see recipes/.")],
+    data: Annotated[
+        list[Path] | None,
+        typer.Option("--data", metavar="CORPUS", help="A corpus; may be given several times."),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="RUN", help="The run's folder; runs/NAME if not given."),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run where its checkpoint is.")
+    ] = False,
+    init_from: Annotated[
+        str | None, typer.Option("--init-from", metavar="MODEL", help="Begin with the weights of a model.")
+    ] = None,
+    minutes: Annotated[
+        float | None, typer.Option("--minutes", help="Stop, resumable, after so many minutes.")
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option("--threads", help="Processor threads, all processes together.")
+    ] = None,
+    devices: Annotated[int, typer.Option("--devices", help="Processes that share every batch.")] = 1,
+    device: Annotated[str, typer.Option("--device", help="cpu or cuda.")] = "cpu",
+    smoke: Annotated[
+        bool, typer.Option("--smoke", help="Two steps of every stage, to see that all works.")
+    ] = False,
+) -> None:
+    """Train a system as a recipe says: dynamic mixing, curriculum, validation, checkpoints.
+
+    The run's folder gets best.safetensors (ready for `separate --model`), log.csv, curve.png and a
+    checkpoint at least every five minutes. After a stop of any kind, --resume goes on.
+    """
+    require("train", "lightning_fabric", "yaml", "matplotlib")
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn
+
+    from unmingle.training.loop import Options, train
+    from unmingle.training.recipe import read_recipe, shrink
+
+    plan = read_recipe(recipe)
+    if data:
+        plan = plan.model_copy(update={"data": [str(path) for path in data]})
+    if not plan.data:
+        raise UnmingleError(f"The recipe {recipe} names no data; give a corpus with --data.")
+    if devices < 1:
+        raise UnmingleError(f"--devices must be at least 1; got {devices}.")
+    if smoke:
+        plan = shrink(plan)
+    run = output or Path("runs") / plan.name
+    options = Options(
+        resume=resume, init_from=init_from, minutes=minutes, threads=threads, devices=devices, device=device
+    )
+    with Progress(TextColumn("{task.description}"), BarColumn(), console=Console(stderr=True)) as progress:
+        task = progress.add_task("starting", total=None)
+
+        def show(report: Report) -> None:
+            score = "" if report.score is None else f"  validation {report.score:+.2f} dB"
+            progress.update(
+                task,
+                description=(
+                    f"stage {report.progress.stage + 1}/{report.stages}  step {report.progress.step}/"
+                    f"{report.stage.steps}  loss {report.loss:.3f}{score}  {report.speed:.0f} audio s/s  "
+                    f"{report.seconds_left / 60:.0f} min left"
+                ),
+                completed=report.progress.step,
+                total=report.stage.steps,
+            )
+
+        progress_made = train(plan, run, options, show)
+    print(
+        f"{run}: {progress_made.total_steps} steps, {progress_made.audio_seconds / 3600:.2f} hours of mixtures, "
+        f"best validation SI-SDR improvement {progress_made.best:.2f} dB"
+    )

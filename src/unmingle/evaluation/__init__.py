@@ -1,0 +1,1 @@
+"""Evaluation: score a system on a folder of mixtures with known sources."""

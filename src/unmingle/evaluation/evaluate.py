@@ -1,0 +1,162 @@
+"""Run a system over a folder of mixtures, score it, and write what was found and how."""
+
+from __future__ import annotations
+
+import csv
+import datetime
+import hashlib
+import io
+import json
+import platform
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from unmingle import __version__
+from unmingle.audio import Samples, replace_file, resample
+from unmingle.data.mixture_folders import MixtureItem, read_item, read_mixture_folder
+from unmingle.errors import UnmingleError
+from unmingle.evaluation.scores import DEFINITIONS, available_metrics, score_mixture
+from unmingle.evaluation.summary import MixtureScores, summarize
+from unmingle.models import file_hash
+from unmingle.separation import load
+from unmingle.systems.oracle import Oracle
+
+Estimator = Callable[[Samples, Samples, int], Samples]
+"""Mixture ``(samples,)``, references ``(sources, samples)`` and rate, to estimates ``(sources, samples)``."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What is scored."""
+
+    name: str
+    estimate: Estimator
+    details: dict[str, Any]
+
+
+def mixture_candidate() -> Candidate:
+    """The mixture itself, as everybody's estimate: the line that improvements start from."""
+    return Candidate("mixture", lambda mixture, sources, rate: np.stack([mixture] * len(sources)), {})
+
+
+def oracle_candidate(name: str) -> Candidate:
+    """An ideal mask made from the references."""
+    Oracle(name, 8000)  # An unknown name is an error now, not at the first mixture.
+
+    def estimate(mixture: Samples, sources: Samples, rate: int) -> Samples:
+        separated = Oracle(name, rate).separate(
+            torch.from_numpy(mixture).unsqueeze(0), torch.from_numpy(sources).unsqueeze(0)
+        )
+        array: Samples = separated[0].numpy()
+        return array
+
+    return Candidate(f"oracle-{name}", estimate, {"stft": "32 ms square root of Hann, every 8 ms"})
+
+
+def model_candidate(model: str | Path, device: str = "auto") -> Candidate:
+    """A model's raw estimates: the system alone, without the residual that `separate` shares out."""
+    separator = load(model, device)
+    system = separator.system
+    where = next(system.parameters()).device
+
+    def estimate(mixture: Samples, sources: Samples, rate: int) -> Samples:
+        heard = torch.from_numpy(np.ascontiguousarray(resample(mixture, rate, system.sample_rate))).to(where)
+        separated = system.separate(heard.unsqueeze(0), len(sources)).sources[0].cpu().numpy()
+        raised = resample(separated, system.sample_rate, rate)
+        fitted = np.zeros_like(sources)
+        fitted[:, : raised.shape[1]] = raised[:, : sources.shape[1]]
+        return fitted
+
+    details = {"model": separator.name, "sha256": file_hash(separator.path), "rate": system.sample_rate}
+    return Candidate(separator.name, estimate, details)
+
+
+def evaluate_folder(
+    folder: Path,
+    candidate: Candidate,
+    output: Path,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Score ``candidate`` on every mixture; write ``scores.csv`` and ``summary.json``; return the summary.
+
+    Raises:
+        UnmingleError: the folder is malformed, or a file in it cannot be read.
+    """
+    items = read_mixture_folder(folder)
+    metrics = available_metrics()
+    if candidate.name.startswith("oracle") and len(items[0].sources) < 2:
+        raise UnmingleError(f"{folder} has one source a mixture; an oracle mask needs at least two.")
+    scores, work = [], 0.0
+    for number, item in enumerate(items, start=1):
+        mixture, sources, rate = read_item(item)
+        began = time.perf_counter()
+        estimates = candidate.estimate(mixture, sources, rate)
+        work += time.perf_counter() - began
+        values = score_mixture(mixture, sources, estimates, rate, metrics)
+        scores.append(MixtureScores(item.name, len(mixture) / rate, _groups(item), values))
+        if on_progress:
+            on_progress(number, len(items))
+    seconds = sum(score.seconds for score in scores)
+    summary = {
+        "system": candidate.name,
+        **candidate.details,
+        **summarize(scores),
+        "seconds": seconds,
+        "real_time_factor": work / seconds,
+        "threads": torch.get_num_threads(),
+        "folder": folder.name,
+        "list_sha256": _list_hash(items),
+        "mixing": _mixing(folder),
+        "definitions": {metric: DEFINITIONS[metric] for metric in metrics},
+        "permutation": "best mean SI-SDR",
+        "date": datetime.date.today().isoformat(),
+        "version": __version__,
+        "machine": f"{platform.machine()}, {platform.system()}, torch {torch.__version__}",
+    }
+    replace_file(output / "scores.csv", _csv(scores, metrics).encode())
+    replace_file(output / "summary.json", json.dumps(summary, indent=2).encode())
+    return summary
+
+
+def _groups(item: MixtureItem) -> dict[str, str]:
+    if not item.details:
+        return {}
+    corpora = sorted({value for key, value in item.details.items() if key.startswith("corpus_")})
+    return {"genders": item.gender_pair, "corpora": " + ".join(corpora)}
+
+
+def _csv(scores: Sequence[MixtureScores], metrics: Sequence[str]) -> str:
+    columns = [name for metric in metrics for name in (metric, f"{metric}_improvement")]
+    talkers = len(scores[0].values[columns[0]])
+    groups = sorted({kind for score in scores for kind in score.groups})
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    per_talker = [f"{column}_{n}" for column in columns for n in range(1, talkers + 1)]
+    writer.writerow(["name", "seconds", *groups, *columns, *per_talker])
+    for score in scores:
+        means = [score.mean(column) for column in columns]
+        values = [value for column in columns for value in score.values[column]]
+        cells = ["" if value is None else f"{value:.4f}" for value in (*means, *values)]
+        writer.writerow(
+            [score.name, f"{score.seconds:.3f}", *(score.groups.get(kind, "") for kind in groups), *cells]
+        )
+    return text.getvalue()
+
+
+def _list_hash(items: Sequence[MixtureItem]) -> str:
+    digest = hashlib.sha256()
+    for item in items:
+        digest.update(item.name.encode())
+        digest.update(item.mixture.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def _mixing(folder: Path) -> Any:
+    path = folder / "recipe.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None

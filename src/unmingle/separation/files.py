@@ -1,0 +1,243 @@
+"""Separate files: where outputs go, what they are called, and what is told of each."""
+
+from __future__ import annotations
+
+import glob
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from unmingle.audio import (
+    CONTAINER_SUFFIXES,
+    Samples,
+    check_format,
+    pick_channel,
+    read_audio,
+    seconds_declared,
+    write_audio,
+)
+from unmingle.errors import UnmingleError
+from unmingle.models import DEFAULT_MODEL
+from unmingle.separation.offline import Separator, load
+
+AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".mp3", ".aif", ".aiff", *CONTAINER_SUFFIXES)
+
+
+@dataclass(frozen=True)
+class Output:
+    """How the estimates are written."""
+
+    folder: Path = Path("separated")
+    format: str = "wav"
+    name: str = "{stem}_talker{n}"
+    """Template; ``{stem}`` is the input's name without its suffix, ``{n}`` counts talkers from 1."""
+    bits: int | None = None
+    overwrite: bool = False
+
+
+@dataclass
+class FileResult:
+    """What became of one input."""
+
+    input: str
+    outputs: list[str] = field(default_factory=list)
+    talkers: int = 0
+    seconds: float = 0.0
+    sample_rate: int = 0
+    real_time_factor: float = 0.0
+    """Seconds of work, reading and writing included, for a second of audio."""
+    gain_db: float = 0.0
+    """Gain given to all talkers alike so that no sample clips; 0 for float files."""
+    warnings: list[str] = field(default_factory=list)
+    error: str | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Separated:
+    """One recording, separated."""
+
+    estimates: Samples
+    """``(talkers, samples)`` at ``sample_rate``; talker 1 speaks first."""
+    sample_rate: int
+
+
+def separate(
+    path: Path | str,
+    *,
+    talkers: int | None = None,
+    model: str | Path = DEFAULT_MODEL,
+    channel: str = "mix",
+    device: str = "auto",
+) -> Separated:
+    """Separate one file; the estimates come back as an array, nothing is written.
+
+    Raises:
+        UnmingleError: the file, the model or the number of talkers will not do; the text says why.
+    """
+    separator = load(model, device)
+    _check_memory(Path(path), separator, talkers)
+    recording = read_audio(path)
+    mixture = pick_channel(recording.samples, channel)
+    return Separated(separator.separate(mixture, recording.sample_rate, talkers), recording.sample_rate)
+
+
+def separate_files(
+    paths: Sequence[Path],
+    separator: Separator,
+    output: Output,
+    *,
+    talkers: int | None = None,
+    channel: str = "mix",
+    on_done: Callable[[FileResult], None] | None = None,
+) -> list[FileResult]:
+    """Separate files one after the other; one that fails does not stop the others.
+
+    Raises:
+        UnmingleError: the options themselves are impossible; nothing was done then.
+    """
+    talkers = separator.check_talkers(talkers)
+    check_format(output.format, 48000, output.bits)
+    results = []
+    for path, stem in zip(paths, distinct_stems(paths), strict=True):
+        began = time.perf_counter()
+        result = FileResult(str(path), talkers=talkers)
+        try:
+            targets = _targets(stem, talkers, output)
+            _separate_file(path, targets, separator, output, channel, result)
+            result.real_time_factor = (time.perf_counter() - began) / result.seconds
+        except UnmingleError as error:
+            result.error = str(error)
+        results.append(result)
+        if on_done:
+            on_done(result)
+    return results
+
+
+def _separate_file(
+    path: Path, targets: list[Path], separator: Separator, output: Output, channel: str, result: FileResult
+) -> None:
+    existing = [target for target in targets if target.exists()]
+    if existing and not output.overwrite:
+        raise UnmingleError(f"{existing[0]} exists; add --overwrite, or name another folder with -o.")
+    _check_memory(path, separator, len(targets))
+    recording = read_audio(path)
+    check_format(output.format, recording.sample_rate, output.bits)
+    if recording.warning:
+        result.warnings.append(recording.warning)
+    mixture = pick_channel(recording.samples, channel)
+    result.seconds = len(mixture) / recording.sample_rate
+    result.sample_rate = recording.sample_rate
+    estimates = separator.separate(mixture, recording.sample_rate, len(targets))
+    peak = float(np.abs(estimates).max())
+    if peak > 1.0 and not (output.format == "wav" and output.bits in (None, 32)):
+        estimates *= np.float32(0.999 / peak)
+        result.gain_db = 20 * float(np.log10(0.999 / peak))
+    written: list[Path] = []
+    try:
+        for target, estimate in zip(targets, estimates, strict=True):
+            write_audio(target, estimate, recording.sample_rate, output.bits)
+            written.append(target)
+    except (UnmingleError, KeyboardInterrupt):
+        # All talkers of a recording or none; what was there before stays.
+        for target in written:
+            if target not in existing:
+                target.unlink(missing_ok=True)
+        raise
+    result.outputs = [str(target) for target in targets]
+
+
+def find_inputs(names: Sequence[str]) -> list[Path]:
+    """Files, the audio files in folders (sub-folders too), and what globs match, in order.
+
+    A name that does not exist is kept, so that its error is told beside the other files' results.
+
+    Raises:
+        UnmingleError: a folder holds no audio, or a glob matches nothing.
+    """
+    found: list[Path] = []
+    for name in names:
+        path = Path(name)
+        if path.is_dir():
+            inside = sorted(
+                each
+                for each in path.rglob("*")
+                if each.suffix.lower() in AUDIO_SUFFIXES and each.is_file() and not each.name.startswith(".")
+            )
+            if not inside:
+                raise UnmingleError(f"The folder {path} holds no audio files; name another.")
+            found += inside
+        elif not path.exists() and glob.has_magic(name):
+            matched = sorted(Path(each) for each in glob.glob(name, recursive=True))
+            if not matched:
+                raise UnmingleError(f"No file matches {name}; check the pattern.")
+            found += [each for each in matched if each.is_file()]
+        else:
+            found.append(path)
+    return list(dict.fromkeys(found))
+
+
+def distinct_stems(paths: Sequence[Path]) -> list[str]:
+    """The stem of every path, numbered where two inputs share one, so that no output is overwritten."""
+    taken: set[str] = set()
+    stems = []
+    for path in paths:
+        stem, number = path.stem, 1
+        # Case is folded because some file systems do.
+        while stem.casefold() in taken:
+            number += 1
+            stem = f"{path.stem}-{number}"
+        taken.add(stem.casefold())
+        stems.append(stem)
+    return stems
+
+
+def _targets(stem: str, talkers: int, output: Output) -> list[Path]:
+    try:
+        names = [output.name.format(stem=stem, n=n) for n in range(1, talkers + 1)]
+    except (KeyError, IndexError, ValueError, AttributeError) as error:
+        raise UnmingleError(
+            f"The name {output.name!r} is not a template; use {{stem}} and {{n}}, as in '{{stem}}_talker{{n}}'."
+        ) from error
+    if len(set(names)) < talkers or (stem not in names[0]):
+        raise UnmingleError(
+            f"The name {output.name!r} needs {{stem}} and {{n}}, or outputs would overwrite each other."
+        )
+    targets = [output.folder / f"{name}.{output.format}" for name in names]
+    root = os.path.abspath(output.folder)
+    if any(os.path.commonpath([root, os.path.abspath(target)]) != root for target in targets):
+        raise UnmingleError(f"The name {output.name!r} leads out of the output folder; leave '..' out.")
+    return targets
+
+
+def _check_memory(path: Path, separator: Separator, talkers: int | None) -> None:
+    seconds = seconds_declared(path) if path.is_file() else None
+    available = available_memory()
+    if seconds is None or available is None:
+        return
+    needed = separator.system.working_bytes(seconds, talkers or separator.talkers)
+    if needed > 0.9 * available:
+        possible = seconds * 0.9 * available / needed
+        raise UnmingleError(
+            f"{path} is {seconds / 60:.0f} minutes long and needs {needed / 2**30:.1f} GiB of memory, "
+            f"{available / 2**30:.1f} GiB are free: cut it into pieces of at most {possible / 60:.0f} minutes."
+        )
+
+
+def available_memory() -> int | None:
+    """Bytes that can be had without swapping, or None where the system does not tell."""
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return None

@@ -1,0 +1,166 @@
+"""Separate whole recordings that are in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import overload
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from unmingle.audio import LOWEST_SAMPLE_RATE, Samples, resample
+from unmingle.errors import UnmingleError
+from unmingle.models import DEFAULT_MODEL, find_model, load_system
+from unmingle.separation.adding_up import frame_gains, share_residual
+from unmingle.separation.order import order_of_speaking
+from unmingle.systems import System
+
+MOST_TALKERS = 16
+
+
+class Separator:
+    """A system made ready for any recording: any rate, level and length that fits into memory."""
+
+    def __init__(self, system: System, name: str, path: Path) -> None:
+        self.system, self.name, self.path = system, name, path
+
+    @property
+    def sample_rate(self) -> int:
+        """The rate in hertz that the model works at; other rates are converted to it and back."""
+        return self.system.sample_rate
+
+    @property
+    def talkers(self) -> int:
+        """The number of talkers that the model was trained for."""
+        return self.system.talkers
+
+    @overload
+    def separate(
+        self,
+        audio: NDArray[np.generic],
+        sample_rate: int,
+        talkers: int | None = None,
+        on_progress: Callable[[float], None] | None = None,
+    ) -> Samples: ...
+
+    @overload
+    def separate(
+        self,
+        audio: Tensor,
+        sample_rate: int,
+        talkers: int | None = None,
+        on_progress: Callable[[float], None] | None = None,
+    ) -> Tensor: ...
+
+    def separate(
+        self,
+        audio: NDArray[np.generic] | Tensor,
+        sample_rate: int,
+        talkers: int | None = None,
+        on_progress: Callable[[float], None] | None = None,
+    ) -> Samples | Tensor:
+        """Separate one recording or a batch.
+
+        Args:
+            audio: ``(samples,)`` or ``(batch, samples)``, float in [-1, 1] or signed integers; it
+                is not changed.
+            sample_rate: of ``audio``, in hertz. It is never guessed.
+            talkers: how many to separate; the model's own number if not given.
+            on_progress: called with the share that is done, 0 to 1.
+
+        Returns:
+            ``(talkers, samples)`` or ``(batch, talkers, samples)``, float32 at the rate and level of
+            the input, NumPy or torch as the input was. Talker 1 speaks first. The estimates add up to
+            the mixture.
+
+        Raises:
+            UnmingleError: the audio is empty, not finite, or of a wrong shape; the rate is below
+                1 kHz; or the model cannot separate so many talkers.
+        """
+        array = audio.detach().cpu().numpy() if isinstance(audio, Tensor) else np.asarray(audio)
+        mixtures = _as_batch(array, sample_rate)
+        talkers = self.check_talkers(talkers)
+        results = []
+        for number, mixture in enumerate(mixtures):
+            results.append(self._separate_one(mixture, sample_rate, talkers))
+            if on_progress:
+                on_progress((number + 1) / len(mixtures))
+        stacked = np.stack(results) if array.ndim == 2 else results[0]
+        return torch.from_numpy(stacked) if isinstance(audio, Tensor) else stacked
+
+    def check_talkers(self, talkers: int | None) -> int:
+        """The number of talkers to separate, or an error that says what is possible."""
+        if talkers is None:
+            return self.talkers
+        most = min(self.system.most_talkers() or MOST_TALKERS, MOST_TALKERS)
+        if not 1 <= talkers <= most:
+            raise UnmingleError(f"{self.name} can separate 1 to {most} talkers; {talkers} were asked for.")
+        return talkers
+
+    def _separate_one(self, mixture: Samples, sample_rate: int, talkers: int) -> Samples:
+        heard = resample(mixture, sample_rate, self.sample_rate)
+        if len(heard) == 0:
+            heard = np.zeros(1, dtype=np.float32)
+        device = next(self.system.parameters()).device
+        estimates: Samples = (
+            self.system.separate(torch.from_numpy(heard).unsqueeze(0).to(device), talkers)
+            .sources[0]
+            .float()
+            .cpu()
+            .numpy()
+        )
+        estimates = estimates[order_of_speaking(estimates, self.sample_rate)]
+        gains, hop = frame_gains(estimates, self.sample_rate)
+        raised = resample(estimates, self.sample_rate, sample_rate)
+        fitted = np.zeros((talkers, len(mixture)), dtype=np.float32)
+        fitted[:, : raised.shape[1]] = raised[:, : len(mixture)]
+        return share_residual(mixture, fitted, gains, hop / self.sample_rate, sample_rate)
+
+
+def load(name: str | Path = DEFAULT_MODEL, device: str = "auto") -> Separator:
+    """Load a model of the package by name, or any model file by path.
+
+    Args:
+        name: see ``unmingle models``, or a path to a ``.safetensors`` file.
+        device: ``auto`` (a GPU if there is one), ``cpu`` or ``cuda``.
+
+    Raises:
+        UnmingleError: no such model, a damaged file, or no such device.
+    """
+    if device not in ("auto", "cpu", "cuda"):
+        raise UnmingleError(f"There is no device {device!r}; choose auto, cpu or cuda.")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UnmingleError("This machine has no CUDA device that PyTorch can use; choose cpu.")
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    path = find_model(name)
+    return Separator(load_system(path, device), path.stem, path)
+
+
+def _as_batch(audio: NDArray[np.generic], sample_rate: int) -> Samples:
+    if audio.ndim not in (1, 2) or audio.shape[-1] == 0 or len(audio) == 0:
+        raise UnmingleError(
+            f"Audio must be (samples,) or (batch, samples) with at least one sample; got {audio.shape}."
+        )
+    if audio.ndim == 2 and audio.shape[0] > 1 and audio.shape[1] <= 64 < audio.shape[0]:
+        raise UnmingleError(
+            f"Audio of shape {audio.shape} looks like (samples, channels); pass one channel, or (batch, samples)."
+        )
+    if sample_rate < LOWEST_SAMPLE_RATE:
+        raise UnmingleError(
+            f"The sample rate is {sample_rate} Hz; at least {LOWEST_SAMPLE_RATE} Hz is needed."
+        )
+    if np.issubdtype(audio.dtype, np.signedinteger):
+        full_scale = float(2 ** (8 * audio.dtype.itemsize - 1))
+        converted = audio.astype(np.float32) / np.float32(full_scale)
+    elif np.issubdtype(audio.dtype, np.floating):
+        converted = audio.astype(np.float32)
+    else:
+        raise UnmingleError(f"Audio must be floating point or signed integers; got {audio.dtype}.")
+    if not np.isfinite(converted).all():
+        raise UnmingleError("The audio holds samples that are NaN or infinite.")
+    batch: Samples = np.atleast_2d(converted)
+    return batch
