@@ -32,7 +32,7 @@ OUTPUT_FORMATS: dict[str, tuple[str, dict[int, str]]] = {
 """Format to libsndfile's name and, by bits a sample, its subtype; 0 is the default."""
 
 _MP3_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
-_BLOCK = 1 << 20
+_BLOCK = 1 << 14  # small: what a damaged file gives before an error is kept block by block
 
 Samples = NDArray[np.float32]
 

@@ -78,7 +78,7 @@ def loudest_weights(magnitude: Tensor, share: float, frames: Tensor | None = Non
     for index, values in enumerate(magnitude):
         valid = values if frames is None else values[: int(frames[index])]
         count = valid.numel()
-        quiet = min(count - 1, int((1 - share) * count))
+        quiet = min(count - 1, round((1 - share) * count))
         threshold = valid.flatten().kthvalue(quiet + 1).values
         weights[index, : len(valid)] = (valid >= threshold).to(weights.dtype)
     return weights

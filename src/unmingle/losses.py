@@ -7,6 +7,11 @@ from torch import Tensor
 
 from unmingle.scoring import best_permutation
 
+_TALKER_FLOOR = 1e-3
+"""Talkers better than 30 dB SI-SDR hardly pull any more."""
+_SILENCE_FLOOR = 1e-2
+"""Nor do silent outputs 20 dB below the mixture."""
+
 
 def mask_error(magnitude: Tensor, masks: Tensor, targets: Tensor) -> Tensor:
     """Mean over bins and sources of ``|X (M_i - M^_i)|^2`` (Luo et al. 2018, Eq. 13): ``(batch,)``.
@@ -26,7 +31,7 @@ def pairwise_mask_error(magnitude: Tensor, masks: Tensor, targets: Tensor) -> Te
 
 
 def pairwise_si_sdr_error(
-    estimates: Tensor, sources: Tensor, active: Tensor, mixture: Tensor, *, best_db: float = 30.0
+    estimates: Tensor, sources: Tensor, active: Tensor, mixture: Tensor
 ) -> Tensor:
     """Error in dB of every pair of waveforms, the negative SI-SDR with a floor: ``(batch, sources, estimates)``.
 
@@ -40,7 +45,6 @@ def pairwise_si_sdr_error(
         sources: ``(batch, sources, samples)``.
         active: ``(batch, sources)``, true where a source is a talker.
         mixture: ``(batch, samples)``.
-        best_db: the SI-SDR at which the floor sets in.
     """
     tiny = 1e-12
     energy = sources.square().sum(dim=-1).unsqueeze(2)
@@ -53,7 +57,7 @@ def pairwise_si_sdr_error(
     ratio = torch.where(talking, distortion, estimate_energy) / torch.where(
         talking, target, mixture_energy
     ).clamp_min(tiny)
-    return 10 * torch.log10(ratio + 10 ** (-best_db / 10))
+    return 10 * torch.log10(ratio + torch.where(talking, _TALKER_FLOOR, _SILENCE_FLOOR))
 
 
 def permutation_invariant(pairwise: Tensor) -> Tensor:

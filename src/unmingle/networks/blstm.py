@@ -15,6 +15,8 @@ class BlstmEmbedding(nn.Module):
         hidden_size: units of each direction.
         dimension: K, the dimension of the embedding.
         dropout: share of each BLSTM layer's inputs, the first layer's too, that is dropped in training.
+        residual: add the input of every layer but the first to its output. Ours, not the papers':
+            four layers learn several times faster with it.
     """
 
     lag_frames: int | None = None
@@ -22,18 +24,17 @@ class BlstmEmbedding(nn.Module):
     context_frames: int | None = None
     """None: every output sees the whole utterance."""
 
-    def __init__(self, freqs: int, layers: int, hidden_size: int, dimension: int, dropout: float) -> None:
+    def __init__(
+        self, freqs: int, layers: int, hidden_size: int, dimension: int, dropout: float, residual: bool
+    ) -> None:
         super().__init__()
         self.freqs = freqs
         self.dimension = dimension
-        self.input_dropout = nn.Dropout(dropout)
-        self.lstm = nn.LSTM(
-            freqs,
-            hidden_size,
-            layers,
-            batch_first=True,
-            bidirectional=True,
-            dropout=dropout if layers > 1 else 0.0,
+        self.residual = residual
+        self.dropout = nn.Dropout(dropout)
+        self.layers = nn.ModuleList(
+            nn.LSTM(2 * hidden_size if layer else freqs, hidden_size, batch_first=True, bidirectional=True)
+            for layer in range(layers)
         )
         self.linear = nn.Linear(2 * hidden_size, freqs * dimension)
 
@@ -42,17 +43,22 @@ class BlstmEmbedding(nn.Module):
 
         ``frames`` ``(batch,)`` counts the frames that are not padding, if any are padding.
         """
-        inputs = self.input_dropout(features)
-        if frames is None:
-            hidden, _ = self.lstm(inputs)
-        else:
-            packed = pack_padded_sequence(inputs, frames.cpu(), batch_first=True, enforce_sorted=False)
-            packed_hidden, _ = self.lstm(packed)
-            hidden, _ = pad_packed_sequence(packed_hidden, batch_first=True, total_length=features.shape[1])
+        hidden = features
+        for number, layer in enumerate(self.layers):
+            output = _run(layer, self.dropout(hidden), frames)
+            hidden = hidden + output if self.residual and number > 0 else output
         embedding: Tensor = self.linear(hidden)
         return embedding.reshape(*embedding.shape[:-1], self.freqs, self.dimension)
 
     def multiply_accumulates(self, frames: int) -> int:
         """Multiply-accumulate operations for ``frames`` frames, LSTM included."""
-        weights = sum(p.numel() for name, p in self.lstm.named_parameters() if name.startswith("weight"))
+        weights = sum(p.numel() for name, p in self.layers.named_parameters() if "weight" in name)
         return frames * (weights + self.linear.weight.numel())
+
+
+def _run(layer: nn.Module, inputs: Tensor, frames: Tensor | None) -> Tensor:
+    if frames is None:
+        output: Tensor = layer(inputs)[0]
+        return output
+    packed = pack_padded_sequence(inputs, frames.cpu(), batch_first=True, enforce_sorted=False)
+    return pad_packed_sequence(layer(packed)[0], batch_first=True, total_length=inputs.shape[1])[0]

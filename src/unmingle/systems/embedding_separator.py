@@ -49,6 +49,7 @@ class EmbeddingSeparatorConfig(Config):
     hidden_size: int = Field(300, ge=1, le=8192)
     dimension: int = Field(20, ge=1, le=1024)
     dropout: float = Field(0.0, ge=0.0, lt=1.0)
+    residual: bool = False
     loud_share: float = Field(0.9, gt=0.0, le=1.0)
     anchors: int = Field(6, ge=1, le=16)
     training_formation: FormationName = "anchored"
@@ -67,7 +68,12 @@ class EmbeddingSeparator(System):
         self.sample_rate, self.talkers, self.hop = config.sample_rate, config.talkers, config.hop
         self.frontend = FrontEnd(config.window_length, config.hop, config.window)
         self.network = BlstmEmbedding(
-            self.frontend.stft.freqs, config.layers, config.hidden_size, config.dimension, config.dropout
+            self.frontend.stft.freqs,
+            config.layers,
+            config.hidden_size,
+            config.dimension,
+            config.dropout,
+            config.residual,
         )
         self.training_formation = self._build_formation(config.training_formation)
         # One module if both names agree: anchors are trained and then used.

@@ -1,0 +1,67 @@
+"""Fixtures: a tiny model with random weights, the shipped audio, and a corpus made of it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from unmingle.audio import Samples
+from unmingle.models import ModelFacts, save_system
+from unmingle.systems import EmbeddingSeparatorConfig, System, build_system
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+MIXTURE = EXAMPLES / "two_talkers" / "mix" / "reader_and_commands.flac"
+
+
+def tiny_config(**changes: object) -> EmbeddingSeparatorConfig:
+    """A system small enough to build and run in milliseconds."""
+    values: dict[str, object] = {"layers": 1, "hidden_size": 8, "dimension": 4, "anchors": 4, "hop": 128}
+    return EmbeddingSeparatorConfig.model_validate(values | changes)
+
+
+def tiny_system(**changes: object) -> System:
+    torch.manual_seed(0)
+    return build_system(tiny_config(**changes)).eval()
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model file with random weights: right in form, useless in quality."""
+    path = tmp_path_factory.mktemp("models") / "tiny.safetensors"
+    save_system(tiny_system(), path, ModelFacts())
+    return path
+
+
+@pytest.fixture(scope="session")
+def example_sources() -> Samples:
+    """``(2, samples)`` at 16 kHz, real speech."""
+    folder = EXAMPLES / "two_talkers"
+    return np.stack(
+        [soundfile.read(folder / name / MIXTURE.name, dtype="float32")[0] for name in ("s1", "s2")]
+    )
+
+
+@pytest.fixture(scope="session")
+def example_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A manifest of the shipped speech: two talkers in every split, which is enough to run, not to learn."""
+    manifest = tmp_path_factory.mktemp("corpus") / "speech.csv"
+    rows = ["path,corpus,speaker,gender,split,text"]
+    for path in sorted((EXAMPLES / "speech").rglob("*.flac")):
+        speaker = path.parent.name
+        gender = "F" if speaker == "librivox_reader" else "M"
+        for split in ("train", "valid", "test"):
+            rows.append(f"{os.path.relpath(path, manifest.parent)},examples,{speaker}-{split},{gender},{split},")
+    manifest.write_text("\n".join(rows) + "\n", encoding="utf-8")
+    return manifest
+
+
+@pytest.fixture(autouse=True)
+def _own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is written to the user's cache or the working folder."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)

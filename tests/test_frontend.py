@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from unmingle.frontend import FrontEnd, level, loudest_weights
+
+
+def test_features_are_the_same_for_any_gain() -> None:
+    frontend = FrontEnd(256, 64, "sqrt_hann")
+    mixture = torch.randn(1, 4000)
+    torch.testing.assert_close(frontend(1e-3 * mixture).features, frontend(mixture).features, atol=1e-4, rtol=0)
+
+
+def test_level_grows_with_gain_and_ignores_appended_silence() -> None:
+    magnitude = torch.rand(1, 20, 9)
+    padded = torch.cat([magnitude, torch.zeros(1, 30, 9)], dim=1)
+    torch.testing.assert_close(level(padded), level(magnitude))
+    torch.testing.assert_close(level(7 * magnitude), 7 * level(magnitude))
+
+
+def test_fitted_features_have_mean_zero_and_deviation_one() -> None:
+    frontend = FrontEnd(256, 64, "sqrt_hann")
+    mixtures = torch.randn(8, 4000) * torch.linspace(0.1, 2, 8)[:, None]
+    frontend.fit(mixtures)
+    features = frontend(mixtures).features.flatten(0, 1)
+    torch.testing.assert_close(features.mean(dim=0), torch.zeros(129), atol=1e-4, rtol=0)
+    torch.testing.assert_close(features.std(dim=0), torch.ones(129), atol=1e-4, rtol=0)
+
+
+def test_silence_gives_finite_features() -> None:
+    assert FrontEnd(256, 64, "sqrt_hann")(torch.zeros(1, 1000)).features.isfinite().all()
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 1.0])
+def test_weights_keep_the_loudest_share(share: float) -> None:
+    magnitude = torch.rand(2, 10, 10)
+    weights = loudest_weights(magnitude, share)
+    for values, kept in zip(magnitude, weights, strict=True):
+        ranked = values.flatten().sort(descending=True).values
+        threshold = ranked[round(share * 100) - 1]
+        torch.testing.assert_close(kept, (values >= threshold).float())
+
+
+def test_weights_leave_padding_out_and_do_not_let_it_change_the_rest() -> None:
+    magnitude = torch.rand(1, 10, 10)
+    padded = torch.cat([magnitude, torch.zeros(1, 5, 10)], dim=1)
+    weights = loudest_weights(padded, 0.9, torch.tensor([10]))
+    torch.testing.assert_close(weights[:, :10], loudest_weights(magnitude, 0.9))
+    assert weights[:, 10:].sum() == 0

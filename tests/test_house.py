@@ -1,0 +1,81 @@
+"""The house: each floor imports only floors below it, and the core needs no extra."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import MIXTURE
+
+import unmingle
+
+SOURCE = Path(unmingle.__file__).parent
+FLOORS = [
+    {"errors", "config", "batch"},
+    {"audio", "stft", "masks", "clustering", "metrics", "networks"},
+    {"scoring", "frontend"},
+    {"attractors", "losses", "data"},
+    {"systems"},
+    {"models"},
+    {"training", "separation"},
+    {"evaluation"},
+    {"cli"},
+]
+EXTRAS = ["lightning_fabric", "yaml", "matplotlib", "fast_bss_eval", "pesq", "pystoi", "av"]
+FORBIDDEN = [*EXTRAS, "unmingle.training", "unmingle.evaluation", "unmingle.data"]
+
+
+def _floor(room: str) -> int:
+    return next(number for number, rooms in enumerate(FLOORS) if room in rooms)
+
+
+def _imports(path: Path) -> set[str]:
+    rooms = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("unmingle"):
+            parts = node.module.split(".")
+            rooms |= {parts[1]} if len(parts) > 1 else {alias.name for alias in node.names}
+    return rooms - {"__version__"}
+
+
+@pytest.mark.parametrize("path", sorted(SOURCE.rglob("*.py")), ids=lambda path: str(path.relative_to(SOURCE)))
+def test_each_floor_imports_only_floors_below_it(path: Path) -> None:
+    room = path.relative_to(SOURCE).parts[0].removesuffix(".py")
+    if room == "__init__":
+        return
+    for other in _imports(path) - {room}:
+        assert _floor(other) < _floor(room), f"{path} imports {other}"
+
+
+def _run(code: str, *arguments: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_import_takes_nothing_heavy() -> None:
+    loaded = _run("import sys, unmingle, unmingle.cli.main; print(*sys.modules)").split()
+    assert not {"torch", "numpy", "soundfile", *FORBIDDEN} & set(loaded)
+
+
+def test_separating_a_file_imports_no_extra_and_no_upper_room(tiny_model: Path, tmp_path: Path) -> None:
+    code = f"""
+import sys
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.split('.')[0] in {EXTRAS!r}:
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Missing())
+from unmingle.cli.main import main
+try:
+    main()
+except SystemExit as stop:
+    assert not stop.code, stop.code
+print(*sys.modules)
+"""
+    out = _run(code, "separate", str(MIXTURE), "--model", str(tiny_model), "-o", str(tmp_path / "out"))
+    assert len(list((tmp_path / "out").iterdir())) == 2
+    assert not set(FORBIDDEN) & set(out.split())

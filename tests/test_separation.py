@@ -1,0 +1,227 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from conftest import MIXTURE
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import unmingle
+from unmingle.audio import Samples, resample
+from unmingle.errors import UnmingleError
+from unmingle.separation import Output, load, separate_files
+from unmingle.separation.adding_up import frame_gains, share_residual
+from unmingle.separation.files import distinct_stems, find_inputs
+from unmingle.separation.order import order_of_speaking
+
+
+@pytest.mark.parametrize("rate", [6000, 8000, 16000, 22050, 44100])
+def test_estimates_add_up_to_the_mixture_at_any_rate(tiny_model: Path, example_sources: Samples, rate: int) -> None:
+    mixture = resample(example_sources.sum(axis=0)[:48000], 16000, rate)
+    estimates = load(tiny_model).separate(mixture, rate)
+    assert estimates.shape == (2, len(mixture))
+    np.testing.assert_allclose(estimates.sum(axis=0), mixture, atol=1e-4)
+
+
+def test_level_is_kept_and_the_input_is_untouched(tiny_model: Path, example_sources: Samples) -> None:
+    model = load(tiny_model)
+    mixture = example_sources.sum(axis=0)[:32000]
+    copy = mixture.copy()
+    quiet, loud = model.separate(0.01 * mixture, 16000), model.separate(mixture, 16000)
+    np.testing.assert_allclose(quiet, 0.01 * loud, atol=1e-5)
+    np.testing.assert_array_equal(mixture, copy)
+
+
+def test_torch_in_torch_out_integers_and_batches(tiny_model: Path) -> None:
+    model = load(tiny_model)
+    mixture = (0.1 * np.random.default_rng(0).standard_normal(8000)).astype(np.float32)
+    expected = model.separate(mixture, 8000)
+    as_tensor = model.separate(torch.from_numpy(mixture), 8000)
+    assert isinstance(as_tensor, torch.Tensor)
+    np.testing.assert_array_equal(as_tensor.numpy(), expected)
+    batch = model.separate(np.stack([mixture, 0 * mixture]), 8000)
+    assert batch.shape == (2, 2, 8000)
+    np.testing.assert_array_equal(batch[0], expected)
+    assert not batch[1].any()
+    integers = model.separate(np.round(mixture * 32768).astype(np.int16), 8000)
+    np.testing.assert_allclose(integers, expected, atol=2e-3)
+
+
+@settings(max_examples=30, deadline=None)
+@given(samples=st.integers(1, 3000), rate=st.sampled_from([1000, 8000, 11025, 48000]))
+def test_any_length_works(tiny_model: Path, samples: int, rate: int) -> None:
+    mixture = np.random.default_rng(samples).standard_normal(samples).astype(np.float32)
+    estimates = load(tiny_model).separate(mixture, rate)
+    np.testing.assert_allclose(estimates.sum(axis=0), mixture, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("audio", "rate", "word"),
+    [
+        (np.zeros(0, dtype=np.float32), 8000, "at least one sample"),
+        (np.zeros((2, 2, 2), dtype=np.float32), 8000, "samples"),
+        (np.zeros((8000, 2), dtype=np.float32), 8000, "looks like"),
+        (np.full(100, np.nan, dtype=np.float32), 8000, "NaN"),
+        (np.zeros(100, dtype=np.float32), 100, "100 Hz"),
+        (np.zeros(100, dtype=np.complex64), 8000, "complex64"),
+    ],
+)
+def test_bad_arrays_are_refused(tiny_model: Path, audio: np.ndarray, rate: int, word: str) -> None:
+    with pytest.raises(UnmingleError, match=word):
+        load(tiny_model).separate(audio, rate)
+
+
+@pytest.mark.parametrize("talkers", [0, -1, 5, 40])
+def test_impossible_numbers_of_talkers_are_refused(tiny_model: Path, talkers: int) -> None:
+    with pytest.raises(UnmingleError, match="1 to 4 talkers"):
+        load(tiny_model).separate(np.zeros(100, dtype=np.float32), 8000, talkers)
+
+
+def test_talker_one_speaks_first() -> None:
+    late, early = np.zeros((2, 16000), dtype=np.float32)
+    late[9000:12000], early[2000:6000] = 0.5, 0.1
+    leak = 0.02 * early + late
+    assert order_of_speaking(np.stack([leak, early]), 8000).tolist() == [1, 0]
+    assert order_of_speaking(np.stack([early, leak]), 8000).tolist() == [0, 1]
+    assert order_of_speaking(np.zeros((2, 100), dtype=np.float32), 8000).tolist() == [0, 1]
+
+
+def test_what_lies_above_the_band_goes_to_the_talker_of_that_moment() -> None:
+    generator = np.random.default_rng(0)
+    estimates = np.zeros((2, 8000), dtype=np.float32)
+    estimates[0, :4000], estimates[1, 4000:] = generator.standard_normal((2, 4000))
+    gains, hop = frame_gains(estimates, 8000)
+    np.testing.assert_allclose(gains.sum(axis=0), 1, atol=1e-5)
+    mixture = np.ones(16000, dtype=np.float32)
+    shared = share_residual(mixture, np.zeros((2, 16000), dtype=np.float32), gains, hop / 8000, 16000)
+    assert shared[0, :7000].min() > 0.99
+    assert shared[1, 9000:].min() > 0.99
+    np.testing.assert_allclose(shared.sum(axis=0), mixture, atol=1e-5)
+
+
+def test_outputs_have_the_rate_and_length_of_the_input(tiny_model: Path, tmp_path: Path) -> None:
+    stereo = tmp_path / "ü ber -44.wav"
+    noise = 0.1 * np.random.default_rng(0).standard_normal((44100, 2))
+    soundfile.write(stereo, noise, 44100, subtype="PCM_24")
+    (result,) = separate_files([stereo], load(tiny_model), Output(tmp_path / "out"))
+    assert result.error is None
+    outputs = [soundfile.read(path)[0] for path in result.outputs]
+    assert {soundfile.info(path).samplerate for path in result.outputs} == {44100}
+    np.testing.assert_allclose(sum(outputs), soundfile.read(stereo)[0].mean(axis=1), atol=1e-4)
+
+
+@pytest.mark.parametrize("format", ["flac", "ogg", "mp3"])
+def test_one_common_gain_keeps_other_formats_from_clipping(tiny_model: Path, tmp_path: Path, format: str) -> None:
+    loud = tmp_path / "loud.wav"
+    samples = 4 * np.random.default_rng(0).standard_normal(16000)
+    soundfile.write(loud, samples, 16000, subtype="FLOAT")
+    (result,) = separate_files([loud], load(tiny_model), Output(tmp_path / "out", format=format))
+    assert result.gain_db < -3
+    estimates = [soundfile.read(path)[0] for path in result.outputs]
+    if format == "flac":
+        np.testing.assert_allclose(sum(estimates), samples * 10 ** (result.gain_db / 20), atol=1e-4)
+    (plain,) = separate_files([loud], load(tiny_model), Output(tmp_path / "float"))
+    assert plain.gain_db == 0
+
+
+def test_inputs_of_one_name_never_overwrite_each_other(tiny_model: Path, tmp_path: Path) -> None:
+    paths = [tmp_path / name for name in ("a/x.wav", "b/x.wav", "b/x.flac", "b/X.wav")]
+    for path in paths:
+        path.parent.mkdir(exist_ok=True)
+        soundfile.write(path, np.full(800, 0.1), 8000)
+    results = separate_files(paths, load(tiny_model), Output(tmp_path / "out"))
+    outputs = [output for result in results for output in result.outputs]
+    assert len({output.casefold() for output in outputs}) == 8
+    assert all(Path(output).is_file() for output in outputs)
+
+
+@given(st.lists(st.sampled_from(["a.wav", "a.flac", "a-2.wav", "A.mp3", "b.wav"]), max_size=8))
+def test_stems_are_distinct(names: list[str]) -> None:
+    stems = distinct_stems([Path(name) for name in names])
+    assert len({stem.casefold() for stem in stems}) == len(names)
+
+
+def test_existing_outputs_stay_unless_told_otherwise(tiny_model: Path, tmp_path: Path) -> None:
+    source = tmp_path / "x.wav"
+    soundfile.write(source, np.full(800, 0.1), 8000)
+    output = tmp_path / "out"
+    output.mkdir()
+    (output / "x_talker2.wav").write_text("precious")
+    (refused,) = separate_files([source], load(tiny_model), Output(output))
+    assert refused.error is not None
+    assert "--overwrite" in refused.error
+    assert [path.name for path in output.iterdir()] == ["x_talker2.wav"]
+    assert (output / "x_talker2.wav").read_text() == "precious"
+    (done,) = separate_files([source], load(tiny_model), Output(output, overwrite=True))
+    assert done.error is None
+    assert soundfile.info(output / "x_talker2.wav").frames == 800
+
+
+@pytest.mark.parametrize("name", ["{stem}", "talker{n}", "{stem}_{m}", "{stem", "../{stem}_{n}", "{stem.x}_{n}"])
+def test_bad_name_templates_are_refused(tiny_model: Path, tmp_path: Path, name: str) -> None:
+    soundfile.write(tmp_path / "x.wav", np.full(800, 0.1), 8000)
+    (result,) = separate_files([tmp_path / "x.wav"], load(tiny_model), Output(tmp_path / "out", name=name))
+    assert result.error is not None
+    assert "name" in result.error
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_recording_too_long_for_memory_is_refused(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    soundfile.write(tmp_path / "long.wav", np.zeros(8000 * 60), 8000)
+    monkeypatch.setattr("unmingle.separation.files.available_memory", lambda: 10_000_000)
+    (result,) = separate_files([tmp_path / "long.wav"], load(tiny_model), Output(tmp_path / "out"))
+    assert result.error is not None
+    assert "cut it into pieces" in result.error
+
+
+def test_an_interrupt_leaves_no_file(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import unmingle.separation.files as files
+
+    soundfile.write(tmp_path / "x.wav", np.full(800, 0.1), 8000)
+    written = []
+
+    def write(path: Path, *arguments: object) -> None:
+        if written:
+            raise KeyboardInterrupt
+        path.parent.mkdir()
+        path.write_bytes(b"first talker")
+        written.append(path)
+
+    monkeypatch.setattr(files, "write_audio", write)
+    with pytest.raises(KeyboardInterrupt):
+        separate_files([tmp_path / "x.wav"], load(tiny_model), Output(tmp_path / "out"))
+    assert written
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_folders_and_globs_are_found(tmp_path: Path) -> None:
+    for name in ("a/1.wav", "a/b/2.MP3", "a/.hidden.wav", "a/notes.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    names = [str(path.relative_to(tmp_path)) for path in find_inputs([str(tmp_path / "a")])]
+    assert names == ["a/1.wav", "a/b/2.MP3"]
+    assert find_inputs([str(tmp_path / "a" / "*.wav")]) == [tmp_path / "a" / "1.wav"]
+    (tmp_path / "empty").mkdir()
+    for bad in (tmp_path / "empty", tmp_path / "*.nothing"):
+        with pytest.raises(UnmingleError, match="no audio|No file"):
+            find_inputs([str(bad)])
+
+
+def test_the_shipped_model_separates_the_shipped_mixture(example_sources: Samples) -> None:
+    """The main job, on real audio, with the model in the package."""
+    from unmingle.metrics import si_sdr
+    from unmingle.scoring import best_permutation, pairwise_si_sdr
+
+    separated = unmingle.separate(MIXTURE)
+    assert separated.sample_rate == 16000
+    references = torch.from_numpy(example_sources).unsqueeze(0)
+    score, order = best_permutation(pairwise_si_sdr(torch.from_numpy(separated.estimates).unsqueeze(0), references))
+    start = si_sdr(references.sum(dim=1, keepdim=True), references).mean()
+    assert float(score - start) > 3.0
+    assert order.tolist() == [[0, 1]], "the reader begins, so the reader is talker 1"
