@@ -32,7 +32,7 @@ OUTPUT_FORMATS: dict[str, tuple[str, dict[int, str]]] = {
 """Format to libsndfile's name and, by bits a sample, its subtype; 0 is the default."""
 
 _MP3_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
-_BLOCK = 1 << 14  # small: what a damaged file gives before an error is kept block by block
+_BLOCK = 1 << 12
 
 Samples = NDArray[np.float32]
 
@@ -99,25 +99,33 @@ def _check(path: Path, recording: Recording) -> None:
 
 
 def _read_with_soundfile(path: Path) -> Recording:
-    warning = None
-    blocks = []
     # soundfile hands the name to C: an absolute one cannot be taken for an option or a descriptor.
-    with soundfile.SoundFile(str(path.absolute())) as file:
-        declared = file.frames
-        read = 0
+    name = str(path.absolute())
+    with soundfile.SoundFile(name) as file:
+        rate, channels, declared = file.samplerate, file.channels, file.frames
         try:
-            while read < declared:
-                block = file.read(min(_BLOCK, declared - read), dtype="float32", always_2d=True)
-                if len(block) == 0:
-                    break
-                blocks.append(block)
-                read += len(block)
+            # In one call: soundfile seeks between calls, and in MP3 that loses samples.
+            samples = file.read(dtype="float32", always_2d=True)
         except soundfile.LibsndfileError:
-            pass  # What was decoded so far is used, and the warning below says so.
-        if read < declared < 2**62 or _wav_data_is_cut(path):
-            warning = f"{path.name} ends early; the {read / file.samplerate:.2f} s that are there were used"
-        samples = np.concatenate(blocks).T if blocks else np.zeros((file.channels, 0), dtype=np.float32)
-        return Recording(np.ascontiguousarray(samples), file.samplerate, warning)
+            samples = None
+    if samples is None:
+        samples = _read_until_damage(name, channels)
+    warning = None
+    if len(samples) < declared < 2**62 or _wav_data_is_cut(path):
+        warning = f"{path.name} ends early; the {len(samples) / rate:.2f} s that are there were used"
+    return Recording(np.ascontiguousarray(samples.T), rate, warning)
+
+
+def _read_until_damage(name: str, channels: int) -> Samples:
+    """Samples ``(samples, channels)`` up to where decoding fails."""
+    blocks = [np.zeros((0, channels), dtype=np.float32)]
+    with soundfile.SoundFile(name) as file:
+        try:
+            while len(block := file.read(_BLOCK, dtype="float32", always_2d=True)):
+                blocks.append(block)
+        except soundfile.LibsndfileError:
+            pass
+    return np.concatenate(blocks)
 
 
 def _wav_data_is_cut(path: Path) -> bool:

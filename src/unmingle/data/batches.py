@@ -69,5 +69,7 @@ def iterate(crops: Crops, workers: int = 1) -> Iterator[MixtureBatch]:
         shuffle=False,
         num_workers=workers,
         prefetch_factor=4 if workers else None,
+        # Its own generator: a loader draws from the global one, and a resumed run makes one loader more.
+        generator=torch.Generator(),
     )
     return iter(loader)

@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -85,7 +86,8 @@ def train(
         precision=recipe.precision,
     )
     if options.devices > 1:
-        fabric.launch(cast(Any, _train_process), recipe, folder, options, None)
+        # As a partial: Fabric looks into its other arguments, and refuses frozen ones.
+        fabric.launch(partial(_train_process, recipe=recipe, folder=folder, options=options, on_step=None))
         return folder.load()[1]
     return _train_process(fabric, recipe, folder, options, on_step)
 

@@ -1,0 +1,5 @@
+"""``python -m unmingle`` is the command ``unmingle``."""
+
+from unmingle.cli.main import main
+
+main()
