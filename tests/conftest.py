@@ -55,7 +55,9 @@ def example_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
         speaker = path.parent.name
         gender = "F" if speaker == "librivox_reader" else "M"
         for split in ("train", "valid", "test"):
-            rows.append(f"{os.path.relpath(path, manifest.parent)},examples,{speaker}-{split},{gender},{split},")
+            rows.append(
+                f"{os.path.relpath(path, manifest.parent)},examples,{speaker}-{split},{gender},{split},"
+            )
     manifest.write_text("\n".join(rows) + "\n", encoding="utf-8")
     return manifest
 

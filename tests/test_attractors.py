@@ -59,7 +59,10 @@ def test_logits_follow_equation_10_and_masks_11_and_12(embedding: torch.Tensor) 
     for b in range(B):
         for t in range(T):
             for f in range(F):
-                dots = [float(sum(attractors[b, c, k] * embedding[b, t, f, k] for k in range(K))) for c in range(C)]
+                dots = [
+                    float(sum(attractors[b, c, k] * embedding[b, t, f, k] for k in range(K)))
+                    for c in range(C)
+                ]
                 for c in range(C):
                     assert float(logits[b, c, t, f]) == pytest.approx(dots[c], abs=1e-5)
                     share = math.exp(dots[c]) / sum(math.exp(dot) for dot in dots)

@@ -62,7 +62,10 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
 def _bad_files(folder: Path) -> dict[str, Path]:
     good = folder / "good.wav"
     soundfile.write(good, _sine(16000), 16000)
-    paths = {name: folder / f"{name}.wav" for name in ("text", "empty", "header", "zero", "nan", "infinite", "slow")}
+    paths = {
+        name: folder / f"{name}.wav"
+        for name in ("text", "empty", "header", "zero", "nan", "infinite", "slow")
+    }
     paths["text"].write_text("this is no sound\n" * 100)
     paths["empty"].write_bytes(b"")
     paths["header"].write_bytes(good.read_bytes()[:30])
@@ -133,7 +136,9 @@ def test_m4a_is_read_through_av(tmp_path: Path) -> None:
     recording = read_audio(path)
     assert recording.sample_rate == 16000
     assert recording.samples.shape[1] == pytest.approx(16000, abs=3000)
-    assert np.sqrt(np.mean(recording.samples[0, 4000:12000] ** 2)) == pytest.approx(0.5 / np.sqrt(2), rel=0.05)
+    assert np.sqrt(np.mean(recording.samples[0, 4000:12000] ** 2)) == pytest.approx(
+        0.5 / np.sqrt(2), rel=0.05
+    )
 
 
 def test_channels(tmp_path: Path) -> None:

@@ -29,7 +29,9 @@ def test_points_without_weight_do_not_pull_but_are_labelled() -> None:
     points, _ = _blobs([[0.0, 0.0], [5.0, 0.0]], 50, 0.3)
     outliers = torch.tensor([[500.0, 500.0]])
     weights = torch.cat([torch.ones(100), torch.zeros(1)])
-    labels, centres = kmeans(torch.cat([points, outliers]), weights, 2, generator=torch.Generator().manual_seed(0))
+    labels, centres = kmeans(
+        torch.cat([points, outliers]), weights, 2, generator=torch.Generator().manual_seed(0)
+    )
     assert centres.abs().max() < 10
     assert len(labels) == 101
 

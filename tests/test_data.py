@@ -93,7 +93,7 @@ def test_plans_stay_inside_the_mixture_and_the_utterances(k: int, samples: int) 
     plan = mixer.crop(k, samples)
     for voice in plan.voices:
         for segment in voice.segments:
-            assert 0 <= segment.position
+            assert segment.position >= 0
             assert segment.position + segment.length <= samples
             assert segment.start + segment.length * voice.speed <= Lengths().length(segment.utterance) + 2
 
@@ -120,7 +120,9 @@ def test_any_folder_of_speakers_is_a_corpus_with_disjoint_splits(tmp_path: Path)
         soundfile.write(path, np.zeros(100), 8000)
     utterances = read_corpora([tmp_path / "corpus"])
     assert len(utterances) == 40
-    splits = {split: {u.speaker for u in utterances if u.split == split} for split in ("train", "valid", "test")}
+    splits = {
+        split: {u.speaker for u in utterances if u.split == split} for split in ("train", "valid", "test")
+    }
     assert all(splits.values())
     assert sum(map(len, splits.values())) == 40
     assert read_corpora([tmp_path / "corpus"]) == utterances
@@ -130,7 +132,12 @@ def test_bad_corpora_are_refused(tmp_path: Path) -> None:
     (tmp_path / "no_path.csv").write_text("speaker,split\na,train\n")
     (tmp_path / "binary.csv").write_bytes(b"\xff\xfe\x00\x01" * 20)
     (tmp_path / "empty").mkdir()
-    for name, word in (("no_path.csv", "column"), ("binary.csv", "UTF-8"), ("empty", "neither"), ("none", "exist")):
+    for name, word in (
+        ("no_path.csv", "column"),
+        ("binary.csv", "UTF-8"),
+        ("empty", "neither"),
+        ("none", "exist"),
+    ):
         with pytest.raises(UnmingleError, match=word):
             read_corpora([tmp_path / name])
     with pytest.raises(UnmingleError, match="no split 'dev'"):

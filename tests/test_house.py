@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import MIXTURE
 
 import unmingle
+from conftest import MIXTURE
 
 SOURCE = Path(unmingle.__file__).parent
 FLOORS = [
@@ -51,7 +51,9 @@ def test_each_floor_imports_only_floors_below_it(path: Path) -> None:
 
 
 def _run(code: str, *arguments: str) -> str:
-    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -23,7 +23,9 @@ def test_mask_error_follows_equation_13() -> None:
 def test_pairwise_mask_error_holds_the_plain_one_on_its_diagonal() -> None:
     magnitude, masks, targets = torch.rand(2, 4, 3), torch.rand(2, 3, 4, 3), torch.rand(2, 3, 4, 3)
     pairwise = pairwise_mask_error(magnitude, masks, targets)
-    torch.testing.assert_close(pairwise.diagonal(dim1=1, dim2=2).mean(dim=1), mask_error(magnitude, masks, targets))
+    torch.testing.assert_close(
+        pairwise.diagonal(dim1=1, dim2=2).mean(dim=1), mask_error(magnitude, masks, targets)
+    )
     swapped = pairwise_mask_error(magnitude, masks.flip(1), targets)
     torch.testing.assert_close(swapped, pairwise.flip(2))
 

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import tiny_system
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
+from conftest import tiny_system
 from unmingle.errors import UnmingleError
 from unmingle.models import ModelFacts, load_system, model_card, model_names, read_facts, save_system
 
@@ -76,7 +76,9 @@ def _with_metadata(model: Path, target: Path, **changes: str) -> Path:
         ({"config": json.dumps({"hidden_size": 10**9})}, "understand"),
     ],
 )
-def test_hostile_metadata_is_refused(tiny_model: Path, tmp_path: Path, changes: dict[str, str], word: str) -> None:
+def test_hostile_metadata_is_refused(
+    tiny_model: Path, tmp_path: Path, changes: dict[str, str], word: str
+) -> None:
     with pytest.raises(UnmingleError, match=word):
         load_system(_with_metadata(tiny_model, tmp_path / "hostile.safetensors", **changes))
 

@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_config, tiny_system
 
+from conftest import tiny_config, tiny_system
 from unmingle.audio import Samples
 from unmingle.batch import MixtureBatch
 from unmingle.errors import UnmingleError
@@ -53,7 +53,11 @@ def _batch(sources: Samples) -> MixtureBatch:
 
 VARIANTS = [
     {"training_formation": formation, "formation": evaluation, "mask": mask, "objective": objective}
-    for formation, evaluation in (("anchored", "anchored"), ("oracle", "kmeans"), ("kmeans", "spherical_kmeans"))
+    for formation, evaluation in (
+        ("anchored", "anchored"),
+        ("oracle", "kmeans"),
+        ("kmeans", "spherical_kmeans"),
+    )
     for mask in ("softmax", "sigmoid")
     for objective in ("mask_error", "si_sdr")
 ]
@@ -135,7 +139,9 @@ def test_config_survives_json() -> None:
 
 
 @pytest.mark.parametrize("name", ["ibm", "irm", "wfm"])
-def test_oracles_separate_real_speech_far_better_than_the_mixture(name: str, example_sources: Samples) -> None:
+def test_oracles_separate_real_speech_far_better_than_the_mixture(
+    name: str, example_sources: Samples
+) -> None:
     sources = torch.from_numpy(example_sources).unsqueeze(0)
     estimates = Oracle(name, 16000).separate(sources.sum(dim=1), sources)
     gain = si_sdr(estimates, sources) - si_sdr(sources.sum(dim=1, keepdim=True), sources)
@@ -152,5 +158,8 @@ def test_ideal_attractors_on_ideal_embeddings_recover_the_binary_mask(example_so
     _, _, weight = system.embed(batch.mixture)  # type: ignore[operator]
     formed = system.formation.form(embedding, weight, 2)  # type: ignore[union-attr, operator]
     masks = system.masks(embedding, formed.points)  # type: ignore[operator]
-    agreement = max(float((masks - order).abs().max()) for order in (truth,)), float((masks - truth.flip(1)).abs().max())
+    agreement = (
+        max(float((masks - order).abs().max()) for order in (truth,)),
+        float((masks - truth.flip(1)).abs().max()),
+    )
     assert min(agreement) < 1e-3

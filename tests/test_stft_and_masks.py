@@ -9,7 +9,9 @@ from unmingle.masks import apply_masks, ideal_binary_mask, ideal_ratio_mask, wie
 from unmingle.stft import Stft
 
 
-@pytest.mark.parametrize(("length", "hop", "window"), [(256, 64, "sqrt_hann"), (256, 128, "sqrt_hann"), (256, 64, "hann")])
+@pytest.mark.parametrize(
+    ("length", "hop", "window"), [(256, 64, "sqrt_hann"), (256, 128, "sqrt_hann"), (256, 64, "hann")]
+)
 def test_synthesis_inverts_analysis(length: int, hop: int, window: str) -> None:
     stft = Stft(length, hop, window)  # type: ignore[arg-type]
     audio = torch.randn(2, 3, 1001)
@@ -29,7 +31,9 @@ def test_analysis_is_the_transform_of_windowed_frames() -> None:
     stft = Stft(16, 8)
     audio = torch.randn(1, 64)
     padded = torch.nn.functional.pad(audio[0], (8, 8))
-    window = torch.tensor([(0.5 - 0.5 * torch.cos(torch.tensor(2 * torch.pi * n / 16))) ** 0.5 for n in range(16)])
+    window = torch.tensor(
+        [(0.5 - 0.5 * torch.cos(torch.tensor(2 * torch.pi * n / 16))) ** 0.5 for n in range(16)]
+    )
     expected = torch.stack([torch.fft.rfft(padded[8 * t : 8 * t + 16] * window) for t in range(9)])
     torch.testing.assert_close(stft.analyse(audio)[0], expected)
 

@@ -27,7 +27,9 @@ def _recipe(corpus: Path, steps: int = 6, **changes: object) -> Recipe:
         "name": "tiny",
         "data": [str(corpus)],
         "system": TINY | {"dropout": 0.2},
-        "stages": [{"seconds": 0.5, "steps": steps, "batch_size": 2, "validate_every": 3, "schedule": "decay"}],
+        "stages": [
+            {"seconds": 0.5, "steps": steps, "batch_size": 2, "validate_every": 3, "schedule": "decay"}
+        ],
         "validation": {"count": 2, "seconds": 1.0},
     }
     return Recipe.model_validate(values | changes)
@@ -63,7 +65,17 @@ def test_a_killed_run_goes_on(example_corpus: Path, tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.yaml"
     values = _recipe(example_corpus, steps=2000).model_dump(mode="json")
     recipe.write_text(yaml.safe_dump(values), encoding="utf-8")
-    arguments = [sys.executable, "-m", "unmingle", "train", str(recipe), "-o", str(tmp_path / "run"), "--threads", "1"]
+    arguments = [
+        sys.executable,
+        "-m",
+        "unmingle",
+        "train",
+        str(recipe),
+        "-o",
+        str(tmp_path / "run"),
+        "--threads",
+        "1",
+    ]
     folder = RunFolder(tmp_path / "run")
     with subprocess.Popen(arguments, stderr=subprocess.DEVNULL, start_new_session=True) as process:
         deadline = time.monotonic() + 120
@@ -74,7 +86,9 @@ def test_a_killed_run_goes_on(example_corpus: Path, tmp_path: Path) -> None:
     before = folder.load()[1]
     assert 0 < before.total_steps < 2000
     short = Recipe.model_validate(values).model_copy(
-        update={"stages": [Recipe.model_validate(values).stages[0].model_copy(update={"steps": before.step + 2})]}
+        update={
+            "stages": [Recipe.model_validate(values).stages[0].model_copy(update={"steps": before.step + 2})]
+        }
     )
     after = train(short, tmp_path / "run", Options(workers=0, resume=True))
     assert after.total_steps == before.total_steps + 2
@@ -99,7 +113,9 @@ def test_init_from_begins_with_the_weights_of_a_model(example_corpus: Path, tmp_
         update={"stages": [recipe.stages[0].model_copy(update={"learning_rate": 1e-12, "steps": 1})]}
     )
     train(still, tmp_path / "second", Options(workers=0, init_from=str(model)))
-    first, second = (load_system(path).state_dict() for path in (model, tmp_path / "second" / "last.safetensors"))
+    first, second = (
+        load_system(path).state_dict() for path in (model, tmp_path / "second" / "last.safetensors")
+    )
     for name, value in first.items():
         torch.testing.assert_close(second[name], value, atol=1e-6, rtol=0)
     other = recipe.model_copy(update={"system": recipe.system.model_copy(update={"hidden_size": 9})})
@@ -108,7 +124,14 @@ def test_init_from_begins_with_the_weights_of_a_model(example_corpus: Path, tmp_
 
 
 def test_plateau_halves_the_rate_and_stops_early(example_corpus: Path, tmp_path: Path) -> None:
-    stage = {"seconds": 0.3, "steps": 50, "batch_size": 1, "validate_every": 1, "halve_after": 2, "stop_after": 5}
+    stage = {
+        "seconds": 0.3,
+        "steps": 50,
+        "batch_size": 1,
+        "validate_every": 1,
+        "halve_after": 2,
+        "stop_after": 5,
+    }
     recipe = _recipe(example_corpus, stages=[stage | {"learning_rate": 1e-9}], system=TINY)
     progress = train(recipe, tmp_path / "run", Options(workers=0))
     rates = [float(row["learning_rate"]) for row in csv.DictReader((tmp_path / "run" / "log.csv").open())]
@@ -149,7 +172,9 @@ def test_every_recipe_runs(path: Path, example_corpus: Path, tmp_path: Path) -> 
 
 def test_recipes_inherit(tmp_path: Path) -> None:
     stages = [{"seconds": 1.0, "steps": 5}]
-    (tmp_path / "base.yaml").write_text(yaml.safe_dump({"name": "b", "system": {"layers": 2}, "stages": stages}))
+    (tmp_path / "base.yaml").write_text(
+        yaml.safe_dump({"name": "b", "system": {"layers": 2}, "stages": stages})
+    )
     (tmp_path / "child.yaml").write_text("base: base.yaml\nname: child\nsystem: {hidden_size: 7}\n")
     recipe = read_recipe(tmp_path / "child.yaml")
     assert (recipe.name, recipe.system.layers, recipe.system.hidden_size) == ("child", 2, 7)

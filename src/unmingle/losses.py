@@ -30,9 +30,7 @@ def pairwise_mask_error(magnitude: Tensor, masks: Tensor, targets: Tensor) -> Te
     return (magnitude[:, None, None] * difference).square().mean(dim=(-2, -1))
 
 
-def pairwise_si_sdr_error(
-    estimates: Tensor, sources: Tensor, active: Tensor, mixture: Tensor
-) -> Tensor:
+def pairwise_si_sdr_error(estimates: Tensor, sources: Tensor, active: Tensor, mixture: Tensor) -> Tensor:
     """Error in dB of every pair of waveforms, the negative SI-SDR with a floor: ``(batch, sources, estimates)``.
 
     For a talker: ``10 log10(|a s - e|^2 / |a s|^2 + tau)`` with ``a = <e, s> / <s, s>``. For a source

@@ -69,37 +69,37 @@ def command(
 
 
 def _print_summary(summary: dict[str, Any], target: Path) -> None:
-    from rich.console import Console
-    from rich.table import Table
+    from unmingle.cli.tables import print_table
 
-    console = Console(soft_wrap=True)
-    table = Table("mixtures", "count", "metric", "mean", "improvement", "95 % interval", "median", box=None)
-    _add_rows(table, "all", summary)
+    rows = _rows("all", summary)
     for groups in summary["groups"].values():
         for value, group in groups.items():
-            _add_rows(table, value, group, only="si_sdr")
-    console.print(table)
+            rows += _rows(value, group, only="si_sdr")
+    print_table(("mixtures", "count", "metric", "mean", "improvement", "95 % interval", "median"), rows)
     worse = summary["made_worse"]
-    console.print(
+    print(
         f"made worse: {worse['mixtures']:.1%} of mixtures, {worse['talkers']:.1%} of talkers; "
-        f"real-time factor {summary['real_time_factor']:.3f} with {summary['threads']} threads",
-        highlight=False,
+        f"real-time factor {summary['real_time_factor']:.3f} with {summary['threads']} threads"
     )
-    console.print(f"{target}/scores.csv  {target}/summary.json", markup=False, highlight=False)
+    print(f"{target}/scores.csv  {target}/summary.json")
 
 
-def _add_rows(table: Any, name: str, group: dict[str, Any], only: str | None = None) -> None:
+def _rows(name: str, group: dict[str, Any], only: str | None = None) -> list[tuple[str, ...]]:
+    rows: list[tuple[str, ...]] = []
     for metric, label in LABELS.items():
         if metric not in group["metrics"] or (only and metric != only):
             continue
         value, gain = group["metrics"][metric], group["metrics"][f"{metric}_improvement"]
         places = 3 if metric == "stoi" else 2
-        table.add_row(
-            name,
-            str(group["mixtures"]),
-            label,
-            f"{value['mean']:.{places}f}",
-            f"{gain['mean']:+.{places}f}",
-            f"{gain['low_95']:+.{places}f} .. {gain['high_95']:+.{places}f}",
-            f"{gain['median']:+.{places}f}",
+        rows.append(
+            (
+                name,
+                str(group["mixtures"]),
+                label,
+                f"{value['mean']:.{places}f}",
+                f"{gain['mean']:+.{places}f}",
+                f"{gain['low_95']:+.{places}f} .. {gain['high_95']:+.{places}f}",
+                f"{gain['median']:+.{places}f}",
+            )
         )
+    return rows

@@ -93,16 +93,14 @@ def command(
 
 
 def _print_table(results: list[FileResult], model_rate: int) -> None:
-    from rich.console import Console
     from rich.markup import escape
-    from rich.table import Table
+
+    from unmingle.cli.tables import print_table
 
     done = [result for result in results if not result.error]
     if not done:
         return
-    table = Table(
-        "input", "talker", "output", "seconds", "times real time", "notes", box=None, pad_edge=False
-    )
+    rows = []
     for result in done:
         notes = list(result.warnings)
         if result.gain_db:
@@ -111,12 +109,14 @@ def _print_table(results: list[FileResult], model_rate: int) -> None:
             notes.append(f"above {model_rate / 2000:g} kHz shared by frame gains")
         for number, path in enumerate(result.outputs, start=1):
             first = number == 1
-            table.add_row(
-                escape(result.input) if first else "",
-                str(number),
-                escape(path),
-                f"{result.seconds:.1f}" if first else "",
-                f"{1 / result.real_time_factor:.0f}" if first else "",
-                escape("; ".join(notes)) if first else "",
+            rows.append(
+                (
+                    escape(result.input) if first else "",
+                    str(number),
+                    escape(path),
+                    f"{result.seconds:.1f}" if first else "",
+                    f"{1 / result.real_time_factor:.0f}" if first else "",
+                    escape("; ".join(notes)) if first else "",
+                )
             )
-    Console(soft_wrap=True).print(table)
+    print_table(("input", "talker", "output", "seconds", "x real time", "notes"), rows)

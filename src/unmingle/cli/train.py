@@ -67,24 +67,32 @@ def command(
     options = Options(
         resume=resume, init_from=init_from, minutes=minutes, threads=threads, devices=devices, device=device
     )
-    with Progress(TextColumn("{task.description}"), BarColumn(), console=Console(stderr=True)) as progress:
+    console = Console(stderr=True)
+    with Progress(
+        TextColumn("{task.description}"), BarColumn(), console=console, disable=not console.is_terminal
+    ) as progress:
         task = progress.add_task("starting", total=None)
+        told: float | None = None
 
         def show(report: Report) -> None:
-            score = "" if report.score is None else f"  validation {report.score:+.2f} dB"
-            progress.update(
-                task,
-                description=(
-                    f"stage {report.progress.stage + 1}/{report.stages}  step {report.progress.step}/"
-                    f"{report.stage.steps}  loss {report.loss:.3f}{score}  {report.speed:.0f} audio s/s  "
-                    f"{report.seconds_left / 60:.0f} min left"
-                ),
-                completed=report.progress.step,
-                total=report.stage.steps,
-            )
+            nonlocal told
+            line = _describe(report)
+            progress.update(task, description=line, completed=report.progress.step, total=report.stage.steps)
+            # Into a file goes one line a validation instead of a bar.
+            if not console.is_terminal and report.score != told:
+                told = report.score
+                print(line, flush=True)
 
         progress_made = train(plan, run, options, show)
     print(
         f"{run}: {progress_made.total_steps} steps, {progress_made.audio_seconds / 3600:.2f} hours of mixtures, "
         f"best validation SI-SDR improvement {progress_made.best:.2f} dB"
+    )
+
+
+def _describe(report: Report) -> str:
+    score = "" if report.score is None else f"  validation {report.score:+.2f} dB"
+    return (
+        f"stage {report.progress.stage + 1}/{report.stages}  step {report.progress.step}/{report.stage.steps}"
+        f"  loss {report.loss:.3f}{score}  {report.speed:.0f} audio s/s  {report.seconds_left / 60:.0f} min left"
     )

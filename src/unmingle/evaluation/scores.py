@@ -97,7 +97,7 @@ def _bss_eval_sdr(references: Samples, estimates: Samples) -> list[float]:
 def _pesq(reference: Samples, estimate: Samples, sample_rate: int) -> float:
     import pesq
 
-    if sample_rate not in (8000, 16000):
+    if sample_rate not in (8000, 16000) or not reference.any() or not estimate.any():
         return math.nan
     try:
         return float(pesq.pesq(sample_rate, reference, estimate, "wb" if sample_rate == 16000 else "nb"))

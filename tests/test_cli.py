@@ -1,0 +1,213 @@
+"""The commands as a user types them, in a process of their own or in this one."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from conftest import EXAMPLES, MIXTURE
+from unmingle.cli.main import main
+
+
+class Result:
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code, self.out, self.err = code, out, err
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):  # type: ignore[no-untyped-def]
+    """Run a command in this process: torch is imported once, not for every test."""
+
+    def call(*arguments: object) -> Result:
+        monkeypatch.setattr(sys, "argv", ["unmingle", *map(str, arguments)])
+        try:
+            main()
+            code = 0
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        captured = capsys.readouterr()
+        return Result(code, captured.out, captured.err)
+
+    return call
+
+
+def _refused(result: Result, word: str) -> None:
+    assert result.code == 2, result.err
+    assert word in result.err
+    assert "Traceback" not in result.err
+    assert len(result.err.strip().splitlines()) == 1
+
+
+def test_separate_as_a_program_of_its_own(tiny_model: Path, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "unmingle", "separate", str(MIXTURE), "--model", str(tiny_model), "-o", "out"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    paths = sorted((tmp_path / "out").iterdir())
+    assert [path.name for path in paths] == [f"reader_and_commands_talker{n}.wav" for n in (1, 2)]
+    estimates = [soundfile.read(path)[0] for path in paths]
+    np.testing.assert_allclose(sum(estimates), soundfile.read(MIXTURE)[0], atol=1e-4)
+    assert "reader_and_commands_talker1.wav" in done.stdout
+    assert done.stderr == ""
+
+
+def test_json_is_only_json(run, tiny_model: Path) -> None:  # type: ignore[no-untyped-def]
+    result = run("separate", MIXTURE, "--model", tiny_model, "--json", "--threads", 1)
+    (entry,) = json.loads(result.out)["files"]
+    assert len(entry["outputs"]) == 2
+    assert entry["seconds"] == pytest.approx(7.1, abs=0.05)
+    assert entry["real_time_factor"] > 0
+
+
+def test_good_files_are_done_and_the_code_tells_of_the_bad_ones(
+    run, tiny_model: Path, tmp_path: Path
+) -> None:  # type: ignore[no-untyped-def]
+    (tmp_path / "text.wav").write_text("no sound")
+    result = run("separate", tmp_path / "text.wav", MIXTURE, tmp_path / "none.wav", "--model", tiny_model)
+    assert result.code == 2
+    assert len(list((tmp_path / "separated").iterdir())) == 2
+    lines = result.err.strip().splitlines()
+    assert len(lines) == 3
+    assert "text.wav" in lines[0]
+    assert "none.wav" in lines[1]
+    assert "2 of 3 files" in lines[2]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (["missing.wav"], "does not exist"),
+        (["*.nothing"], "No file matches"),
+        (["empty"], "no audio"),
+        (["text.wav"], "cannot be read as audio"),
+        ([str(MIXTURE), "--talkers", "0"], "1 to 4 talkers"),
+        ([str(MIXTURE), "--talkers", "40"], "1 to 4 talkers"),
+        ([str(MIXTURE), "--channel", "right"], "no channel right"),
+        ([str(MIXTURE), "--channel", "centre"], "no channel 'centre'"),
+        ([str(MIXTURE), "--format", "aiff"], "Cannot write 'aiff'"),
+        ([str(MIXTURE), "--format", "flac", "--bits", "32"], "32 bits"),
+        ([str(MIXTURE), "--threads", "0"], "--threads"),
+        ([str(MIXTURE), "--device", "toaster"], "toaster"),
+        ([str(MIXTURE), "--name", "{stem}"], "needs {stem} and {n}"),
+        ([str(MIXTURE), "-o", "text.wav"], "cannot be written"),
+    ],
+)
+def test_every_mistake_is_one_sentence_and_leaves_nothing(  # type: ignore[no-untyped-def]
+    run, tiny_model: Path, tmp_path: Path, arguments: list[str], word: str
+) -> None:
+    (tmp_path / "text.wav").write_text("no sound")
+    (tmp_path / "empty").mkdir()
+    _refused(run("separate", *arguments, "--model", tiny_model), word)
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name != "cache") == ["empty", "text.wav"]
+
+
+def test_unknown_and_damaged_models_are_refused(run, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    (tmp_path / "damaged.safetensors").write_bytes(b"\xff" * 100)
+    _refused(run("separate", MIXTURE, "--model", "nonsense"), "no model 'nonsense'")
+    _refused(run("separate", MIXTURE, "--model", tmp_path / "damaged.safetensors"), "damaged")
+    _refused(run("models", "show", "nonsense"), "no model 'nonsense'")
+
+
+def _write(path: Path, samples: np.ndarray, rate: int = 16000, **how: str) -> Path:
+    soundfile.write(path, samples, rate, **how)
+    return path
+
+
+def test_unusual_files_are_no_errors(run, tiny_model: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    noise = 0.1 * np.random.default_rng(0).standard_normal((8000, 30))
+    paths = [
+        _write(tmp_path / "silence.wav", np.zeros(8000)),
+        _write(tmp_path / "thirty channels.wav", noise),
+        _write(tmp_path / "short.wav", noise[:800, 0]),
+        _write(tmp_path / "eight.wav", noise[:, 0], subtype="PCM_U8"),
+        _write(tmp_path / "double.wav", noise[:, 0], subtype="DOUBLE"),
+        _write(tmp_path / "naïve – übung.flac", noise[:, 0]),
+        _write(tmp_path / "-dash.wav", noise[:, 0]),
+    ]
+    whole = paths[3].read_bytes()
+    (tmp_path / "cut.wav").write_bytes(whole[: len(whole) // 2])
+    names = [path.name for path in paths] + ["cut.wav"]
+    result = run("separate", "--model", tiny_model, "--json", "--channel", "mix", "-o", "out", "--", *names)
+    assert result.code == 0, result.err
+    files = {entry["input"]: entry for entry in json.loads(result.out)["files"]}
+    assert "ends early" in files["cut.wav"]["warnings"][0]
+    for path in paths:
+        outputs = [soundfile.read(output)[0] for output in files[path.name]["outputs"]]
+        mixture = soundfile.read(path, always_2d=True)[0].mean(axis=1)
+        np.testing.assert_allclose(sum(outputs), mixture, atol=1e-4)
+    assert not any(soundfile.read(output)[0].any() for output in files["silence.wav"]["outputs"])
+
+
+def test_mix_then_evaluate(run, example_corpus: Path, tiny_model: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    made = run(
+        "mix", example_corpus, "-o", "test", "--count", 2, "--seed", 1, "--split", "test", "--snr", 0, 5
+    )
+    assert made.code == 0, made.err
+    assert sorted(path.name for path in (tmp_path / "test").iterdir()) == [
+        "mix",
+        "mixtures.csv",
+        "recipe.json",
+        "s1",
+        "s2",
+    ]
+    scored = run("evaluate", "test", "--model", tiny_model, "-o", "scores", "--json")
+    assert scored.code == 0, scored.err
+    assert json.loads(scored.out)["mixing"]["seed"] == 1
+    table = run("evaluate", "test", "--oracle", "ibm", "-o", "oracle")
+    assert "SI-SDR (dB)" in table.out
+    assert "different" in table.out
+    _refused(run("mix", example_corpus, "-o", "test"), "already")
+    _refused(run("mix", example_corpus, "-o", "more", "--mode", "middle"), "no mode")
+    _refused(run("mix", example_corpus, "-o", "more", "--count", 0), "count")
+    _refused(run("mix", tmp_path / "none", "-o", "more"), "does not exist")
+    _refused(run("evaluate", "test", "--mixture", "--oracle", "ibm"), "exclude each other")
+    _refused(run("evaluate", "nowhere"), "does not exist")
+
+
+def test_train_from_the_command_line(run, example_corpus: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    recipe = tmp_path / "tiny.yaml"
+    recipe.write_text("name: tiny\nsystem: {layers: 1, hidden_size: 8}\nstages: [{seconds: 1, steps: 9}]\n")
+    done = run("train", recipe, "--data", example_corpus, "--smoke")
+    assert done.code == 0, done.err
+    assert (tmp_path / "runs" / "tiny" / "best.safetensors").is_file()
+    _refused(run("train", recipe), "--data")
+    _refused(run("train", tmp_path / "none.yaml", "--data", example_corpus), "does not exist")
+    _refused(run("train", recipe, "--data", tmp_path / "none", "-o", "other"), "does not exist")
+
+
+def test_help_and_version(run) -> None:  # type: ignore[no-untyped-def]
+    assert "unmingle separate meeting.wav" in run("--help").out
+    for command in ("separate", "models", "mix", "evaluate", "train"):
+        page = run(command, "--help")
+        assert page.code == 0
+        assert "Usage" in page.out
+    assert run("--version").out.startswith("unmingle 0")
+
+
+def test_models_are_listed_with_their_cards(run) -> None:  # type: ignore[no-untyped-def]
+    listed = json.loads(run("models", "--json").out)
+    assert listed
+    for model in listed:
+        assert {
+            "name",
+            "task",
+            "rate",
+            "talkers",
+            "parameters",
+            "arithmetic",
+            "data",
+            "score",
+            "licence",
+        } <= set(model)
+        assert model["name"] in run("models", "show", model["name"]).out
+    assert listed[0]["name"] in run("models").out
+
+
+def test_examples_folder_scores_as_it_is(run) -> None:  # type: ignore[no-untyped-def]
+    assert run("evaluate", EXAMPLES / "two_talkers", "--mixture", "-o", "scores").code == 0

@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from conftest import EXAMPLES
+from unmingle.audio import Samples
+from unmingle.errors import UnmingleError
+from unmingle.evaluation.evaluate import (
+    Candidate,
+    evaluate_folder,
+    mixture_candidate,
+    model_candidate,
+    oracle_candidate,
+)
+from unmingle.evaluation.scores import score_mixture
+from unmingle.evaluation.summary import MixtureScores, bootstrap_interval, summarize
+
+FOLDER = EXAMPLES / "two_talkers"
+
+
+def test_scores_agree_with_the_field_s_packages(example_sources: Samples) -> None:
+    mir_eval = pytest.importorskip("mir_eval", reason="mir_eval is not installed")
+    generator = np.random.default_rng(0)
+    references = example_sources[:, 16000:48000]
+    estimates = references + 0.02 * generator.standard_normal(references.shape).astype(np.float32)
+    scores = score_mixture(references.sum(axis=0), references, estimates[::-1], 16000, ["si_sdr", "sdr"])
+    sdr, _, _, _ = mir_eval.separation.bss_eval_sources(references, estimates, compute_permutation=False)
+    np.testing.assert_allclose(scores["sdr"], sdr, atol=1e-3)
+    for estimate, reference, value in zip(estimates, references, scores["si_sdr"], strict=True):
+        estimate, reference = estimate - estimate.mean(), reference - reference.mean()
+        target = (estimate @ reference) / (reference @ reference) * reference
+        expected = 10 * np.log10((target @ target) / ((estimate - target) @ (estimate - target)))
+        assert value == pytest.approx(expected, abs=1e-3)
+
+
+def test_the_mixture_improves_nothing_and_the_references_are_perfect(example_sources: Samples) -> None:
+    mixture = example_sources.sum(axis=0)
+    unchanged = score_mixture(
+        mixture, example_sources, np.stack([mixture, mixture]), 16000, ["si_sdr", "sdr", "stoi"]
+    )
+    for metric in ("si_sdr", "sdr", "stoi"):
+        np.testing.assert_allclose(unchanged[f"{metric}_improvement"], 0, atol=1e-6)
+    perfect = score_mixture(
+        mixture, example_sources, example_sources[::-1], 16000, ["si_sdr", "pesq", "stoi"]
+    )
+    assert min(perfect["si_sdr"]) > 90  # type: ignore[type-var]
+    assert min(perfect["pesq"]) > 4.5  # type: ignore[type-var]
+    assert min(perfect["stoi"]) > 0.999  # type: ignore[type-var]
+
+
+def test_silence_gives_empty_cells_not_numbers(example_sources: Samples) -> None:
+    references = np.stack([example_sources[0], 0 * example_sources[0]])
+    scores = score_mixture(references[0], references, references, 16000, ["si_sdr", "sdr", "pesq", "stoi"])
+    for metric in ("si_sdr", "sdr", "pesq", "stoi"):
+        assert scores[metric][0] is not None
+        assert scores[metric][1] is None
+        assert scores[f"{metric}_improvement"][1] is None
+    silent_estimate = score_mixture(
+        example_sources.sum(axis=0),
+        example_sources,
+        0 * example_sources,
+        16000,
+        ["si_sdr", "sdr", "pesq", "stoi"],
+    )
+    assert silent_estimate["si_sdr"] == [-100.0, -100.0]
+    assert all(value is None or np.isfinite(value) for values in silent_estimate.values() for value in values)
+
+
+def test_summary_counts_what_got_worse_and_splits_by_group() -> None:
+    gains = [(3.0, 1.0), (-2.0, 1.0), (5.0, None), (2.0, 2.0)]
+    scores = [
+        MixtureScores(
+            str(k),
+            1.0,
+            {"genders": "same" if k < 2 else "different"},
+            {"si_sdr": list(pair), "si_sdr_improvement": list(pair)},
+        )
+        for k, pair in enumerate(gains)
+    ]
+    summary = summarize(scores)
+    assert summary["metrics"]["si_sdr_improvement"]["mean"] == pytest.approx((2.0 - 0.5 + 2.0) / 3)
+    assert summary["metrics"]["si_sdr_improvement"]["count"] == 3
+    assert summary["made_worse"]["mixtures"] == pytest.approx(1 / 3)
+    assert summary["made_worse"]["talkers"] == pytest.approx(1 / 7)
+    assert summary["groups"]["genders"]["same"]["metrics"]["si_sdr"]["mean"] == pytest.approx(0.75)
+
+
+def test_bootstrap_interval_covers_the_mean_as_the_normal_theory_says() -> None:
+    values = np.random.default_rng(1).normal(5.0, 2.0, 400)
+    low, high = bootstrap_interval(values.tolist())
+    assert low == pytest.approx(values.mean() - 1.96 * values.std() / 20, abs=0.05)
+    assert high == pytest.approx(values.mean() + 1.96 * values.std() / 20, abs=0.05)
+
+
+def test_oracle_scores_are_written_with_what_made_them(tmp_path: Path) -> None:
+    summary = evaluate_folder(FOLDER, oracle_candidate("wfm"), tmp_path / "out")
+    assert summary == json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["metrics"]["si_sdr_improvement"]["mean"] > 10
+    assert {"list_sha256", "date", "version", "definitions", "real_time_factor", "threads"} <= set(summary)
+    (row,) = csv.DictReader((tmp_path / "out" / "scores.csv").open())
+    assert float(row["si_sdr_improvement"]) == pytest.approx(
+        summary["metrics"]["si_sdr_improvement"]["mean"], abs=1e-3
+    )
+
+
+def test_a_model_is_scored_raw_and_at_the_rate_of_the_references(tiny_model: Path, tmp_path: Path) -> None:
+    summary = evaluate_folder(FOLDER, model_candidate(tiny_model), tmp_path / "out")
+    assert summary["mixtures"] == 1
+    assert summary["rate"] == 8000
+    assert len(summary["sha256"]) == 12
+
+
+def test_the_order_of_estimates_does_not_matter(tmp_path: Path) -> None:
+    def swapped(mixture: Samples, sources: Samples, rate: int) -> Samples:
+        return sources[::-1] + 0.1 * mixture
+
+    def straight(mixture: Samples, sources: Samples, rate: int) -> Samples:
+        return sources + 0.1 * mixture
+
+    results = [
+        evaluate_folder(FOLDER, Candidate(each.__name__, each, {}), tmp_path / each.__name__)["metrics"]
+        for each in (swapped, straight)
+    ]
+    assert results[0]["si_sdr"]["mean"] == pytest.approx(results[1]["si_sdr"]["mean"])
+
+
+def test_mixture_candidate_improves_by_zero(tmp_path: Path) -> None:
+    metrics = evaluate_folder(FOLDER, mixture_candidate(), tmp_path / "out")["metrics"]
+    assert metrics["si_sdr_improvement"]["mean"] == pytest.approx(0)
+    assert metrics["sdr_improvement"]["mean"] == pytest.approx(0)
+
+
+def test_impossible_requests_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UnmingleError, match="no oracle"):
+        oracle_candidate("psychic")
+    for name in ("mix", "s1"):
+        (tmp_path / name).mkdir()
+        soundfile.write(tmp_path / name / "a.wav", np.zeros(100), 8000)
+    with pytest.raises(UnmingleError, match="at least two"):
+        evaluate_folder(tmp_path, oracle_candidate("ibm"), tmp_path / "out")
