@@ -17,9 +17,10 @@ test: .venv/test
 scores: .venv/test
 	$(BIN)/python benchmarks/separation_scores.py $(DATA)
 
-# Speed, memory and start-up of the shipped model on this machine.
-speed: .venv/core
+# Speed, memory and start-up of the shipped model, and speed of training, on this machine.
+speed: .venv/test
 	$(BIN)/python benchmarks/separation_speed.py
+	$(BIN)/python benchmarks/training_speed.py
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv

@@ -99,13 +99,13 @@ def _train_process(
     options: Options,
     on_step: Callable[[Report], None] | None,
 ) -> Progress:
-    _keep_freed_memory()
+    keep_freed_memory()
     if options.threads:
         torch.set_num_threads(max(1, options.threads // options.devices))
     return _Loop(fabric, recipe, folder, options, on_step).run()
 
 
-def _keep_freed_memory() -> None:
+def keep_freed_memory() -> None:
     """Tell glibc to keep large freed blocks: handing them back costs a third of a step in page faults."""
     try:
         libc = ctypes.CDLL("libc.so.6")
