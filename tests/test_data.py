@@ -173,7 +173,7 @@ def test_a_written_folder_is_read_back_and_repeats_byte_by_byte(
         assert item.gender_pair == "different"
         if mode == "min":
             assert (np.abs(sources[:, -2000:]).max(axis=1) > 0).all()
-    rows = list(csv.DictReader((tmp_path / "one" / "mixtures.csv").open()))
+    rows = list(csv.DictReader((tmp_path / "one" / "mixtures.csv").read_text(encoding="utf-8").splitlines()))
     assert [row["name"] for row in rows] == [item.name for item in items]
     assert all(0 <= float(row["snr_db"]) <= 5 for row in rows)
     with pytest.raises(UnmingleError, match="already"):

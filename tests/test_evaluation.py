@@ -103,7 +103,7 @@ def test_oracle_scores_are_written_with_what_made_them(tmp_path: Path) -> None:
     assert summary == json.loads((tmp_path / "out" / "summary.json").read_text())
     assert summary["metrics"]["si_sdr_improvement"]["mean"] > 10
     assert {"list_sha256", "date", "version", "definitions", "real_time_factor", "threads"} <= set(summary)
-    (row,) = csv.DictReader((tmp_path / "out" / "scores.csv").open())
+    (row,) = csv.DictReader((tmp_path / "out" / "scores.csv").read_text(encoding="utf-8").splitlines())
     assert float(row["si_sdr_improvement"]) == pytest.approx(
         summary["metrics"]["si_sdr_improvement"]["mean"], abs=1e-3
     )

@@ -59,7 +59,11 @@ def command(
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("mixing", total=count)
+        decoding = progress.add_task("decoding", total=None)
         write_mixture_folder(
-            output, config, on_progress=lambda done, total: progress.update(task, completed=done, total=total)
+            output,
+            config,
+            on_progress=lambda done, total: progress.update(task, completed=done, total=total),
+            on_decoded=lambda done, total: progress.update(decoding, completed=done, total=total),
         )
     print(f"{count} mixtures of {talkers} talkers at {rate} Hz: {output}")

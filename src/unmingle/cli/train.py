@@ -83,7 +83,10 @@ def command(
                 told = report.score
                 print(line, flush=True)
 
-        progress_made = train(plan, run, options, show)
+        def show_decoding(done: int, total: int) -> None:
+            progress.update(task, description=f"decoding {done}/{total} files", completed=done, total=total)
+
+        progress_made = train(plan, run, options, show, show_decoding)
     print(
         f"{run}: {progress_made.total_steps} steps, {progress_made.audio_seconds / 3600:.2f} hours of mixtures, "
         f"best validation SI-SDR improvement {progress_made.best:.2f} dB"

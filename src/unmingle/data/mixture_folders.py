@@ -63,6 +63,7 @@ def write_mixture_folder(
     config: MixtureFolderConfig,
     cache: Path | None = None,
     on_progress: Callable[[int, int], None] | None = None,
+    on_decoded: Callable[[int, int], None] | None = None,
 ) -> None:
     """Draw, mix and write ``config.count`` mixtures; ``mixtures.csv`` comes last, when all is there.
 
@@ -75,7 +76,7 @@ def write_mixture_folder(
         raise UnmingleError(f"{folder} holds mixtures already; name another folder.")
     utterances = read_corpora(config.corpora, config.split)
     mixing = MixingConfig(talkers=config.talkers, snr=config.snr)
-    speech = decode(utterances, config.sample_rate, cache)
+    speech = decode(utterances, config.sample_rate, cache, on_decoded)
     mixer = Mixer(utterances, speech, config.sample_rate, mixing, config.seed)
     rows = []
     for index in range(config.count):

@@ -133,6 +133,8 @@ def _separate_file(
     check_format(output.format, recording.sample_rate, output.bits)
     if recording.warning:
         result.warnings.append(recording.warning)
+    if len(targets) > 1 and len(targets) != separator.talkers:
+        result.warnings.append(f"the model was trained for {separator.talkers} talkers")
     mixture = pick_channel(recording.samples, channel)
     result.seconds = len(mixture) / recording.sample_rate
     result.sample_rate = recording.sample_rate

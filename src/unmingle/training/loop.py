@@ -61,7 +61,11 @@ class Report:
 
 
 def train(
-    recipe: Recipe, run: Path, options: Options, on_step: Callable[[Report], None] | None = None
+    recipe: Recipe,
+    run: Path,
+    options: Options,
+    on_step: Callable[[Report], None] | None = None,
+    on_decoded: Callable[[int, int], None] | None = None,
 ) -> Progress:
     """Train a system as ``recipe`` says, in the folder ``run``.
 
@@ -77,7 +81,7 @@ def train(
     if options.resume and not folder.checkpoint.exists():
         raise UnmingleError(f"{run} has no checkpoint to resume; start it without --resume.")
     for split in ("train", "valid"):  # Decode once, before processes multiply.
-        decode(read_corpora(recipe.data, split), recipe.system.sample_rate, options.cache)
+        decode(read_corpora(recipe.data, split), recipe.system.sample_rate, options.cache, on_decoded)
     folder.create(recipe)
     fabric = Fabric(
         accelerator="cuda" if options.device == "cuda" else "cpu",
@@ -192,9 +196,10 @@ class _Loop:
         return self.progress
 
     def _batches(self, stage: Stage) -> Iterator[MixtureBatch]:
-        # Stages draw different mixtures: every stage counts on from where the last may have ended.
+        # Every stage draws mixtures of its own.
+        self.mixer.seed = self.recipe.seed + 1_000_003 * self.progress.stage
         crops = Crops(
-            self.mixer_of_stage(),
+            self.mixer,
             stage.seconds,
             stage.batch_size,
             first_batch=self.progress.step,
@@ -203,11 +208,6 @@ class _Loop:
             world_size=self.fabric.world_size,
         )
         return iterate(crops, self.options.workers)
-
-    def mixer_of_stage(self) -> Mixer:
-        """The training mixer with the stage's number in the seed."""
-        self.mixer.seed = self.recipe.seed + 1_000_003 * self.progress.stage
-        return self.mixer
 
     def _run_stage(self, stage: Stage) -> None:
         losses: list[float] = []

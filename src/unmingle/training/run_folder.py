@@ -99,7 +99,7 @@ class RunFolder:
             writer = csv.writer(file)
             if is_new:
                 writer.writerow([field.name for field in fields(LogRow)])
-            writer.writerow([round(v, 6) if isinstance(v, float) else v for v in asdict(row).values()])
+            writer.writerow([f"{v:.6g}" if isinstance(v, float) else v for v in asdict(row).values()])
 
     def draw_curve(self) -> None:
         """Picture of loss and validation score over the hours of audio seen."""
