@@ -16,14 +16,13 @@ import torch
 from lightning_fabric import Fabric
 
 from unmingle.batch import MixtureBatch
-from unmingle.data.batches import Crops, as_batch, iterate
+from unmingle.data.batches import Crops, iterate
 from unmingle.data.cache import decode
 from unmingle.data.corpora import read_corpora
-from unmingle.data.mixing import Mixer
 from unmingle.errors import UnmingleError
 from unmingle.models import load_system, save_system
-from unmingle.scoring import best_permutation, pairwise_si_sdr
 from unmingle.systems import System, build_system
+from unmingle.training.mixtures import Validation, training_mixer
 from unmingle.training.recipe import Recipe, Stage
 from unmingle.training.run_folder import LogRow, Progress, RunFolder
 
@@ -131,8 +130,8 @@ class _Loop:
         self.fabric, self.recipe, self.folder, self.options = fabric, recipe, folder, options
         self.on_step = on_step
         fabric.seed_everything(recipe.seed + fabric.global_rank, verbose=False)
-        self.mixer = self._mixer("train")
-        self.validation = self._validation_batches()
+        self.mixer = training_mixer(recipe, options.cache)
+        self.validation = Validation(recipe, options.cache, fabric.global_rank, fabric.world_size)
         self.system = self._fresh_system()
         self.progress = Progress()
         self.score: float | None = None
@@ -142,26 +141,6 @@ class _Loop:
         if options.resume:
             self._restore()
         self.stopped = False
-
-    def _mixer(self, split: str) -> Mixer:
-        utterances = read_corpora(self.recipe.data, split)
-        rate = self.recipe.system.sample_rate
-        mixing, seed = self.recipe.mixing, self.recipe.seed
-        if split == "valid":
-            mixing = mixing.model_copy(update={"speed": (1.0, 1.0), "partial_overlap": 0.0, "lone": 0.0})
-            seed = self.recipe.validation.seed
-            # A share of a corpus in training says nothing of where it has validation talkers.
-            names = {utterance.corpus for utterance in utterances}
-            weights = {name: weight for name, weight in mixing.corpus_weights.items() if name in names}
-            mixing = mixing.model_copy(update={"corpus_weights": weights})
-        return Mixer(utterances, decode(utterances, rate, self.options.cache), rate, mixing, seed)
-
-    def _validation_batches(self) -> list[MixtureBatch]:
-        mixer = self._mixer("valid")
-        samples = round(self.recipe.validation.seconds * mixer.sample_rate)
-        mine = range(self.fabric.global_rank, self.recipe.validation.count, self.fabric.world_size)
-        sources = [mixer.render(mixer.crop(index, samples)) for index in mine]
-        return [as_batch(np.stack(sources[k : k + 25])) for k in range(0, len(sources), 25)]
 
     def _fresh_system(self) -> System:
         if self.options.init_from:
@@ -262,17 +241,7 @@ class _Loop:
         return rate * min(1.0, (step + 1) / stage.warmup_steps) if stage.warmup_steps else rate
 
     def _validate(self, stage: Stage, loss: float, speed: float) -> None:
-        self.system.eval()
-        scores = []
-        for batch in self.validation:
-            estimates = self.system.separate(batch.mixture.to(self.fabric.device)).sources.cpu()
-            score, _ = best_permutation(pairwise_si_sdr(estimates, batch.sources))
-            before, _ = best_permutation(
-                pairwise_si_sdr(batch.mixture.unsqueeze(1).expand_as(estimates), batch.sources)
-            )
-            scores.append(score - before)
-        self.system.train()
-        sums = torch.tensor([float(torch.cat(scores).sum()), float(sum(map(len, scores)))])
+        sums = self.validation.improvements(self.system, self.fabric.device)
         total = cast(torch.Tensor, self.fabric.all_reduce(sums, reduce_op="sum"))
         self.score = float(total[0] / total[1])
         progress = self.progress
