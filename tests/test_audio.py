@@ -141,6 +141,20 @@ def test_m4a_is_read_through_av(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(("name", "rate"), [("ogg", 384000), ("flac", 700000), ("mp3", 96000)])
+def test_rates_that_a_format_cannot_hold_are_refused(tmp_path: Path, name: str, rate: int) -> None:
+    with pytest.raises(UnmingleError, match=f"{rate} Hz"):
+        write_audio(tmp_path / f"a.{name}", _sine(8000), rate)
+    assert list(tmp_path.glob("a.*")) == []
+
+
+def test_names_that_nothing_can_have_and_headerless_samples_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "samples.raw").write_bytes(b"\0" * 1000)
+    for path in (tmp_path / ("x" * 300 + ".wav"), tmp_path / "samples.raw"):
+        with pytest.raises(UnmingleError, match="read"):
+            read_audio(path)
+
+
 def test_channels(tmp_path: Path) -> None:
     samples = np.stack([np.full(10, value, dtype=np.float32) for value in (0.1, 0.2, 0.6)])
     assert pick_channel(samples, "mix")[0] == pytest.approx(0.3)

@@ -162,8 +162,11 @@ def test_mix_then_evaluate(run, example_corpus: Path, tiny_model: Path, tmp_path
     table = run("evaluate", "test", "--oracle", "ibm", "-o", "oracle")
     assert "SI-SDR (dB)" in table.out
     assert "different" in table.out
-    _refused(run("mix", example_corpus, "-o", "test"), "already")
-    _refused(run("mix", example_corpus, "-o", "more", "--mode", "middle"), "no mode")
+    _refused(run("mix", example_corpus, "-o", "test"), "not empty")
+    _refused(run("mix", example_corpus, "-o", "more", "--mode", "middle"), "--mode")
+    _refused(run("mix", example_corpus, "-o", "more", "--snr", 5, 0), "snr")
+    _refused(run("mix", example_corpus, "-o", "more", "--seed", -1), "--seed")
+    assert not (tmp_path / "more").exists()
     _refused(run("mix", example_corpus, "-o", "more", "--count", 0), "count")
     _refused(run("mix", tmp_path / "none", "-o", "more"), "does not exist")
     _refused(run("evaluate", "test", "--mixture", "--oracle", "ibm"), "exclude each other")
@@ -175,7 +178,7 @@ def test_train_from_the_command_line(run, example_corpus: Path, tmp_path: Path) 
     recipe.write_text("name: tiny\nsystem: {layers: 1, hidden_size: 8}\nstages: [{seconds: 1, steps: 9}]\n")
     done = run("train", recipe, "--data", example_corpus, "--smoke")
     assert done.code == 0, done.err
-    assert (tmp_path / "runs" / "tiny" / "best.safetensors").is_file()
+    assert (tmp_path / "runs" / "tiny-smoke" / "best.safetensors").is_file()
     _refused(run("train", recipe), "--data")
     _refused(run("train", tmp_path / "none.yaml", "--data", example_corpus), "does not exist")
     _refused(run("train", recipe, "--data", tmp_path / "none", "-o", "other"), "does not exist")

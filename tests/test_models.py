@@ -89,6 +89,7 @@ def test_missing_extra_or_not_finite_weights_are_refused(tiny_model: Path, tmp_p
     state = load_file(tiny_model)
     name = "network.linear.weight"
     for change in (
+        {},
         {key: value for key, value in state.items() if key != name},
         state | {"surprise": torch.zeros(3)},
         state | {name: torch.full_like(state[name], torch.nan)},

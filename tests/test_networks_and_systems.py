@@ -99,8 +99,9 @@ def test_a_batch_gives_what_its_items_give(example_sources: Samples) -> None:
     torch.testing.assert_close(together, apart, atol=1e-5, rtol=1e-4)
 
 
-def test_loss_does_not_see_padding(example_sources: Samples) -> None:
-    system = tiny_system(objective="si_sdr")
+@pytest.mark.parametrize("objective", ["si_sdr", "mask_error"])
+def test_loss_does_not_see_padding(example_sources: Samples, objective: str) -> None:
+    system = tiny_system(objective=objective)
     batch = _batch(example_sources)
     length = batch.mixture.shape[-1] - 1
     cut = MixtureBatch(batch.mixture[:, :length], batch.sources[..., :length], batch.active)
@@ -110,7 +111,8 @@ def test_loss_does_not_see_padding(example_sources: Samples) -> None:
         batch.active,
         lengths=torch.tensor([length]),
     )
-    torch.testing.assert_close(system.loss(padded)["loss"], system.loss(cut)["loss"], atol=0.05, rtol=0)
+    # Only the last half window, which overlaps the padding, may differ.
+    torch.testing.assert_close(system.loss(padded)["loss"], system.loss(cut)["loss"], atol=0.02, rtol=0.02)
 
 
 def test_anchors_limit_the_number_of_talkers() -> None:

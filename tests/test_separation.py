@@ -35,6 +35,8 @@ def test_level_is_kept_and_the_input_is_untouched(tiny_model: Path, example_sour
     copy = mixture.copy()
     quiet, loud = model.separate(0.01 * mixture, 16000), model.separate(mixture, 16000)
     np.testing.assert_allclose(quiet, 0.01 * loud, atol=1e-5)
+    for gain in (1e-8, 1e9):  # Floats at any scale, 32-bit integers among them.
+        np.testing.assert_allclose(model.separate(gain * mixture, 16000) / gain, loud, atol=1e-3)
     np.testing.assert_array_equal(mixture, copy)
 
 
@@ -169,11 +171,29 @@ def test_existing_outputs_stay_unless_told_otherwise(tiny_model: Path, tmp_path:
     "name", ["{stem}", "talker{n}", "{stem}_{m}", "{stem", "../{stem}_{n}", "{stem.x}_{n}"]
 )
 def test_bad_name_templates_are_refused(tiny_model: Path, tmp_path: Path, name: str) -> None:
-    soundfile.write(tmp_path / "x.wav", np.full(800, 0.1), 8000)
-    (result,) = separate_files([tmp_path / "x.wav"], load(tiny_model), Output(tmp_path / "out", name=name))
-    assert result.error is not None
-    assert "name" in result.error
+    # The stem "t" stands in every "talker": the template itself must name it.
+    soundfile.write(tmp_path / "t.wav", np.full(800, 0.1), 8000)
+    try:
+        (result,) = separate_files(
+            [tmp_path / "t.wav"], load(tiny_model), Output(tmp_path / "out", name=name)
+        )
+        message = str(result.error)
+    except UnmingleError as error:
+        message = str(error)
+    assert message.startswith("The name")
     assert not (tmp_path / "out").exists()
+
+
+def test_an_output_never_replaces_an_input(tiny_model: Path, tmp_path: Path) -> None:
+    paths = [tmp_path / "x.wav", tmp_path / "x_talker1.wav"]
+    for path in paths:
+        soundfile.write(path, np.full(800, 0.1), 8000)
+    before = paths[1].read_bytes()
+    refused, done = separate_files(paths, load(tiny_model), Output(tmp_path, overwrite=True))
+    assert refused.error is not None
+    assert "is itself an input" in refused.error
+    assert done.error is None
+    assert paths[1].read_bytes() == before
 
 
 def test_a_recording_too_long_for_memory_is_refused(
@@ -186,39 +206,50 @@ def test_a_recording_too_long_for_memory_is_refused(
     assert "cut it into pieces" in result.error
 
 
-def test_an_interrupt_leaves_no_file(
-    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("stop", [KeyboardInterrupt(), OSError(28, "No space left on device")])
+def test_a_stop_between_two_talkers_leaves_all_as_it_was(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: BaseException
 ) -> None:
-    import unmingle.separation.files as files
-
     soundfile.write(tmp_path / "x.wav", np.full(800, 0.1), 8000)
+    (tmp_path / "out").mkdir()
+    for number in (1, 2):
+        (tmp_path / "out" / f"x_talker{number}.wav").write_text(f"old {number}")
     written = []
+    write_bytes = Path.write_bytes
 
-    def write(path: Path, *arguments: object) -> None:
-        if written:
-            raise KeyboardInterrupt
-        path.parent.mkdir()
-        path.write_bytes(b"first talker")
-        written.append(path)
+    def write(self: Path, content: bytes) -> int:
+        written.append(self)
+        if len(written) == 2:
+            raise stop
+        return write_bytes(self, content)
 
-    monkeypatch.setattr(files, "write_audio", write)
-    with pytest.raises(KeyboardInterrupt):
-        separate_files([tmp_path / "x.wav"], load(tiny_model), Output(tmp_path / "out"))
-    assert written
-    assert list((tmp_path / "out").iterdir()) == []
+    monkeypatch.setattr(Path, "write_bytes", write)
+    output = Output(tmp_path / "out", overwrite=True)
+    if isinstance(stop, KeyboardInterrupt):
+        with pytest.raises(KeyboardInterrupt):
+            separate_files([tmp_path / "x.wav"], load(tiny_model), output)
+    else:
+        (result,) = separate_files([tmp_path / "x.wav"], load(tiny_model), output)
+        assert result.error is not None
+        assert "no space left" in result.error
+    assert {path.name: path.read_text() for path in (tmp_path / "out").iterdir()} == {
+        "x_talker1.wav": "old 1",
+        "x_talker2.wav": "old 2",
+    }
 
 
 def test_folders_and_globs_are_found(tmp_path: Path) -> None:
     for name in ("a/1.wav", "a/b/2.MP3", "a/.hidden.wav", "a/notes.txt"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"")
-    names = [str(path.relative_to(tmp_path)) for path in find_inputs([str(tmp_path / "a")])]
-    assert names == ["a/1.wav", "a/b/2.MP3"]
-    assert find_inputs([str(tmp_path / "a" / "*.wav")]) == [tmp_path / "a" / "1.wav"]
+    both = [tmp_path / "a" / "1.wav", tmp_path / "a" / "b" / "2.MP3"]
+    assert find_inputs([str(tmp_path / "a")]) == (both, [])
+    assert find_inputs([str(tmp_path / "a" / "*.wav")]) == (both[:1], [])
+    assert find_inputs([str(tmp_path / "a*")]) == (both, [])
     (tmp_path / "empty").mkdir()
-    for bad in (tmp_path / "empty", tmp_path / "*.nothing"):
-        with pytest.raises(UnmingleError, match=r"no audio|No file"):
-            find_inputs([str(bad)])
+    found, problems = find_inputs([str(tmp_path / "empty"), str(tmp_path / "a"), str(tmp_path / "*.nothing")])
+    assert found == both
+    assert ["no audio" in str(problems[0].error), "No file" in str(problems[1].error)] == [True, True]
 
 
 def test_the_shipped_model_separates_the_shipped_mixture(example_sources: Samples) -> None:

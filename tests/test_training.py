@@ -67,7 +67,8 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(example_corpus: Path, tm
 
 def test_a_killed_run_goes_on(example_corpus: Path, tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.yaml"
-    values = _recipe(example_corpus, steps=2000).model_dump(mode="json")
+    stage = {"seconds": 0.5, "steps": 2000, "batch_size": 2, "validate_every": 3, "schedule": "constant"}
+    values = _recipe(example_corpus, stages=[stage]).model_dump(mode="json")
     recipe.write_text(yaml.safe_dump(values), encoding="utf-8")
     arguments = [
         sys.executable,
@@ -96,6 +97,8 @@ def test_a_killed_run_goes_on(example_corpus: Path, tmp_path: Path) -> None:
     )
     after = train(short, tmp_path / "run", Options(workers=0, resume=True))
     assert after.total_steps == before.total_steps + 2
+    train(short, tmp_path / "whole", Options(workers=0, threads=1))
+    torch.testing.assert_close(_weights(tmp_path / "run"), _weights(tmp_path / "whole"), atol=1e-5, rtol=1e-4)
 
 
 def test_two_processes_share_the_work(example_corpus: Path, tmp_path: Path) -> None:
@@ -151,6 +154,9 @@ def test_runs_do_not_overwrite_each_other(example_corpus: Path, tmp_path: Path) 
     train(recipe, tmp_path / "run", Options(workers=0))
     with pytest.raises(UnmingleError, match="--resume"):
         train(recipe, tmp_path / "run", Options(workers=0))
+    other = recipe.model_copy(update={"system": recipe.system.model_copy(update={"hop": 64})})
+    with pytest.raises(UnmingleError, match="another system"):
+        train(other, tmp_path / "run", Options(workers=0, resume=True))
     (tmp_path / "run" / "last.checkpoint").write_bytes(b"damaged")
     with pytest.raises(UnmingleError, match="damaged"):
         train(recipe, tmp_path / "run", Options(workers=0, resume=True))
@@ -191,6 +197,9 @@ def test_recipes_inherit(tmp_path: Path) -> None:
         ("name: x\nsystem: {layers: none}\nstages: [{seconds: 1, steps: 1}]", "system.layers"),
         ("name: x\nsystem: {}\nstages: []", "stages"),
         ("name: x\nsystem: {}\nstages: [{seconds: 1, steps: 1, epochs: 3}]", "epochs"),
+        ("name: x\nsystem: {hop: 200}\nstages: [{seconds: 1, steps: 1}]", "hop"),
+        ("name: x\nsystem: {}\nmixing: {talkers: 3}\nstages: [{seconds: 1, steps: 1}]", "3 talkers"),
+        ("name: x\nseed: -1\nsystem: {}\nstages: [{seconds: 1, steps: 1}]", "seed"),
         ("[1, 2]", "mapping"),
         ("a: [", "YAML"),
         ("base: bad.yaml", "itself"),

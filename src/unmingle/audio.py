@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +33,8 @@ OUTPUT_FORMATS: dict[str, tuple[str, dict[int, str]]] = {
 """Format to libsndfile's name and, by bits a sample, its subtype; 0 is the default."""
 
 _MP3_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
+_HIGHEST_RATES = {"ogg": 200_000, "flac": 655_350}
+"""Beyond these the encoders fail, Vorbis by killing the process."""
 _BLOCK = 1 << 12
 
 Samples = NDArray[np.float32]
@@ -49,13 +52,33 @@ class Recording:
     """What was wrong with the file, if it could be read all the same."""
 
 
-def seconds_declared(path: Path) -> float | None:
-    """Length in seconds by the header, or None where the header cannot tell."""
+@dataclass(frozen=True)
+class Declared:
+    """What a file's header says, before anything is decoded."""
+
+    seconds: float
+    sample_rate: int
+    channels: int
+
+
+def read_header(path: Path) -> Declared | None:
+    """Length, rate and channels by the header, or None where it cannot tell."""
     try:
-        info = soundfile.info(str(path))
-    except (soundfile.LibsndfileError, RuntimeError):
-        return None
-    return info.frames / info.samplerate if 0 < info.frames < 2**62 else None
+        info = soundfile.info(str(path.absolute()))
+        if 0 < info.frames < 2**62:
+            return Declared(info.frames / info.samplerate, info.samplerate, info.channels)
+    except (soundfile.LibsndfileError, RuntimeError, TypeError, OSError):
+        pass
+    try:
+        import av
+
+        with av.open(str(path.absolute())) as container:
+            context = container.streams.audio[0].codec_context
+            if container.duration:
+                return Declared(container.duration / av.time_base, context.sample_rate, context.channels)
+    except (ImportError, IndexError, OSError, ValueError):
+        pass
+    return None
 
 
 def read_audio(path: Path | str) -> Recording:
@@ -67,17 +90,18 @@ def read_audio(path: Path | str) -> Recording:
         UnmingleError: no such file, not audio, no samples, not finite, or a rate below 1 kHz.
     """
     path = Path(path)
-    if path.is_dir():
-        raise UnmingleError(f"{path} is a folder; name an audio file.")
-    if not path.exists():
-        raise UnmingleError(f"{path} does not exist; check the name.")
     try:
+        if path.is_dir():
+            raise UnmingleError(f"{path} is a folder; name an audio file.")
+        if not path.exists():
+            raise UnmingleError(f"{path} does not exist; check the name.")
         if path.stat().st_size == 0:
             raise UnmingleError(f"{path} is empty (0 bytes); there is nothing to read.")
         recording = _read_with_soundfile(path)
-    except PermissionError as error:
-        raise UnmingleError(f"{path} may not be read; check its permissions.") from error
-    except (soundfile.LibsndfileError, RuntimeError) as error:
+    except OSError as error:
+        raise UnmingleError(f"{path} may not be read ({_reason(error)}).") from error
+    except (soundfile.LibsndfileError, RuntimeError, TypeError) as error:
+        # TypeError: soundfile takes the suffix .raw for samples without a header.
         if path.suffix.lower() not in CONTAINER_SUFFIXES:
             raise UnmingleError(
                 f"{path} cannot be read as audio; is it really a {path.suffix or 'sound'} file, and whole?"
@@ -85,6 +109,10 @@ def read_audio(path: Path | str) -> Recording:
         recording = _read_with_av(path)
     _check(path, recording)
     return recording
+
+
+def _reason(error: OSError) -> str:
+    return (error.strerror or str(error)).lower()
 
 
 def _check(path: Path, recording: Recording) -> None:
@@ -176,6 +204,9 @@ def check_format(name: str, sample_rate: int, bits: int | None = None) -> str:
         raise UnmingleError(f"Cannot write {name!r} files; choose one of {', '.join(OUTPUT_FORMATS)}.")
     if name == "mp3" and sample_rate not in _MP3_RATES:
         raise UnmingleError(f"MP3 cannot hold a sample rate of {sample_rate} Hz; write wav or flac instead.")
+    highest = _HIGHEST_RATES.get(name)
+    if highest and sample_rate > highest:
+        raise UnmingleError(f"{name} cannot hold a sample rate of {sample_rate} Hz; write wav instead.")
     subtypes = OUTPUT_FORMATS[name][1]
     if bits is not None and bits not in subtypes:
         possible = ", ".join(str(value) for value in subtypes if value) or "none to choose"
@@ -183,45 +214,64 @@ def check_format(name: str, sample_rate: int, bits: int | None = None) -> str:
     return subtypes[bits or 0]
 
 
-def write_audio(path: Path, samples: Samples, sample_rate: int, bits: int | None = None) -> None:
-    """Write one channel ``(samples,)`` or ``(channels, samples)``; the suffix gives the format.
+def encode_audio(samples: Samples, sample_rate: int, name: str, bits: int | None = None) -> memoryview:
+    """The bytes of an audio file of ``(samples,)`` or ``(channels, samples)`` in the format ``name``.
 
-    WAV is 32-bit float unless ``bits`` says otherwise. The file appears under its name only when
-    it is complete.
+    WAV is 32-bit float unless ``bits`` says otherwise.
 
     Raises:
-        UnmingleError: the format is unknown, cannot hold this audio, or the disk refuses.
+        UnmingleError: the format is unknown, or cannot hold this audio.
     """
-    name = path.suffix.lower().lstrip(".")
     subtype = check_format(name, sample_rate, bits)
     channels = 1 if samples.ndim == 1 else samples.shape[0]
     # Encoded in memory: the encoder does not tell when the disk is full, the operating system does.
     encoded = io.BytesIO()
     kind = OUTPUT_FORMATS[name][0]
-    with soundfile.SoundFile(encoded, "w", sample_rate, channels, subtype, format=kind) as file:
-        # One call with a long block overflows the Vorbis encoder's stack.
-        for start in range(0, samples.shape[-1], 1 << 16):
-            file.write(samples[..., start : start + (1 << 16)].T)
-    replace_file(path, encoded.getbuffer())
+    try:
+        with soundfile.SoundFile(encoded, "w", sample_rate, channels, subtype, format=kind) as file:
+            # One call with a long block overflows the Vorbis encoder's stack.
+            for start in range(0, samples.shape[-1], 1 << 16):
+                file.write(samples[..., start : start + (1 << 16)].T)
+    except (soundfile.LibsndfileError, RuntimeError) as error:
+        raise UnmingleError(
+            f"{name} cannot hold {channels} channels at {sample_rate} Hz; write wav instead."
+        ) from error
+    return encoded.getbuffer()
 
 
-def replace_file(path: Path, content: bytes | memoryview) -> None:
-    """Write a file under a temporary name and rename it: it is there as a whole or not at all.
+def write_audio(path: Path, samples: Samples, sample_rate: int, bits: int | None = None) -> None:
+    """Write one channel ``(samples,)`` or ``(channels, samples)``; the suffix gives the format.
 
     Raises:
-        UnmingleError: the folder cannot be made or written to, or the disk is full.
+        UnmingleError: the format is unknown, cannot hold this audio, or the disk refuses.
     """
-    partial = path.with_name(f".{os.getpid()}.{path.name[-100:]}.partial")
+    encoded = encode_audio(samples, sample_rate, path.suffix.lower().lstrip("."), bits)
+    replace_files([(path, encoded)])
+
+
+def replace_files(contents: Sequence[tuple[Path, bytes | memoryview]]) -> None:
+    """Write files under temporary names, then rename them all: all appear, or everything stays as it was.
+
+    Raises:
+        UnmingleError: a folder cannot be made or written to, or the disk is full.
+    """
+    partials: list[Path] = []
+    path = Path()
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            partial.write_bytes(content)
-            partial.replace(path)
+            for path, content in contents:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                partials.append(path.with_name(f".{os.getpid()}.{len(partials)}.partial"))
+                partials[-1].write_bytes(content)
+            for (path, _), partial in zip(contents, partials, strict=True):
+                partial.replace(path)
         finally:
-            partial.unlink(missing_ok=True)
+            for partial in partials:
+                partial.unlink(missing_ok=True)
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise UnmingleError(f"{path} cannot be written ({reason}); choose another folder with -o.") from error
+        raise UnmingleError(
+            f"{path} cannot be written ({_reason(error)}); choose another folder with -o."
+        ) from error
 
 
 def to_mono(samples: Samples) -> Samples:

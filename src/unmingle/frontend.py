@@ -58,9 +58,11 @@ def level(magnitude: Tensor) -> Tensor:
     ``sqrt(sum p^2 / sum p)`` over the power p of the frames: it follows the loud frames, grows with
     the gain, and does not change when silence is appended.
     """
-    power = magnitude.square().sum(dim=-1)
+    # By the peak first: fourth powers of float samples at integer scale would overflow.
+    peak = magnitude.amax(dim=(1, 2)).clamp_min(1e-10)
+    power = (magnitude / peak[:, None, None]).square().sum(dim=-1)
     weighted = power.square().sum(dim=-1) / power.sum(dim=-1).clamp_min(1e-20)
-    return weighted.sqrt().clamp_min(1e-10)
+    return weighted.sqrt().clamp_min(1e-10) * peak
 
 
 def loudest_weights(magnitude: Tensor, share: float, frames: Tensor | None = None) -> Tensor:

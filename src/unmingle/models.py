@@ -68,12 +68,14 @@ def find_model(name: str | Path) -> Path:
     Raises:
         UnmingleError: there is no such model.
     """
-    inside = PRETRAINED / f"{name}.safetensors"
-    if inside.is_file():
-        return inside
+    if str(name) in model_names():
+        return PRETRAINED / f"{name}.safetensors"
     path = Path(name)
-    if path.is_file():
-        return path
+    try:
+        if path.is_file():
+            return path
+    except OSError:
+        pass  # A name that no file can have.
     known = ", ".join(model_names()) or "none"
     raise UnmingleError(
         f"There is no model {str(name)!r}; the package has {known}, or give a .safetensors file."
@@ -91,7 +93,10 @@ def model_card(name: str) -> str:
     Raises:
         UnmingleError: there is no such model.
     """
-    return find_model(name).with_suffix(".md").read_text(encoding="utf-8")
+    card = find_model(name).with_suffix(".md")
+    if not card.is_file():
+        raise UnmingleError(f"The model {name} has no card; {card} does not exist.")
+    return card.read_text(encoding="utf-8")
 
 
 def read_facts(path: Path) -> tuple[EmbeddingSeparatorConfig, ModelFacts]:
@@ -131,11 +136,15 @@ def load_system(name: str | Path, device: str = "cpu") -> System:
     try:
         # First on the meta device, which allocates nothing: a hostile config cannot eat the memory.
         with torch.device("meta"):
-            wanted = {name: tuple(value.shape) for name, value in build_system(config).state_dict().items()}
+            blank = build_system(config)
+            wanted = {name: tuple(value.shape) for name, value in blank.state_dict().items()}
+            needed = {name for name, _ in (*blank.named_parameters(), *blank.named_buffers())} & set(wanted)
         with safe_open(path, framework="pt") as file:
             stored = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
             if any(wanted.get(name) != shape for name, shape in stored.items()):
                 raise UnmingleError(f"{path} holds weights that do not fit its config; fetch it again.")
+            if not needed <= set(stored):
+                raise UnmingleError(f"{path} lacks weights that its config asks for; fetch it again.")
             state = {name: file.get_tensor(name).float() for name in stored}
     except (SafetensorError, ValueError, RuntimeError, OverflowError) as error:
         if isinstance(error, UnmingleError):
@@ -144,9 +153,6 @@ def load_system(name: str | Path, device: str = "cpu") -> System:
     if not all(bool(value.isfinite().all()) for value in state.values()):
         raise UnmingleError(f"{path} holds weights that are NaN or infinite; fetch it again.")
     system = build_system(config)
-    names_needed = set(_distinct(system))
-    if not names_needed <= set(state):
-        raise UnmingleError(f"{path} lacks weights that its config asks for; fetch it again.")
     system.load_state_dict(state, strict=False)
     return system.to(device).eval()
 

@@ -19,8 +19,13 @@ def best_permutation(pairwise: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         The mean score ``(batch,)``, and the permutation ``(batch, references)``: the estimate
         that goes with each reference.
+
+    Raises:
+        ValueError: the numbers of references and estimates differ.
     """
     count = pairwise.shape[-1]
+    if pairwise.shape[-2] != count:
+        raise ValueError(f"as many estimates as references are needed, got {tuple(pairwise.shape[-2:])}")
     orders = torch.tensor(list(permutations(range(count))), device=pairwise.device)
     references = torch.arange(count, device=pairwise.device)
     scores = pairwise[:, references, orders].mean(dim=-1)

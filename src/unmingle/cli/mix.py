@@ -55,7 +55,8 @@ def command(
         )
     except ValidationError as error:
         first = error.errors()[0]
-        raise UnmingleError(f"The option {first['loc'][0]} will not do: {first['msg'].lower()}.") from error
+        option = " ".join(f"--{part}" for part in first["loc"][:1]) or "An option"
+        raise UnmingleError(f"{option} will not do: {first['msg'].lower()}.") from error
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("mixing", total=count)

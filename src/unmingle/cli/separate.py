@@ -61,7 +61,9 @@ def command(
     from unmingle.separation.files import find_inputs
 
     set_threads(threads)
-    paths = find_inputs(files)
+    paths, problems = find_inputs(files)
+    if not paths:
+        raise UnmingleError(str(problems[0].error))
     separator = load(model or DEFAULT_MODEL, device)
     target = Output(output, format.lower(), name, bits, overwrite)
     console = Console(stderr=True)
@@ -77,6 +79,7 @@ def command(
             progress.update(task, description=paths[min(done, len(paths) - 1)].name)
 
         results = separate_files(paths, separator, target, talkers=talkers, channel=channel, on_done=advance)
+    results += problems
     if as_json:
         print(
             json.dumps({"model": separator.name, "files": [result.as_dict() for result in results]}, indent=2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -63,7 +64,9 @@ def command(
         raise UnmingleError(f"--devices must be at least 1; got {devices}.")
     if smoke:
         plan = shrink(plan)
-    run = output or Path("runs") / plan.name
+    run = output or Path("runs") / (f"{plan.name}-smoke" if smoke else plan.name)
+    if smoke and not output:
+        shutil.rmtree(run, ignore_errors=True)  # Nobody goes on with two steps.
     options = Options(
         resume=resume, init_from=init_from, minutes=minutes, threads=threads, devices=devices, device=device
     )
@@ -86,7 +89,10 @@ def command(
         def show_decoding(done: int, total: int) -> None:
             progress.update(task, description=f"decoding {done}/{total} files", completed=done, total=total)
 
-        progress_made = train(plan, run, options, show, show_decoding)
+        try:
+            progress_made = train(plan, run, options, show, show_decoding)
+        except OSError as error:
+            raise UnmingleError(f"The run {run} cannot be written: {error}; name another folder.") from error
     print(
         f"{run}: {progress_made.total_steps} steps, {progress_made.audio_seconds / 3600:.2f} hours of mixtures, "
         f"best validation SI-SDR improvement {progress_made.best:.2f} dB"

@@ -88,12 +88,14 @@ def decode(
             if on_progress:
                 on_progress(len(lengths), len(paths))
     flat = np.memmap(raw, dtype=np.int16, mode="r")
-    np.save(folder / "samples.partial.npy", flat)
+    np.save(folder / f"{os.getpid()}.partial.npy", flat)
     raw.unlink()
-    (folder / "samples.partial.npy").rename(folder / "samples.npy")
+    (folder / f"{os.getpid()}.partial.npy").rename(folder / "samples.npy")
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    np.savez(folder / "index.partial.npz", offsets=offsets, levels=np.array(levels, dtype=np.float32))
-    (folder / "index.partial.npz").rename(folder / "index.npz")
+    np.savez(
+        folder / f"{os.getpid()}.partial.npz", offsets=offsets, levels=np.array(levels, dtype=np.float32)
+    )
+    (folder / f"{os.getpid()}.partial.npz").rename(folder / "index.npz")
     return DecodedSpeech(folder)
 
 

@@ -83,6 +83,8 @@ def _read_manifest(manifest: Path) -> list[Utterance]:
     except (UnicodeDecodeError, csv.Error) as error:
         raise UnmingleError(f"The manifest {manifest} is not a UTF-8 CSV file ({error}).") from error
     missing = {"path", "speaker"} - columns
+    if not missing and any(not row["path"] or not row["speaker"] for row in rows):
+        raise UnmingleError(f"The manifest {manifest} has a row without path or speaker; complete it.")
     if missing:
         raise UnmingleError(f"The manifest {manifest} lacks the column {' and '.join(sorted(missing))}.")
     return [

@@ -118,7 +118,11 @@ class Mixer:
         if weights.sum() <= 0:
             raise UnmingleError("corpus_weights leaves no corpus with a chance above 0.")
         self._chances = weights / weights.sum()
-        total = sum(len(self._speakers[name]) for name in self._corpora)
+        total = sum(
+            len(self._speakers[name])
+            for name, chance in zip(self._corpora, self._chances, strict=True)
+            if chance > 0
+        )
         if total < config.talkers:
             raise UnmingleError(f"{config.talkers} talkers are to be mixed, but the data has {total}.")
 
@@ -174,10 +178,6 @@ class Mixer:
             sources *= 0.95 / peak
         return sources
 
-    def utterance_of(self, voice: Voice) -> int:
-        """Index of the (first) utterance of a voice."""
-        return voice.segments[0].utterance
-
     def _render(self, segment: Segment, voice: Voice) -> Samples:
         wanted = int(np.ceil(segment.length * voice.speed)) + 1
         available = self._speech.length(segment.utterance) - segment.start
@@ -210,12 +210,12 @@ class Mixer:
 
     def _draw_speakers(self, rng: np.random.Generator) -> list[list[int]]:
         """The utterances of each of as many different speakers as the mixture has talkers."""
-        drawn: dict[str, list[int]] = {}
+        drawn: dict[tuple[str, str], list[int]] = {}
         while len(drawn) < self.config.talkers:
             corpus = self._corpora[int(rng.choice(len(self._corpora), p=self._chances))]
             names = list(self._speakers[corpus])
             name = names[int(rng.integers(len(names)))]
-            drawn.setdefault(name, self._speakers[corpus][name])
+            drawn.setdefault((corpus, name), self._speakers[corpus][name])
         return list(drawn.values())
 
     def _fill(

@@ -11,14 +11,17 @@ from __future__ import annotations
 
 import csv
 import io
+import os
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from unmingle.audio import Samples, read_audio, replace_file, write_audio
+from unmingle.audio import Samples, read_audio, replace_files, write_audio
 from unmingle.config import Config
 from unmingle.data.cache import decode
 from unmingle.data.corpora import Utterance, read_corpora
@@ -35,8 +38,14 @@ class MixtureFolderConfig(Config):
     talkers: int = Field(2, ge=1, le=16)
     snr: tuple[float, float] = (0.0, 5.0)
     sample_rate: int = Field(8000, ge=1000)
-    mode: str = "min"
-    seed: int = 0
+    mode: Literal["min", "max"] = "min"
+    seed: int = Field(0, ge=0)
+
+    @model_validator(mode="after")
+    def _ranges(self) -> MixtureFolderConfig:
+        if self.snr[0] > self.snr[1]:
+            raise ValueError(f"snr must be low and high, got {self.snr[0]:g} and {self.snr[1]:g}")
+        return self
 
 
 @dataclass(frozen=True)
@@ -65,19 +74,36 @@ def write_mixture_folder(
     on_progress: Callable[[int, int], None] | None = None,
     on_decoded: Callable[[int, int], None] | None = None,
 ) -> None:
-    """Draw, mix and write ``config.count`` mixtures; ``mixtures.csv`` comes last, when all is there.
+    """Draw, mix and write ``config.count`` mixtures; the folder appears when all is there.
 
     Raises:
         UnmingleError: the folder holds mixtures already, the data will not do, or the disk is full.
     """
-    if config.mode not in ("min", "max"):
-        raise UnmingleError(f"There is no mode {config.mode!r}; choose min or max.")
-    if (folder / "mix").exists():
-        raise UnmingleError(f"{folder} holds mixtures already; name another folder.")
+    if folder.exists() and any(folder.iterdir()):
+        raise UnmingleError(f"{folder} is not empty; name another folder.")
     utterances = read_corpora(config.corpora, config.split)
     mixing = MixingConfig(talkers=config.talkers, snr=config.snr)
     speech = decode(utterances, config.sample_rate, cache, on_decoded)
     mixer = Mixer(utterances, speech, config.sample_rate, mixing, config.seed)
+    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
+    try:
+        _write(partial, config, mixer, utterances, on_progress)
+        partial.rename(folder)
+    except OSError as error:
+        raise UnmingleError(
+            f"{folder} cannot be written ({(error.strerror or str(error)).lower()})."
+        ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _write(
+    folder: Path,
+    config: MixtureFolderConfig,
+    mixer: Mixer,
+    utterances: Sequence[Utterance],
+    on_progress: Callable[[int, int], None] | None,
+) -> None:
     rows = []
     for index in range(config.count):
         plan = mixer.whole(index, config.mode)
@@ -94,8 +120,12 @@ def write_mixture_folder(
     writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    replace_file(folder / "recipe.json", config.model_dump_json(indent=2).encode())
-    replace_file(folder / "mixtures.csv", text.getvalue().encode())
+    replace_files(
+        [
+            (folder / "recipe.json", config.model_dump_json(indent=2).encode()),
+            (folder / "mixtures.csv", text.getvalue().encode()),
+        ]
+    )
 
 
 def _name(index: int, plan: MixturePlan, utterances: Sequence[Utterance]) -> str:
@@ -108,7 +138,7 @@ def _row(name: str, plan: MixturePlan, utterances: Sequence[Utterance], sample_r
     for number, voice in enumerate(plan.voices, start=1):
         utterance = utterances[voice.segments[0].utterance]
         row |= {
-            f"source_{number}": utterance.path.name,
+            f"source_{number}": "/".join(utterance.path.parts[-4:]),
             f"corpus_{number}": utterance.corpus,
             f"talker_{number}": utterance.speaker,
             f"gender_{number}": utterance.gender,
@@ -156,8 +186,11 @@ def read_mixture_folder(folder: Path) -> list[MixtureItem]:
 def _read_details(path: Path) -> dict[str, dict[str, str]]:
     if not path.is_file():
         return {}
-    with path.open(newline="", encoding="utf-8") as file:
-        return {row["name"]: row for row in csv.DictReader(file) if "name" in row}
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            return {row["name"]: row for row in csv.DictReader(file) if "name" in row}
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UnmingleError(f"{path} is not a UTF-8 CSV file ({error}); save it as one.") from error
 
 
 def read_item(item: MixtureItem) -> tuple[Samples, Samples, int]:

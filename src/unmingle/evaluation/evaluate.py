@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from unmingle import __version__
-from unmingle.audio import Samples, replace_file, resample
+from unmingle.audio import Samples, replace_files, resample
 from unmingle.data.mixture_folders import MixtureItem, read_item, read_mixture_folder
 from unmingle.errors import UnmingleError
 from unmingle.evaluation.scores import DEFINITIONS, available_metrics, score_mixture
@@ -119,8 +119,12 @@ def evaluate_folder(
         "version": __version__,
         "machine": f"{platform.machine()}, {platform.system()}, torch {torch.__version__}",
     }
-    replace_file(output / "scores.csv", _csv(scores, metrics).encode())
-    replace_file(output / "summary.json", json.dumps(summary, indent=2).encode())
+    replace_files(
+        [
+            (output / "scores.csv", _csv(scores, metrics).encode()),
+            (output / "summary.json", json.dumps(summary, indent=2).encode()),
+        ]
+    )
     return summary
 
 
@@ -159,4 +163,7 @@ def _list_hash(items: Sequence[MixtureItem]) -> str:
 
 def _mixing(folder: Path) -> Any:
     path = folder / "recipe.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None  # Made by another program: nothing is known.

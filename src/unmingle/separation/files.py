@@ -16,10 +16,11 @@ from unmingle.audio import (
     CONTAINER_SUFFIXES,
     Samples,
     check_format,
+    encode_audio,
     pick_channel,
     read_audio,
-    seconds_declared,
-    write_audio,
+    read_header,
+    replace_files,
 )
 from unmingle.errors import UnmingleError
 from unmingle.models import DEFAULT_MODEL
@@ -106,16 +107,21 @@ def separate_files(
     """
     talkers = separator.check_talkers(talkers)
     check_format(output.format, 48000, output.bits)
+    _check_template(output.name)
+    inputs = {os.path.realpath(path) for path in paths}
     results = []
     for path, stem in zip(paths, distinct_stems(paths), strict=True):
         began = time.perf_counter()
         result = FileResult(str(path), talkers=talkers)
         try:
-            targets = _targets(stem, talkers, output)
+            targets = _targets(stem, talkers, output, inputs)
             _separate_file(path, targets, separator, output, channel, result)
             result.real_time_factor = (time.perf_counter() - began) / result.seconds
         except UnmingleError as error:
             result.error = str(error)
+        except (OSError, MemoryError, RuntimeError) as error:
+            # Whatever a file manages to break, the others are still done.
+            result.error = f"{path} could not be separated ({' '.join(str(error).split())})."
         results.append(result)
         if on_done:
             on_done(result)
@@ -143,48 +149,57 @@ def _separate_file(
     if peak > 1.0 and not (output.format == "wav" and output.bits in (None, 32)):
         estimates *= np.float32(0.999 / peak)
         result.gain_db = 20 * float(np.log10(0.999 / peak))
-    written: list[Path] = []
-    try:
-        for target, estimate in zip(targets, estimates, strict=True):
-            write_audio(target, estimate, recording.sample_rate, output.bits)
-            written.append(target)
-    except (UnmingleError, KeyboardInterrupt):
-        # All talkers of a recording or none; what was there before stays.
-        for target in written:
-            if target not in existing:
-                target.unlink(missing_ok=True)
-        raise
+    encoded = [
+        encode_audio(estimate, recording.sample_rate, output.format, output.bits) for estimate in estimates
+    ]
+    # All talkers of a recording or none; what was there before stays until then.
+    replace_files(list(zip(targets, encoded, strict=True)))
     result.outputs = [str(target) for target in targets]
 
 
-def find_inputs(names: Sequence[str]) -> list[Path]:
+def find_inputs(names: Sequence[str]) -> tuple[list[Path], list[FileResult]]:
     """Files, the audio files in folders (sub-folders too), and what globs match, in order.
 
-    A name that does not exist is kept, so that its error is told beside the other files' results.
-
-    Raises:
-        UnmingleError: a folder holds no audio, or a glob matches nothing.
+    A name that does not exist is kept, so that its error is told beside the other files' results. For a
+    folder without audio, or a glob that matches nothing, a result with the error is returned.
     """
     found: list[Path] = []
+    problems = []
     for name in names:
         path = Path(name)
-        if path.is_dir():
-            inside = sorted(
-                each
-                for each in path.rglob("*")
-                if each.suffix.lower() in AUDIO_SUFFIXES and each.is_file() and not each.name.startswith(".")
-            )
+        if _is_folder(path):
+            inside = _audio_files(path)
             if not inside:
-                raise UnmingleError(f"The folder {path} holds no audio files; name another.")
+                problems.append(
+                    FileResult(name, error=f"The folder {path} holds no audio files; name another.")
+                )
             found += inside
-        elif not path.exists() and glob.has_magic(name):
-            matched = sorted(Path(each) for each in glob.glob(name, recursive=True))
-            if not matched:
-                raise UnmingleError(f"No file matches {name}; check the pattern.")
-            found += [each for each in matched if each.is_file()]
+        elif glob.has_magic(name) and not os.path.exists(name):
+            matched = [Path(each) for each in sorted(glob.glob(name, recursive=True))]
+            inside = [
+                file for each in matched for file in (_audio_files(each) if _is_folder(each) else [each])
+            ]
+            if not inside:
+                problems.append(FileResult(name, error=f"No file matches {name}; check the pattern."))
+            found += inside
         else:
             found.append(path)
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(found)), problems
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:
+        return False  # A name that nothing can have; reading it will say so.
+
+
+def _audio_files(folder: Path) -> list[Path]:
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in AUDIO_SUFFIXES and path.is_file() and not path.name.startswith(".")
+    )
 
 
 def distinct_stems(paths: Sequence[Path]) -> list[str]:
@@ -202,44 +217,64 @@ def distinct_stems(paths: Sequence[Path]) -> list[str]:
     return stems
 
 
-def _targets(stem: str, talkers: int, output: Output) -> list[Path]:
+def _check_template(name: str) -> None:
     try:
-        names = [output.name.format(stem=stem, n=n) for n in range(1, talkers + 1)]
+        names = [name.format(stem=stem, n=n) for stem in ("first", "second") for n in (1, 2)]
     except (KeyError, IndexError, ValueError, AttributeError) as error:
         raise UnmingleError(
-            f"The name {output.name!r} is not a template; use {{stem}} and {{n}}, as in '{{stem}}_talker{{n}}'."
+            f"The name {name!r} is not a template; use {{stem}} and {{n}}, as in '{{stem}}_talker{{n}}'."
         ) from error
-    if len(set(names)) < talkers or (stem not in names[0]):
+    if len(set(names)) < len(names):
         raise UnmingleError(
-            f"The name {output.name!r} needs {{stem}} and {{n}}, or outputs would overwrite each other."
+            f"The name {name!r} needs {{stem}} and {{n}}, or outputs would overwrite each other."
         )
-    targets = [output.folder / f"{name}.{output.format}" for name in names]
+
+
+def _targets(stem: str, talkers: int, output: Output, inputs: set[str]) -> list[Path]:
+    targets = [
+        output.folder / f"{output.name.format(stem=stem, n=n)}.{output.format}" for n in range(1, talkers + 1)
+    ]
     root = os.path.abspath(output.folder)
     if any(os.path.commonpath([root, os.path.abspath(target)]) != root for target in targets):
         raise UnmingleError(f"The name {output.name!r} leads out of the output folder; leave '..' out.")
+    for target in targets:
+        if os.path.realpath(target) in inputs:
+            raise UnmingleError(f"{target} is itself an input; name another folder with -o.")
     return targets
 
 
 def _check_memory(path: Path, separator: Separator, talkers: int | None) -> None:
-    seconds = seconds_declared(path) if path.is_file() else None
+    header = read_header(path)
     available = available_memory()
-    if seconds is None or available is None:
+    if header is None or available is None:
         return
-    needed = separator.system.working_bytes(seconds, talkers or separator.talkers)
+    talkers = talkers or separator.talkers
+    # Decoded twice over for a moment, then a few arrays of the mixture's length for every talker.
+    samples = header.seconds * header.sample_rate
+    needed = separator.system.working_bytes(header.seconds, talkers) + 4 * samples * (
+        2 * header.channels + 4 * talkers + 6
+    )
     if needed > 0.9 * available:
-        possible = seconds * 0.9 * available / needed
+        possible = header.seconds * 0.9 * available / needed
         raise UnmingleError(
-            f"{path} is {seconds / 60:.0f} minutes long and needs {needed / 2**30:.1f} GiB of memory, "
+            f"{path} is {header.seconds / 60:.0f} minutes long and needs {needed / 2**30:.1f} GiB of memory, "
             f"{available / 2**30:.1f} GiB are free: cut it into pieces of at most {possible / 60:.0f} minutes."
         )
 
 
 def available_memory() -> int | None:
-    """Bytes that can be had without swapping, or None where the system does not tell."""
+    """Bytes that can be had without swapping, in this container if it is one; None if the system does not tell."""
+    limits = []
     try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
+        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
             if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
+                limits.append(int(line.split()[1]) * 1024)
     except OSError:
-        pass
-    return None
+        return None
+    try:
+        group = Path("/sys/fs/cgroup")
+        most = int((group / "memory.max").read_text(encoding="ascii"))
+        limits.append(most - int((group / "memory.current").read_text(encoding="ascii")))
+    except (OSError, ValueError):
+        pass  # No container, or "max": no limit of its own.
+    return min(limits, default=None)

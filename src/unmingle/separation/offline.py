@@ -101,6 +101,9 @@ class Separator:
         return talkers
 
     def _separate_one(self, mixture: Samples, sample_rate: int, talkers: int) -> Samples:
+        # At one scale inside, so that neither very quiet nor very loud input meets a constant.
+        peak = max(float(np.abs(mixture).max()), 1e-20)
+        mixture = mixture / np.float32(peak)
         heard = resample(mixture, sample_rate, self.sample_rate)
         if len(heard) == 0:
             heard = np.zeros(1, dtype=np.float32)
@@ -117,7 +120,7 @@ class Separator:
         raised = resample(estimates, self.sample_rate, sample_rate)
         fitted = np.zeros((talkers, len(mixture)), dtype=np.float32)
         fitted[:, : raised.shape[1]] = raised[:, : len(mixture)]
-        return share_residual(mixture, fitted, gains, hop / self.sample_rate, sample_rate)
+        return share_residual(mixture, fitted, gains, hop / self.sample_rate, sample_rate) * np.float32(peak)
 
 
 def load(name: str | Path = DEFAULT_MODEL, device: str = "auto") -> Separator:
@@ -160,7 +163,7 @@ def _as_batch(audio: NDArray[np.generic], sample_rate: int) -> Samples:
         converted = audio.astype(np.float32)
     else:
         raise UnmingleError(f"Audio must be floating point or signed integers; got {audio.dtype}.")
-    if not np.isfinite(converted).all():
-        raise UnmingleError("The audio holds samples that are NaN or infinite.")
+    if not np.isfinite(converted).all() or np.abs(converted).max() > 1e30:
+        raise UnmingleError("The audio holds samples that are NaN, infinite, or beyond 1e30.")
     batch: Samples = np.atleast_2d(converted)
     return batch

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from unmingle.attractors import (
@@ -57,6 +57,16 @@ class EmbeddingSeparatorConfig(Config):
     assignment: Literal["ibm", "irm"] = "ibm"
     mask: Literal["softmax", "sigmoid"] = "softmax"
     objective: Literal["mask_error", "si_sdr"] = "mask_error"
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> EmbeddingSeparatorConfig:
+        if self.hop > self.window_length // 2:
+            raise ValueError(
+                f"hop must be at most half of window_length {self.window_length}, got {self.hop}"
+            )
+        if "anchored" in (self.formation, self.training_formation) and self.talkers > self.anchors:
+            raise ValueError(f"{self.talkers} talkers need at least as many anchors, got {self.anchors}")
+        return self
 
 
 class EmbeddingSeparator(System):
@@ -118,19 +128,23 @@ class EmbeddingSeparator(System):
         spectra, embedding, weight = self.embed(batch.mixture, batch.lengths)
         with torch.autocast(embedding.device.type, enabled=False):
             sources = self.frontend.stft.analyse(batch.sources)
-            assignment = None
-            if self.training_formation.needs_assignment:
-                ideal = ideal_binary_mask if self._config.assignment == "ibm" else ideal_ratio_mask
-                assignment = ideal(sources)
+            assignment = self._ideal(sources) if self.training_formation.needs_assignment else None
             attractors = self.training_formation.form(
                 embedding, weight, sources.shape[1], assignment=assignment
             )
             masks = self.masks(embedding, attractors.points)
             if self._config.objective == "mask_error":
                 error = self._mask_error(spectra.spectrum.abs(), masks, wiener_filter_mask(sources))
+                if batch.lengths is not None:
+                    # The mean of Eq. 13 is over the mixture's own frames; padding adds nothing to the sum.
+                    error = error * (spectra.spectrum.shape[1] / (batch.lengths // self.hop + 1))
             else:
                 error = self._waveform_error(spectra.spectrum, masks, batch)
         return {"loss": error.mean()}
+
+    def _ideal(self, sources: Tensor) -> Tensor:
+        """The assignment Y of source spectrograms ``(batch, sources, frames, freqs)``."""
+        return (ideal_binary_mask if self._config.assignment == "ibm" else ideal_ratio_mask)(sources)
 
     def _mask_error(self, magnitude: Tensor, masks: Tensor, targets: Tensor) -> Tensor:
         if self._config.training_formation == "oracle":
@@ -158,7 +172,7 @@ class EmbeddingSeparator(System):
         most = self.most_talkers()
         if talkers < 1 or (most is not None and talkers > most):
             raise UnmingleError(f"This model separates 1 to {most} talkers; {talkers} were asked for.")
-        assignment = None if sources is None else ideal_binary_mask(self.frontend.stft.analyse(sources))
+        assignment = None if sources is None else self._ideal(self.frontend.stft.analyse(sources))
         return self.formation.form(embedding, weight, talkers, assignment=assignment)
 
     @torch.no_grad()

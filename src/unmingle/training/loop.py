@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from unmingle.data.batches import Crops, iterate
 from unmingle.data.cache import decode
 from unmingle.data.corpora import read_corpora
 from unmingle.errors import UnmingleError
-from unmingle.models import load_system, save_system
+from unmingle.models import find_model, load_system, read_facts, save_system
 from unmingle.systems import System, build_system
 from unmingle.training.mixtures import Validation, training_mixer
 from unmingle.training.recipe import Recipe, Stage
@@ -77,8 +77,20 @@ def train(
         raise UnmingleError(
             f"{run} holds a run already; add --resume to go on with it, or name another folder."
         )
-    if options.resume and not folder.checkpoint.exists():
-        raise UnmingleError(f"{run} has no checkpoint to resume; start it without --resume.")
+    if options.resume and folder.load()[0].get("config") != recipe.system.model_dump_json():
+        raise UnmingleError(f"{run} was trained with another system than the recipe {recipe.name} has.")
+    if options.init_from and read_facts(find_model(options.init_from))[0] != recipe.system:
+        raise UnmingleError(
+            f"The model {options.init_from} has another system than the recipe {recipe.name}."
+        )
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise UnmingleError("This machine has no CUDA device that PyTorch can use; choose cpu.")
+    if options.device not in ("cpu", "cuda"):
+        raise UnmingleError(f"There is no device {options.device!r}; choose cpu or cuda.")
+    if any(stage.batch_size % options.devices for stage in recipe.stages):
+        raise UnmingleError(
+            f"{options.devices} processes cannot share every batch evenly; change batch_size."
+        )
     for split in ("train", "valid"):  # Decode once, before processes multiply.
         decode(read_corpora(recipe.data, split), recipe.system.sample_rate, options.cache, on_decoded)
     folder.create(recipe)
@@ -144,12 +156,7 @@ class _Loop:
 
     def _fresh_system(self) -> System:
         if self.options.init_from:
-            system = load_system(self.options.init_from)
-            if system.config != self.recipe.system:
-                raise UnmingleError(
-                    f"The model {self.options.init_from} has another system than the recipe {self.recipe.name}."
-                )
-            return system.train()
+            return load_system(self.options.init_from).train()
         system = build_system(self.recipe.system)
         samples = round(self.recipe.stages[0].seconds * self.mixer.sample_rate)
         crops = [self.mixer.render(self.mixer.crop(k, samples)) for k in range(_STATISTICS_MIXTURES)]
@@ -167,11 +174,11 @@ class _Loop:
                     self.progress,
                     stage=self.progress.stage + 1,
                     step=0,
-                    stage_best=-math.inf,
+                    stage_best=math.inf,
                     since_best=0,
                     factor=1.0,
                 )
-        self._save()
+                self._save()
         return self.progress
 
     def _batches(self, stage: Stage) -> Iterator[MixtureBatch]:
@@ -206,16 +213,16 @@ class _Loop:
                 losses, marked, marked_audio = [], time.monotonic(), self.progress.audio_seconds
                 if stage.schedule == "plateau" and self.progress.since_best >= stage.stop_after:
                     return
-            if time.monotonic() - self.saved_at > _CHECKPOINT_SECONDS:
+            minutes = self.options.minutes
+            over = minutes is not None and time.monotonic() - self.session_began > 60 * minutes
+            due = over or time.monotonic() - self.saved_at > _CHECKPOINT_SECONDS
+            # One process decides for all: saving gathers the generators of every process.
+            over, due = self.fabric.broadcast((over, due))
+            if due:
                 self._save()
-            if self._time_is_over():
+            if over:
                 self.stopped = True
                 return
-
-    def _time_is_over(self) -> bool:
-        minutes = self.options.minutes
-        over = minutes is not None and time.monotonic() - self.session_began > 60 * minutes
-        return bool(self.fabric.broadcast(over))
 
     def _step(self, stage: Stage, batch: MixtureBatch) -> float:
         for group in self.optimizer.param_groups:
@@ -241,13 +248,12 @@ class _Loop:
         return rate * min(1.0, (step + 1) / stage.warmup_steps) if stage.warmup_steps else rate
 
     def _validate(self, stage: Stage, loss: float, speed: float) -> None:
-        sums = self.validation.improvements(self.system, self.fabric.device)
+        sums = self.validation.sums(self.system, self.fabric.device)
         total = cast(torch.Tensor, self.fabric.all_reduce(sums, reduce_op="sum"))
-        self.score = float(total[0] / total[1])
+        self.score, validation_loss = float(total[0] / total[2]), float(total[1] / total[2])
         progress = self.progress
-        improved = self.score > progress.stage_best
-        progress.since_best = 0 if improved else progress.since_best + 1
-        progress.stage_best = max(progress.stage_best, self.score)
+        progress.since_best = 0 if validation_loss < progress.stage_best else progress.since_best + 1
+        progress.stage_best = min(progress.stage_best, validation_loss)
         if (
             stage.schedule == "plateau"
             and progress.since_best
@@ -267,6 +273,7 @@ class _Loop:
                 progress.work_seconds / 60,
                 self._learning_rate(stage),
                 loss,
+                validation_loss,
                 self.score,
                 speed,
             )
@@ -286,11 +293,14 @@ class _Loop:
         save_system(self.system, path, facts)
 
     def _save(self) -> None:
+        gathered = self.fabric.all_gather(torch.get_rng_state())
+        generators = cast(torch.Tensor, gathered).reshape(self.fabric.world_size, -1)
         if self.fabric.is_global_zero:
             state = {
+                "config": self.system.config.model_dump_json(),
                 "system": self.system.state_dict(),
                 "optimizer": self.optimizer.optimizer.state_dict(),
-                "generator": torch.get_rng_state(),
+                "generators": generators,
                 "score": self.score,
             }
             self.folder.save(state, self.progress)
@@ -299,14 +309,10 @@ class _Loop:
 
     def _restore(self) -> None:
         state, self.progress = self.folder.load()
-        try:
-            self.system.load_state_dict(state["system"])
-            self.optimizer.optimizer.load_state_dict(cast(dict[str, Any], state["optimizer"]))
-        except (RuntimeError, ValueError) as error:
-            raise UnmingleError(
-                f"{self.folder.path} was trained with another system than the recipe {self.recipe.name}."
-            ) from error
-        torch.set_rng_state(state["generator"])
+        self.system.load_state_dict(state["system"])
+        self.optimizer.optimizer.load_state_dict(state["optimizer"])
+        if len(state["generators"]) == self.fabric.world_size:
+            torch.set_rng_state(state["generators"][self.fabric.global_rank])
         self.score = state["score"]
 
     def _report(self, stage: Stage, loss: float, speed: float) -> None:

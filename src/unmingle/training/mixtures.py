@@ -52,15 +52,17 @@ class Validation:
         sources = [mixer.render(mixer.crop(index, samples)) for index in mine]
         self._batches = [as_batch(np.stack(sources[k : k + _BATCH])) for k in range(0, len(sources), _BATCH)]
 
-    def improvements(self, system: System, device: torch.device) -> torch.Tensor:
-        """Sum of the SI-SDR improvements in dB, and number of mixtures: ``(2,)``."""
+    def sums(self, system: System, device: torch.device) -> torch.Tensor:
+        """Sums over the mixtures of SI-SDR improvement in dB and loss, and their number: ``(3,)``."""
         system.eval()
-        sums = torch.zeros(2)
+        sums = torch.zeros(3)
         for batch in self._batches:
             estimates = system.separate(batch.mixture.to(device)).sources.cpu()
             mixture = batch.mixture.unsqueeze(1).expand_as(estimates)
             after, _ = best_permutation(pairwise_si_sdr(estimates, batch.sources))
             before, _ = best_permutation(pairwise_si_sdr(mixture, batch.sources))
-            sums += torch.tensor([float((after - before).sum()), float(len(after))])
+            with torch.no_grad():
+                loss = float(system.loss(batch.to(device))["loss"])
+            sums += torch.tensor([float((after - before).sum()), loss * len(after), float(len(after))])
         system.train()
         return sums

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from unmingle.config import Config
 from unmingle.data.mixing import MixingConfig
@@ -21,7 +21,7 @@ class ValidationConfig(Config):
 
     count: int = Field(100, ge=1)
     seconds: float = Field(4.0, gt=0.0)
-    seed: int = 1
+    seed: int = Field(1, ge=0)
 
 
 class Stage(Config):
@@ -36,7 +36,7 @@ class Stage(Config):
     warmup_steps: int = Field(0, ge=0)
     """Steps over which the rate rises from zero."""
     schedule: Literal["plateau", "constant", "decay"] = "plateau"
-    """``plateau``: halved after ``halve_after`` validations without a better one, ended after
+    """``plateau``: halved after ``halve_after`` validations without a better loss, ended after
     ``stop_after``, as the paper does; ``decay``: linear to zero over the stage."""
     halve_after: int = Field(3, ge=1)
     stop_after: int = Field(10, ge=1)
@@ -48,7 +48,7 @@ class Recipe(Config):
     """A training run."""
 
     name: str
-    seed: int = 0
+    seed: int = Field(0, ge=0)
     data: list[str] = []
     """Corpora: manifests or folders; the command line's ``--data`` goes before it."""
     system: EmbeddingSeparatorConfig
@@ -61,6 +61,14 @@ class Recipe(Config):
     facts: ModelFacts = ModelFacts()
     """Origin and licence of the data, written into the model."""
 
+    @model_validator(mode="after")
+    def _fits_together(self) -> Recipe:
+        if self.mixing.talkers != self.system.talkers:
+            raise ValueError(f"mixing has {self.mixing.talkers} talkers, the system {self.system.talkers}")
+        if self.system.formation == "oracle":
+            raise ValueError("formation must not be oracle: validation separates without the true sources")
+        return self
+
 
 def read_recipe(path: Path) -> Recipe:
     """Read and check a recipe; ``base`` names another whose values it inherits.
@@ -72,7 +80,7 @@ def read_recipe(path: Path) -> Recipe:
         return Recipe.model_validate(_read(path, depth=0))
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
+        place = ".".join(str(part) for part in first["loc"]) or "the whole"
         raise UnmingleError(f"The recipe {path} has a bad value at {place!r}: {first['msg']}.") from error
 
 

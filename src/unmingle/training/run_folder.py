@@ -36,9 +36,10 @@ class Progress:
     """Seconds of wall time spent, validations included."""
     best: float = float("-inf")
     """Best validation SI-SDR improvement of the run, in dB."""
-    stage_best: float = float("-inf")
+    stage_best: float = float("inf")
+    """Least validation loss of this stage."""
     since_best: int = 0
-    """Validations of this stage since its best one."""
+    """Validations of this stage since that one."""
     factor: float = 1.0
     """What halvings have left of the learning rate."""
 
@@ -53,6 +54,7 @@ class LogRow:
     minutes: float
     learning_rate: float
     loss: float
+    validation_loss: float
     validation_si_sdr_improvement: float
     audio_seconds_per_second: float
 
