@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from unmingle.clustering import kmeans
 from unmingle.errors import UnmingleError
 
-_BINS_AT_ONCE = 1 << 16
+_SHARES_AT_ONCE = 1 << 21
 
 
 @dataclass
@@ -189,7 +189,7 @@ class AnchoredAttractors(AttractorFormation):
         sums = embedding.new_zeros(len(embedding), len(subsets) * talkers, embedding.shape[-1])
         masses = embedding.new_zeros(len(embedding), len(subsets) * talkers, 1)
         # In pieces, so that the shares of all subsets stay in the processor's cache.
-        size = max(1, _BINS_AT_ONCE // len(embedding))
+        size = max(1, _SHARES_AT_ONCE // (len(embedding) * subsets.numel()))
         for piece, piece_weight in zip(
             torch.split(flat, size, dim=1), torch.split(flat_weight, size, dim=1), strict=True
         ):

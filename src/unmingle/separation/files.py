@@ -108,13 +108,14 @@ def separate_files(
     talkers = separator.check_talkers(talkers)
     check_format(output.format, 48000, output.bits)
     _check_template(output.name)
-    inputs = {os.path.realpath(path) for path in paths}
+    taken = {os.path.realpath(path) for path in paths}
     results = []
     for path, stem in zip(paths, distinct_stems(paths), strict=True):
         began = time.perf_counter()
         result = FileResult(str(path), talkers=talkers)
         try:
-            targets = _targets(stem, talkers, output, inputs)
+            targets = _targets(stem, talkers, output, taken)
+            taken.update(os.path.realpath(target) for target in targets)
             _separate_file(path, targets, separator, output, channel, result)
             result.real_time_factor = (time.perf_counter() - began) / result.seconds
         except UnmingleError as error:
@@ -230,7 +231,7 @@ def _check_template(name: str) -> None:
         )
 
 
-def _targets(stem: str, talkers: int, output: Output, inputs: set[str]) -> list[Path]:
+def _targets(stem: str, talkers: int, output: Output, taken: set[str]) -> list[Path]:
     targets = [
         output.folder / f"{output.name.format(stem=stem, n=n)}.{output.format}" for n in range(1, talkers + 1)
     ]
@@ -238,8 +239,10 @@ def _targets(stem: str, talkers: int, output: Output, inputs: set[str]) -> list[
     if any(os.path.commonpath([root, os.path.abspath(target)]) != root for target in targets):
         raise UnmingleError(f"The name {output.name!r} leads out of the output folder; leave '..' out.")
     for target in targets:
-        if os.path.realpath(target) in inputs:
-            raise UnmingleError(f"{target} is itself an input; name another folder with -o.")
+        if os.path.realpath(target) in taken:
+            raise UnmingleError(
+                f"{target} is an input, or another input's output; choose another -o or --name."
+            )
     return targets
 
 
