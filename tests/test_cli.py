@@ -114,6 +114,18 @@ def test_unknown_and_damaged_models_are_refused(run, tmp_path: Path) -> None:  #
     _refused(run("models", "show", "nonsense"), "no model 'nonsense'")
 
 
+def test_ctrl_c_is_told_in_one_sentence(  # type: ignore[no-untyped-def]
+    run, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*arguments: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("unmingle.separation.separate_files", interrupted)
+    result = run("separate", MIXTURE, "--model", tiny_model)
+    assert result.code == 130
+    assert result.err.strip() == "unmingle: interrupted; no half-written file is left."
+
+
 def _write(path: Path, samples: np.ndarray, rate: int = 16000, **how: str) -> Path:
     soundfile.write(path, samples, rate, **how)
     return path

@@ -64,9 +64,10 @@ def main() -> None:
     except UnmingleError as error:
         print(f"unmingle: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("unmingle: interrupted; no half-written file is left.", file=sys.stderr)
-        sys.exit(130)
+    except SystemExit as stop:
+        if stop.code == 130:  # typer's word for Ctrl-C
+            print("unmingle: interrupted; no half-written file is left.", file=sys.stderr)
+        raise
     except BrokenPipeError:
         # The reader of our output went away, as `| head` does.
         sys.stderr.close()

@@ -218,11 +218,13 @@ class _Loop:
             due = over or time.monotonic() - self.saved_at > _CHECKPOINT_SECONDS
             # One process decides for all: saving gathers the generators of every process.
             over, due = self.fabric.broadcast((over, due))
-            if due:
-                self._save()
             if over:
+                if losses:  # A run that stops tells how good it is, and leaves its best model.
+                    self._validate(stage, sum(losses) / len(losses), speed)
                 self.stopped = True
                 return
+            if due:
+                self._save()
 
     def _step(self, stage: Stage, batch: MixtureBatch) -> float:
         for group in self.optimizer.param_groups:
