@@ -47,7 +47,9 @@ def test_torch_in_torch_out_integers_and_batches(tiny_model: Path) -> None:
     as_tensor = model.separate(torch.from_numpy(mixture), 8000)
     assert isinstance(as_tensor, torch.Tensor)
     np.testing.assert_array_equal(as_tensor.numpy(), expected)
-    batch = model.separate(np.stack([mixture, 0 * mixture]), 8000)
+    shares: list[float] = []
+    batch = model.separate(np.stack([mixture, 0 * mixture]), 8000, on_progress=shares.append)
+    assert shares == [0.5, 1.0]
     assert batch.shape == (2, 2, 8000)
     np.testing.assert_array_equal(batch[0], expected)
     assert not batch[1].any()

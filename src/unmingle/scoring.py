@@ -33,12 +33,6 @@ def best_permutation(pairwise: Tensor) -> tuple[Tensor, Tensor]:
     return best, orders[index]
 
 
-def permute_sources(sources: Tensor, permutation: Tensor) -> Tensor:
-    """Sources ``(batch, sources, ...)`` in the order of ``permutation`` ``(batch, sources)``."""
-    index = permutation.reshape(*permutation.shape, *[1] * (sources.dim() - 2)).expand_as(sources)
-    return sources.gather(1, index)
-
-
 def pairwise_si_sdr(estimates: Tensor, references: Tensor) -> Tensor:
     """SI-SDR of every pair ``(batch, references, estimates)`` from two ``(batch, sources, samples)``."""
     return si_sdr(estimates.unsqueeze(1), references.unsqueeze(2))

@@ -17,8 +17,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import soundfile
-
 from unmingle.errors import UnmingleError
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aif", ".aiff", ".sph")
@@ -121,11 +119,3 @@ def _split_of(speaker: str) -> str:
     """A split that depends on the speaker's name alone: 80 % train, 10 % valid, 10 % test."""
     bucket = hashlib.sha256(speaker.encode()).digest()[0] % 10
     return "valid" if bucket == 8 else "test" if bucket == 9 else "train"
-
-
-def seconds_of(path: Path) -> float:
-    """Length of an audio file in seconds, from its header."""
-    try:
-        return float(soundfile.info(str(path)).duration)
-    except soundfile.LibsndfileError as error:
-        raise UnmingleError(f"{path} cannot be read as audio ({error}).") from error

@@ -161,13 +161,6 @@ class EmbeddingSeparator(System):
             return pairwise.diagonal(dim1=1, dim2=2).mean(dim=-1)
         return permutation_invariant(pairwise)
 
-    def attractors(
-        self, mixture: Tensor, talkers: int | None = None, sources: Tensor | None = None
-    ) -> Attractors:
-        """The attractors that :meth:`separate` uses; ``sources`` serve the oracle formation."""
-        _, embedding, weight = self.embed(mixture)
-        return self._form(embedding, weight, talkers or self.talkers, sources)
-
     def _form(self, embedding: Tensor, weight: Tensor, talkers: int, sources: Tensor | None) -> Attractors:
         most = self.most_talkers()
         if talkers < 1 or (most is not None and talkers > most):
