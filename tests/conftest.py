@@ -12,21 +12,35 @@ import torch
 
 from unmingle.audio import Samples
 from unmingle.models import ModelFacts, save_system
-from unmingle.systems import EmbeddingSeparatorConfig, System, build_system
+from unmingle.systems import EmbeddingSeparator, EmbeddingSeparatorConfig
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 MIXTURE = EXAMPLES / "two_talkers" / "mix" / "reader_and_commands.flac"
 
 
+TINY_BLSTM: dict[str, object] = {"kind": "blstm", "layers": 1, "hidden_size": 8}
+TINY_CNN: dict[str, object] = {"kind": "dilated_cnn", "channels": 4}
+
+
+def tiny_values(**changes: object) -> dict[str, object]:
+    """The config of an embedding separator that is built and run in milliseconds."""
+    values: dict[str, object] = {
+        "kind": "embedding_separator",
+        "stft": {"hop": 128},
+        "network": TINY_BLSTM,
+        "dimension": 4,
+        "anchors": 4,
+    }
+    return values | changes
+
+
 def tiny_config(**changes: object) -> EmbeddingSeparatorConfig:
-    """A system small enough to build and run in milliseconds."""
-    values: dict[str, object] = {"layers": 1, "hidden_size": 8, "dimension": 4, "anchors": 4, "hop": 128}
-    return EmbeddingSeparatorConfig.model_validate(values | changes)
+    return EmbeddingSeparatorConfig.model_validate(tiny_values(**changes))
 
 
-def tiny_system(**changes: object) -> System:
+def tiny_system(**changes: object) -> EmbeddingSeparator:
     torch.manual_seed(0)
-    return build_system(tiny_config(**changes)).eval()
+    return EmbeddingSeparator(tiny_config(**changes)).eval()
 
 
 @pytest.fixture(scope="session")
@@ -49,11 +63,20 @@ def example_sources() -> Samples:
 @pytest.fixture(scope="session")
 def example_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A manifest of the shipped speech: two talkers in every split, which is enough to run, not to learn."""
-    manifest = tmp_path_factory.mktemp("corpus") / "speech.csv"
+    return _manifest(tmp_path_factory.mktemp("corpus") / "speech.csv", one_talker_a_file=False)
+
+
+@pytest.fixture(scope="session")
+def crowd_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same speech as if every file had a talker of its own, for mixtures of three."""
+    return _manifest(tmp_path_factory.mktemp("crowd") / "speech.csv", one_talker_a_file=True)
+
+
+def _manifest(manifest: Path, *, one_talker_a_file: bool) -> Path:
     rows = ["path,corpus,speaker,gender,split,text"]
     for path in sorted((EXAMPLES / "speech").rglob("*.flac")):
-        speaker = path.parent.name
-        gender = "F" if speaker == "librivox_reader" else "M"
+        speaker = path.stem if one_talker_a_file else path.parent.name
+        gender = "F" if path.parent.name == "librivox_reader" else "M"
         for split in ("train", "valid", "test"):
             rows.append(
                 f"{os.path.relpath(path, manifest.parent)},examples,{speaker}-{split},{gender},{split},"

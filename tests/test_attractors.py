@@ -10,12 +10,15 @@ import torch
 
 from unmingle.attractors import (
     AnchoredAttractors,
+    FixedAttractors,
     KMeansAttractors,
     OracleAttractors,
+    SoftKMeansAttractors,
     anchor_assignments,
     centroids,
     largest_similarity,
     mask_logits,
+    mean_of_largest_cluster,
 )
 from unmingle.errors import UnmingleError
 from unmingle.masks import sigmoid_masks, softmax_masks
@@ -156,3 +159,40 @@ def test_kmeans_attractors_find_the_clusters_an_oracle_would(spherical: bool) ->
     found = KMeansAttractors(spherical).form(embedding, weight, 2).points[0]
     order = [0, 1] if found[0, 0] > found[1, 0] else [1, 0]
     torch.testing.assert_close(found[order], oracle)
+
+
+def test_soft_attractors_separate_blobs_and_pass_gradients(weight: torch.Tensor) -> None:
+    truth = torch.randint(2, (B, T, F))
+    embedding = (4.0 * torch.nn.functional.one_hot(truth, K) + 0.1 * torch.randn(B, T, F, K)).requires_grad_()
+    formed = SoftKMeansAttractors(hardness=5.0, steps=10).form(embedding, weight, 2)
+    torch.testing.assert_close(formed.assignments.sum(dim=1), torch.ones(B, T, F))
+    for b in range(B):
+        found = formed.assignments[b].argmax(dim=0)
+        assert torch.equal(found, truth[b]) or torch.equal(found, 1 - truth[b])
+    formed.points.sum().backward()
+    assert embedding.grad is not None
+    assert embedding.grad.abs().sum() > 0
+
+
+def test_fixed_attractors_are_what_was_stored(embedding: torch.Tensor, weight: torch.Tensor) -> None:
+    fixed = FixedAttractors(2, K)
+    fixed.points.copy_(torch.randn(2, K))
+    formed = fixed.form(embedding, weight, 2)
+    assert torch.equal(formed.points, fixed.points.expand(B, -1, -1))
+    one_frame = fixed.form(embedding[:, :1], weight[:, :1], 2)
+    torch.testing.assert_close(one_frame.assignments, formed.assignments[:, :, :1])
+    assert "points" in fixed.state_dict()
+    assert fixed.most_talkers() == 2
+
+
+def test_sets_of_attractors_are_clustered_whatever_their_order() -> None:
+    """Luo's Fig. 5: two pairs of opposite attractors, one pair more common than the other."""
+    generator = torch.Generator().manual_seed(0)
+    common, rare = torch.tensor([[3.0, 0.0], [-3.0, 0.0]]), torch.tensor([[0.0, 3.0], [0.0, -3.0]])
+    sets = torch.cat([common.expand(70, 2, 2), rare.expand(30, 2, 2)]).clone()
+    swapped = torch.rand(100, generator=generator) > 0.5
+    sets[swapped] = sets[swapped].flip(1)
+    sets += 0.1 * torch.randn(100, 2, 2, generator=generator)
+    points = mean_of_largest_cluster(sets[torch.randperm(100, generator=generator)], generator=generator)
+    points = points[points[:, 0].argsort(descending=True)]
+    torch.testing.assert_close(points, common, atol=0.1, rtol=0)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import io
+import time
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +10,7 @@ import soundfile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from unmingle.audio import active_level, pick_channel, read_audio, resample, write_audio
+from unmingle.audio import active_level, encode_audio, pick_channel, read_audio, resample, write_audio
 from unmingle.errors import UnmingleError
 
 
@@ -179,3 +181,11 @@ def test_active_level_ignores_pauses(gain: float, pause: int) -> None:
     with_pause = np.concatenate([speech, np.zeros(pause // 200 * 200, dtype=np.float32)])
     assert active_level(with_pause, 8000) == pytest.approx(active_level(speech, 8000), rel=1e-4)
     assert active_level(speech, 8000) == pytest.approx(gain * 0.5 / np.sqrt(2), rel=0.01)
+
+
+def test_the_same_audio_is_the_same_bytes_at_any_time_of_day() -> None:
+    samples = np.linspace(-0.5, 0.5, 100, dtype=np.float32)
+    first = bytes(encode_audio(samples, 8000, "wav"))
+    time.sleep(1.1)  # libsndfile stamps float WAV files with the second
+    assert bytes(encode_audio(samples, 8000, "wav")) == first
+    np.testing.assert_array_equal(soundfile.read(io.BytesIO(first), dtype="float32")[0], samples)

@@ -185,9 +185,41 @@ def test_mix_then_evaluate(run, example_corpus: Path, tiny_model: Path, tmp_path
     _refused(run("evaluate", "nowhere"), "does not exist")
 
 
+def test_talkers_are_counted_when_asked(run, tiny_model: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    done = run("separate", MIXTURE, "--model", tiny_model, "--talkers", "auto", "--json")
+    assert done.code == 0, done.err
+    (told,) = json.loads(done.out)["files"]
+    assert told["talkers"] == len(told["outputs"]) == len(list((tmp_path / "separated").iterdir()))
+    assert 0.5 <= told["confidence"] < 1
+    _refused(run("separate", MIXTURE, "--model", tiny_model, "--talkers", "two"), "number or auto")
+    _refused(run("separate", MIXTURE, "--model", tiny_model, "--talkers", "9"), "1 to 4 talkers")
+
+
+def test_settings_are_changed_for_a_score(run, tiny_model: Path, example_corpus: Path) -> None:  # type: ignore[no-untyped-def]
+    assert run("mix", example_corpus, "--split", "test", "--count", "2", "-o", "test").code == 0
+    arguments = ("evaluate", "test", "--model", tiny_model, "--json", "--set")
+    ideal = run(*arguments, "formation=oracle", "-o", "a")
+    assert ideal.code == 0, ideal.err
+    summary = json.loads(ideal.out)
+    assert summary["changes"] == {"formation": "oracle"}
+    assert summary["system"] == "tiny-formation-oracle"
+    assert run(*arguments, "weight.threshold=0.5", "--set", "formation=kmeans", "-o", "b").code == 0
+    _refused(run(*arguments, "formation=magic"), "cannot have")
+    _refused(run(*arguments, "formation"), "KEY=VALUE")
+    _refused(run("evaluate", "test", "--oracle", "ibm", "--set", "a=b"), "leave out")
+
+
+def test_fix_attractors_from_the_command_line(run, tiny_model: Path, example_corpus: Path) -> None:  # type: ignore[no-untyped-def]
+    arguments = ("fix-attractors", tiny_model, "--data", example_corpus, "--mixtures", "4")
+    done = run(*arguments, "-o", "fixed.safetensors")
+    assert done.code == 0, done.err
+    assert run("separate", MIXTURE, "--model", "fixed.safetensors").code == 0
+    _refused(run(*arguments, "-o", "fixed.safetensors"), "--overwrite")
+
+
 def test_train_from_the_command_line(run, example_corpus: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     recipe = tmp_path / "tiny.yaml"
-    recipe.write_text("name: tiny\nsystem: {layers: 1, hidden_size: 8}\nstages: [{seconds: 1, steps: 9}]\n")
+    recipe.write_text("name: tiny\nsystem: {kind: embedding_separator}\nstages: [{seconds: 1, steps: 9}]\n")
     done = run("train", recipe, "--data", example_corpus, "--smoke")
     assert done.code == 0, done.err
     assert (tmp_path / "runs" / "tiny-smoke" / "best.safetensors").is_file()

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import torch
 
-from unmingle.clustering import kmeans
+from unmingle.clustering import kmeans, plus_plus_centres, soft_kmeans
 
 
 def _blobs(centres: list[list[float]], count: int, spread: float) -> tuple[torch.Tensor, torch.Tensor]:
@@ -57,3 +57,54 @@ def test_more_clusters_than_different_points_is_no_crash() -> None:
     assert len(labels) == 5
     assert len(labels.unique()) == 1, "equal points belong together"
     assert centres.isfinite().all()
+
+
+def test_soft_kmeans_follows_equation_2_step_by_step() -> None:
+    """Isik et al. 2016, Eq. 2: the squared DISTANCE to the centre, weights on the centres only."""
+    torch.manual_seed(0)
+    points, weights, centres = torch.randn(2, 7, 3), (torch.rand(2, 7) > 0.3).float(), torch.randn(2, 2, 3)
+    shares, found = soft_kmeans(points, weights, centres, hardness=2.0, steps=3)
+
+    def responsibilities(v: torch.Tensor, mu: torch.Tensor) -> torch.Tensor:
+        return torch.softmax(torch.stack([-2.0 * (v - m).square().sum() for m in mu]), dim=0)
+
+    for b in range(2):
+        mu = centres[b]
+        for _ in range(3):
+            gamma = torch.stack([responsibilities(v, mu) for v in points[b]])
+            mu = torch.stack(
+                [
+                    sum(weights[b, i] * gamma[i, c] * points[b, i] for i in range(7))
+                    / sum(weights[b, i] * gamma[i, c] for i in range(7))
+                    for c in range(2)
+                ]
+            )
+        torch.testing.assert_close(found[b], mu)
+        torch.testing.assert_close(shares[b].T, torch.stack([responsibilities(v, mu) for v in points[b]]))
+
+
+def test_squaring_only_the_centre_would_be_another_thing() -> None:
+    """A public toolkit's mistake: with -alpha |mu|^2 all points share alike."""
+    points = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])
+    shares, _ = soft_kmeans(points, torch.ones(1, 2), points.clone(), hardness=5.0, steps=1)
+    assert shares[0, 0, 0] > 0.99
+    assert shares[0, 0, 1] < 0.01
+
+
+def test_gradients_flow_through_every_step_of_soft_kmeans() -> None:
+    points = torch.randn(1, 6, 2, dtype=torch.float64, requires_grad=True)
+    starts = torch.randn(1, 2, 2, dtype=torch.float64)
+    weights = torch.rand(1, 6, dtype=torch.float64)
+    for steps in (1, 4):
+        assert torch.autograd.gradcheck(
+            lambda v, steps=steps: soft_kmeans(v, weights, starts, hardness=1.5, steps=steps), (points,)
+        )
+
+
+def test_hard_enough_soft_kmeans_is_kmeans() -> None:
+    points, truth = _blobs([[0.0, 0.0], [5.0, 0.0], [0.0, 5.0]], 40, 0.3)
+    starts = plus_plus_centres(points, torch.ones(120), 3, torch.Generator().manual_seed(0))
+    shares, _ = soft_kmeans(
+        points.unsqueeze(0), torch.ones(1, 120), starts.unsqueeze(0), hardness=50.0, steps=10
+    )
+    assert _agrees(shares[0].argmax(dim=0), truth)

@@ -13,13 +13,14 @@ from unmingle.audio import active_level
 from unmingle.data.batches import Crops, iterate
 from unmingle.data.cache import decode
 from unmingle.data.corpora import Utterance, read_corpora
-from unmingle.data.mixing import Mixer, MixingConfig
+from unmingle.data.mixing import Mixer, MixingConfig, active_sources
 from unmingle.data.mixture_folders import (
     MixtureFolderConfig,
     read_item,
     read_mixture_folder,
     write_mixture_folder,
 )
+from unmingle.data.premixed import PremixedMixtures, is_premixed
 from unmingle.errors import UnmingleError
 
 
@@ -200,3 +201,54 @@ def test_malformed_mixture_folders_are_refused(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "s2" / "a.wav", np.zeros(100), 16000)
     with pytest.raises(UnmingleError, match="sample rate"):
         read_item(item)
+
+
+def _premixed(corpus: Path, folder: Path) -> Path:
+    """A folder in the layout of WSJ0-2mix: tr/ and cv/ with mix/, s1/, s2/."""
+    for name, split in (("tr", "train"), ("cv", "valid")):
+        config = MixtureFolderConfig(corpora=[str(corpus)], split=split, count=3, seed=1)
+        write_mixture_folder(folder / name, config)
+    return folder
+
+
+def test_crops_of_mixtures_made_before(example_corpus: Path, tmp_path: Path) -> None:
+    (tmp_path / "2speakers").mkdir()
+    folder = _premixed(example_corpus, tmp_path / "2speakers")
+    assert is_premixed(folder)
+    assert not is_premixed(folder / "tr")
+    mixtures = PremixedMixtures(folder, "train", 8000, 2, seed=5)
+    originals = [read_item(item)[1] for item in read_mixture_folder(folder / "tr")]
+    for index in range(6):
+        crop = mixtures.render(mixtures.crop(index, 4000))
+        assert crop.shape == (2, 4000)
+        np.testing.assert_array_equal(crop, mixtures.render(mixtures.crop(index, 4000)))
+        assert any(
+            (np.lib.stride_tricks.sliding_window_view(whole[0], 4000) == crop[0]).all(axis=1).any()
+            for whole in originals
+        )
+    long = mixtures.render(mixtures.crop(0, 10**6))
+    assert np.abs(long[:, -1000:]).max() == 0
+    assert PremixedMixtures(folder, "train", 8000, 3, 0).render(mixtures.crop(0, 100)).shape == (3, 100)
+
+
+def test_mixtures_made_before_are_checked(example_corpus: Path, tmp_path: Path) -> None:
+    (tmp_path / "2speakers").mkdir()
+    folder = _premixed(example_corpus, tmp_path / "2speakers")
+    with pytest.raises(UnmingleError, match="tt"):
+        PremixedMixtures(folder, "test", 8000, 2, 0)
+    with pytest.raises(UnmingleError, match="2 sources"):
+        PremixedMixtures(folder, "train", 8000, 1, 0)
+    other = PremixedMixtures(folder, "train", 16000, 2, 0)
+    with pytest.raises(UnmingleError, match="8000 Hz"):
+        other.render(other.crop(0, 100))
+
+
+def test_a_varying_number_of_talkers_is_drawn_evenly(crowd_corpus: Path, tmp_path: Path) -> None:
+    utterances = read_corpora([crowd_corpus], "train")
+    speech = decode(utterances, 8000, tmp_path / "cache")
+    mixer = Mixer(utterances, speech, 8000, MixingConfig(talkers=3, fewest_talkers=1), 0)
+    counts = [int(active_sources(mixer.render(mixer.crop(k, 8000))).sum()) for k in range(60)]
+    assert {1, 2, 3} == set(counts)
+    assert all(counts.count(number) > 8 for number in (1, 2, 3))
+    sources = mixer.render(mixer.crop(counts.index(1), 8000))
+    assert np.abs(sources[1:]).max() == 0

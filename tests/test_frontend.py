@@ -3,11 +3,18 @@ from __future__ import annotations
 import pytest
 import torch
 
-from unmingle.frontend import FrontEnd, level, loudest_weights
+from unmingle.frontend import (
+    FrontEnd,
+    StftConfig,
+    WeightConfig,
+    bin_weights,
+    level,
+    loudest_weights,
+)
 
 
 def test_features_are_the_same_for_any_gain() -> None:
-    frontend = FrontEnd(256, 64, "sqrt_hann")
+    frontend = FrontEnd(StftConfig())
     mixture = torch.randn(1, 4000)
     expected = frontend(mixture).features
     for gain in (1e-3, 1e12):
@@ -22,7 +29,7 @@ def test_level_grows_with_gain_and_ignores_appended_silence() -> None:
 
 
 def test_fitted_features_have_mean_zero_and_deviation_one() -> None:
-    frontend = FrontEnd(256, 64, "sqrt_hann")
+    frontend = FrontEnd(StftConfig())
     mixtures = torch.randn(8, 4000) * torch.linspace(0.1, 2, 8)[:, None]
     frontend.fit(mixtures)
     features = frontend(mixtures).features.flatten(0, 1)
@@ -31,7 +38,7 @@ def test_fitted_features_have_mean_zero_and_deviation_one() -> None:
 
 
 def test_silence_gives_finite_features() -> None:
-    assert FrontEnd(256, 64, "sqrt_hann")(torch.zeros(1, 1000)).features.isfinite().all()
+    assert FrontEnd(StftConfig())(torch.zeros(1, 1000)).features.isfinite().all()
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 1.0])
@@ -50,3 +57,39 @@ def test_weights_leave_padding_out_and_do_not_let_it_change_the_rest() -> None:
     weights = loudest_weights(padded, 0.9, torch.tensor([10]))
     torch.testing.assert_close(weights[:, :10], loudest_weights(magnitude, 0.9))
     assert weights[:, 10:].sum() == 0
+
+
+def test_near_loudest_weights_keep_bins_within_so_many_decibels_of_the_peak() -> None:
+    magnitude = torch.tensor([[[1.0, 0.011, 0.0099, 0.0]], [[50.0, 0.6, 0.4, 1.0]]])
+    config = WeightConfig(rule="near_loudest", threshold=40.0)
+    expected = torch.tensor([[[1.0, 1.0, 0.0, 0.0]], [[1.0, 1.0, 0.0, 1.0]]])
+    assert torch.equal(bin_weights(config, magnitude), expected)
+
+
+def test_log_range_weights_follow_the_code_of_mobin() -> None:
+    magnitude = torch.rand(3, 6, 5) + 0.01
+    weights = bin_weights(WeightConfig(rule="log_range", threshold=0.6), magnitude)
+    for values, kept in zip(magnitude, weights, strict=True):
+        low, high = float(values.min().log()), float(values.max().log())
+        for value, keep in zip(values.flatten(), kept.flatten(), strict=True):
+            assert bool(keep) == (float(value.log()) >= low + 0.6 * (high - low))
+
+
+@pytest.mark.parametrize(
+    ("rule", "threshold"), [("loudest", 0.9), ("near_loudest", 40.0), ("log_range", 0.6), ("all", 1.0)]
+)
+def test_every_weight_rule_leaves_padding_out_and_ignores_gain(rule: str, threshold: float) -> None:
+    config = WeightConfig.model_validate({"rule": rule, "threshold": threshold})
+    magnitude = torch.rand(1, 10, 9) + 0.05
+    padded = torch.cat([magnitude, torch.rand(1, 5, 9)], dim=1)
+    weights = bin_weights(config, padded, torch.tensor([10]))
+    assert weights[:, 10:].sum() == 0
+    if rule in ("loudest", "all", "near_loudest"):
+        assert torch.equal(weights[:, :10], bin_weights(config, magnitude))
+    assert torch.equal(bin_weights(config, 8 * magnitude), bin_weights(config, magnitude))
+
+
+def test_impossible_thresholds_are_refused() -> None:
+    for rule, threshold in (("loudest", 0.0), ("log_range", 1.5), ("near_loudest", -3.0)):
+        with pytest.raises(ValueError, match="threshold"):
+            WeightConfig.model_validate({"rule": rule, "threshold": threshold})

@@ -17,7 +17,7 @@ FLOORS = [
     {"errors", "config", "batch"},
     {"audio", "stft", "masks", "clustering", "metrics", "networks"},
     {"scoring", "frontend"},
-    {"attractors", "losses", "data"},
+    {"attractors", "counting", "losses", "data"},
     {"systems"},
     {"models"},
     {"training", "separation"},

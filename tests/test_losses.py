@@ -5,7 +5,15 @@ from itertools import permutations
 import pytest
 import torch
 
-from unmingle.losses import mask_error, pairwise_mask_error, pairwise_si_sdr_error, permutation_invariant
+from unmingle.losses import (
+    affinity_loss,
+    mask_error,
+    pairwise_magnitude_error,
+    pairwise_mask_error,
+    pairwise_si_sdr_error,
+    permutation_invariant,
+    phase_sensitive_target,
+)
 from unmingle.metrics import si_sdr
 
 
@@ -71,3 +79,63 @@ def test_waveform_error_has_finite_gradients_on_silence() -> None:
     assert errors.isfinite().all()
     assert estimates.grad is not None
     assert estimates.grad.isfinite().all()
+
+
+def _naive_affinity(embedding: torch.Tensor, assignment: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """Every pair of bins, one after the other."""
+    totals = []
+    for v, y, w in zip(embedding, assignment, weight, strict=True):
+        bins = [(t, f) for t in range(v.shape[0]) for f in range(v.shape[1])]
+        total = torch.zeros(())
+        for i in bins:
+            for j in bins:
+                difference = v[i] @ v[j] - y[(slice(None), *i)] @ y[(slice(None), *j)]
+                total = total + w[i] * w[j] * difference**2
+        totals.append(total / w.sum() ** 2)
+    return torch.stack(totals)
+
+
+def test_affinity_loss_equals_the_naive_form_in_value_and_gradient() -> None:
+    torch.manual_seed(0)
+    embedding = torch.randn(2, 4, 3, 5, requires_grad=True)
+    assignment = torch.nn.functional.one_hot(torch.randint(2, (2, 4, 3)), 3).movedim(-1, 1).float()
+    for weight in (torch.ones(2, 4, 3), (torch.rand(2, 4, 3) > 0.4).float(), torch.rand(2, 4, 3)):
+        expected = _naive_affinity(embedding, assignment, weight)
+        value = affinity_loss(embedding, assignment, weight)
+        torch.testing.assert_close(value, expected)
+        (slow,) = torch.autograd.grad(expected.sum(), embedding)
+        (fast,) = torch.autograd.grad(value.sum(), embedding)
+        torch.testing.assert_close(fast, slow, atol=1e-6, rtol=1e-4)
+
+
+def test_affinity_loss_knows_no_order_and_counts_no_silence() -> None:
+    assignment = torch.nn.functional.one_hot(torch.randint(2, (1, 6, 4)), 2).movedim(-1, 1).float()
+    perfect = torch.nn.functional.one_hot(assignment.argmax(dim=1), 5).float()
+    weight = torch.ones(1, 6, 4)
+    assert float(affinity_loss(perfect, assignment, weight)) == 0
+    rotation = torch.linalg.qr(torch.randn(5, 5)).Q
+    assert float(affinity_loss(perfect @ rotation, assignment.flip(1), weight)) == pytest.approx(0, abs=1e-5)
+    weight[:, 3:] = 0
+    spoiled = perfect.clone()
+    spoiled[:, 3:] = torch.randn(1, 3, 4, 5)
+    assert float(affinity_loss(spoiled, assignment, weight)) == 0
+
+
+def test_pairwise_magnitude_error_is_the_mean_square_of_every_pair() -> None:
+    estimates, targets = torch.rand(2, 3, 4, 5), torch.rand(2, 3, 4, 5)
+    pairwise = pairwise_magnitude_error(estimates, targets)
+    for b in range(2):
+        for i in range(3):
+            for j in range(3):
+                expected = (estimates[b, j] - targets[b, i]).square().mean()
+                torch.testing.assert_close(pairwise[b, i, j], expected)
+
+
+def test_phase_sensitive_target_follows_the_angle() -> None:
+    sources, mixture = torch.randn(2, 2, 3, 4, dtype=torch.cfloat), torch.randn(2, 3, 4, dtype=torch.cfloat)
+    target = phase_sensitive_target(sources, mixture)
+    for b in range(2):
+        for c in range(2):
+            angle = mixture[b].angle() - sources[b, c].angle()
+            expected = sources[b, c].abs() * torch.cos(angle).clamp_min(0)
+            torch.testing.assert_close(target[b, c], expected)

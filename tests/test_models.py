@@ -11,7 +11,18 @@ from safetensors.torch import load_file, save_file
 
 from conftest import tiny_system
 from unmingle.errors import UnmingleError
-from unmingle.models import ModelFacts, load_system, model_card, model_names, read_facts, save_system
+from unmingle.frontend import WeightConfig
+from unmingle.models import (
+    ModelFacts,
+    find_model,
+    load_system,
+    model_card,
+    model_names,
+    read_facts,
+    save_system,
+)
+from unmingle.networks import BlstmConfig
+from unmingle.systems import EmbeddingSeparator, EmbeddingSeparatorConfig
 
 
 def test_a_saved_system_separates_as_before(tmp_path: Path) -> None:
@@ -27,7 +38,7 @@ def test_a_saved_system_separates_as_before(tmp_path: Path) -> None:
 
 
 def test_half_precision_costs_half_the_space_and_little_else(tmp_path: Path) -> None:
-    system = tiny_system(hidden_size=64)
+    system = tiny_system(network={"kind": "blstm", "layers": 1, "hidden_size": 64})
     save_system(system, tmp_path / "half.safetensors", ModelFacts())
     save_system(system, tmp_path / "full.safetensors", ModelFacts(), half=False)
     sizes = [(tmp_path / f"{name}.safetensors").stat().st_size for name in ("half", "full")]
@@ -60,20 +71,27 @@ def test_anything_else_is_refused_too(tmp_path: Path, content: bytes) -> None:
 
 def _with_metadata(model: Path, target: Path, **changes: str) -> Path:
     config, facts = read_facts(model)
-    metadata = {"format_version": "1", "config": config.model_dump_json(), "facts": facts.model_dump_json()}
+    metadata = {"format_version": "2", "config": config.model_dump_json(), "facts": facts.model_dump_json()}
     save_file(load_file(model), target, metadata=metadata | changes)
     return target
+
+
+def _blstm(**network: int) -> str:
+    return json.dumps({"kind": "embedding_separator", "network": {"kind": "blstm", **network}})
 
 
 @pytest.mark.parametrize(
     ("changes", "word"),
     [
         ({"format_version": "99"}, "update"),
-        ({"config": "{}"}, "not fit"),
+        ({"config": "{}"}, "understand"),
+        ({"config": '{"kind": "embedding_separator"}'}, "not fit"),
+        ({"config": "[]"}, "understand"),
         ({"config": '{"kind": "something"}'}, "understand"),
         ({"config": "no json"}, "understand"),
-        ({"config": json.dumps({"hidden_size": 8192, "layers": 32})}, "not fit"),
-        ({"config": json.dumps({"hidden_size": 10**9})}, "understand"),
+        ({"config": _blstm(hidden_size=8192, layers=32)}, "not fit"),
+        ({"config": _blstm(hidden_size=10**9)}, "understand"),
+        ({"format_version": "1", "config": "{}"}, "understand"),
     ],
 )
 def test_hostile_metadata_is_refused(
@@ -85,7 +103,7 @@ def test_hostile_metadata_is_refused(
 
 def test_missing_extra_or_not_finite_weights_are_refused(tiny_model: Path, tmp_path: Path) -> None:
     config, _ = read_facts(tiny_model)
-    metadata = {"format_version": "1", "config": config.model_dump_json()}
+    metadata = {"format_version": "2", "config": config.model_dump_json()}
     state = load_file(tiny_model)
     name = "network.linear.weight"
     for change in (
@@ -115,3 +133,39 @@ def test_every_model_of_the_package_loads_and_has_a_card() -> None:
     for name in model_names():
         assert load_system(name).sample_rate > 0
         assert name in model_card(name)
+
+
+def test_the_first_format_is_still_read() -> None:
+    """The model that ships was written by the first release, all values of its config side by side."""
+    config, _ = read_facts(find_model("adanet-2talkers-8khz"))
+    assert isinstance(config, EmbeddingSeparatorConfig)
+    assert isinstance(config.network, BlstmConfig)
+    assert (config.network.layers, config.network.residual, config.stft.hop) == (4, True, 128)
+    assert config.weight == WeightConfig(rule="loudest", threshold=0.9)
+
+
+def test_what_needs_no_training_can_be_changed(tiny_model: Path) -> None:
+    changed = load_system(tiny_model, changes={"formation": "kmeans", "weight.threshold": 0.5})
+    assert isinstance(changed, EmbeddingSeparator)
+    assert (changed.config.formation, changed.config.weight.threshold) == ("kmeans", 0.5)
+    embedded = changed.embed(torch.ones(1, 4000))[1]
+    same = load_system(tiny_model)
+    assert isinstance(same, EmbeddingSeparator)
+    torch.testing.assert_close(same.embed(torch.ones(1, 4000))[1], embedded)
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        ({"formation": "fixed"}, "no weights"),
+        ({"formation": "magic"}, "cannot have formation=magic"),
+        ({"learned_scale": True}, "no weights"),
+        ({"nothing": 1}, "no 'nothing'"),
+        ({"weight.nothing": 1}, "no 'weight.nothing'"),
+    ],
+)
+def test_changes_that_need_training_are_refused(
+    tiny_model: Path, changes: dict[str, object], word: str
+) -> None:
+    with pytest.raises(UnmingleError, match=word):
+        load_system(tiny_model, changes=changes)

@@ -5,7 +5,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unmingle.masks import apply_masks, ideal_binary_mask, ideal_ratio_mask, wiener_filter_mask
+from unmingle.masks import (
+    apply_masks,
+    hard_masks,
+    ideal_binary_mask,
+    ideal_ratio_mask,
+    loudest_masks,
+    phase_sensitive_mask,
+    root_ideal_ratio_mask,
+    wiener_filter_mask,
+)
 from unmingle.stft import Stft
 
 
@@ -76,3 +85,28 @@ def test_masks_do_not_depend_on_gain_and_follow_the_order_of_sources() -> None:
     for mask in (ideal_binary_mask, ideal_ratio_mask, wiener_filter_mask):
         torch.testing.assert_close(mask(1e3 * sources), mask(sources))
         torch.testing.assert_close(mask(sources.flip(1)), mask(sources).flip(1))
+
+
+def test_root_ratio_mask_is_the_root_of_energies() -> None:
+    sources = torch.randn(1, 3, 4, 5, dtype=torch.cfloat)
+    powers = sources.abs().square()
+    torch.testing.assert_close(
+        root_ideal_ratio_mask(sources), (powers / powers.sum(dim=1, keepdim=True)).sqrt()
+    )
+
+
+def test_phase_sensitive_mask_projects_the_source_on_the_mixture() -> None:
+    sources = torch.randn(1, 2, 4, 5, dtype=torch.cfloat)
+    mixture = sources.sum(dim=1)
+    angle = sources.angle() - mixture.unsqueeze(1).angle()
+    expected = (sources.abs() / mixture.abs().unsqueeze(1) * torch.cos(angle)).clamp(0, 1)
+    torch.testing.assert_close(phase_sensitive_mask(sources, mixture), expected, atol=1e-5, rtol=1e-4)
+
+
+def test_hard_and_loudest_masks() -> None:
+    values = torch.rand(2, 3, 4, 5)
+    hard = hard_masks(values)
+    assert torch.equal(hard.sum(dim=1), torch.ones(2, 4, 5))
+    assert torch.equal(hard.argmax(dim=1), values.argmax(dim=1))
+    masks = torch.stack([torch.full((4, 5), level) for level in (0.2, 0.9, 0.5)]).unsqueeze(0)
+    assert torch.equal(loudest_masks(masks, torch.rand(1, 4, 5), 2), masks[:, [1, 2]])

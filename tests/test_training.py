@@ -12,21 +12,23 @@ import pytest
 import torch
 import yaml
 
+from conftest import TINY_BLSTM, tiny_values
+from unmingle.attractors import FixedAttractors
+from unmingle.data.mixture_folders import MixtureFolderConfig, write_mixture_folder
 from unmingle.errors import UnmingleError
-from unmingle.models import load_system
+from unmingle.models import ModelFacts, load_system, save_system
+from unmingle.systems import EmbeddingSeparator, MaskInference, MaskInferenceConfig, TwoStage
+from unmingle.training.fixed_attractors import fix_attractors
 from unmingle.training.loop import Options, train
-from unmingle.training.recipe import Recipe, read_recipe, shrink
+from unmingle.training.recipe import Recipe, shrink
 from unmingle.training.run_folder import RunFolder
-
-RECIPES = sorted((Path(__file__).parent.parent / "recipes").glob("*.yaml"))
-TINY = {"layers": 1, "hidden_size": 8, "dimension": 4, "hop": 128}
 
 
 def _recipe(corpus: Path, steps: int = 6, **changes: object) -> Recipe:
     values: dict[str, object] = {
         "name": "tiny",
         "data": [str(corpus)],
-        "system": TINY | {"dropout": 0.2},
+        "system": tiny_values(network=TINY_BLSTM | {"dropout": 0.2}),
         "stages": [
             {"seconds": 0.5, "steps": steps, "batch_size": 2, "validate_every": 3, "schedule": "decay"}
         ],
@@ -102,7 +104,7 @@ def test_a_killed_run_goes_on(example_corpus: Path, tmp_path: Path) -> None:
 
 
 def test_two_processes_share_the_work(example_corpus: Path, tmp_path: Path) -> None:
-    recipe = _recipe(example_corpus, steps=2, system=TINY)
+    recipe = _recipe(example_corpus, steps=2, system=tiny_values())
     values = tmp_path / "recipe.yaml"
     values.write_text(yaml.safe_dump(recipe.model_dump(mode="json")), encoding="utf-8")
     arguments = ["train", str(values), "-o", str(tmp_path / "two"), "--devices", "2", "--threads", "2"]
@@ -125,8 +127,8 @@ def test_init_from_begins_with_the_weights_of_a_model(example_corpus: Path, tmp_
     )
     for name, value in first.items():
         torch.testing.assert_close(second[name], value, atol=1e-6, rtol=0)
-    other = recipe.model_copy(update={"system": recipe.system.model_copy(update={"hidden_size": 9})})
-    with pytest.raises(UnmingleError, match="another system"):
+    other = _recipe(example_corpus, system=tiny_values(network=TINY_BLSTM | {"hidden_size": 9}))
+    with pytest.raises(UnmingleError, match="another network"):
         train(other, tmp_path / "third", Options(workers=0, init_from=str(model)))
 
 
@@ -139,7 +141,7 @@ def test_plateau_halves_the_rate_and_stops_early(example_corpus: Path, tmp_path:
         "halve_after": 2,
         "stop_after": 5,
     }
-    recipe = _recipe(example_corpus, stages=[stage | {"learning_rate": 1e-20}], system=TINY)
+    recipe = _recipe(example_corpus, stages=[stage | {"learning_rate": 1e-20}], system=tiny_values())
     progress = train(recipe, tmp_path / "run", Options(workers=0))
     rates = [float(row["learning_rate"]) for row in _log(tmp_path / "run")]
     # A rate this small changes nothing: the first validation stays the best one.
@@ -154,7 +156,7 @@ def test_runs_do_not_overwrite_each_other(example_corpus: Path, tmp_path: Path) 
     train(recipe, tmp_path / "run", Options(workers=0))
     with pytest.raises(UnmingleError, match="--resume"):
         train(recipe, tmp_path / "run", Options(workers=0))
-    other = recipe.model_copy(update={"system": recipe.system.model_copy(update={"hop": 64})})
+    other = _recipe(example_corpus, system=tiny_values(anchors=5))
     with pytest.raises(UnmingleError, match="another system"):
         train(other, tmp_path / "run", Options(workers=0, resume=True))
     (tmp_path / "run" / "last.checkpoint").write_bytes(b"damaged")
@@ -162,51 +164,85 @@ def test_runs_do_not_overwrite_each_other(example_corpus: Path, tmp_path: Path) 
         train(recipe, tmp_path / "run", Options(workers=0, resume=True))
 
 
-@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
-def test_every_recipe_runs(path: Path, example_corpus: Path, tmp_path: Path) -> None:
-    recipe = shrink(read_recipe(path))
-    recipe = recipe.model_copy(
-        update={
-            "data": [str(example_corpus)],
-            "system": recipe.system.model_copy(update={"hidden_size": 8, "layers": 2}),
-            "mixing": recipe.mixing.model_copy(update={"corpus_weights": {}}),
-        }
+def test_parts_of_a_system_are_trained_in_turn(example_corpus: Path, tmp_path: Path) -> None:
+    """dpcl, enhancement, end to end; the model at the end of each stage is left."""
+    dpcl = tiny_values(objective="affinity", unit_norm=True, formation="soft_kmeans", mask="assignment")
+    system = {"kind": "two_stage", "stft": {"hop": 128}, "first": dpcl, "network": TINY_BLSTM}
+    stage = {"seconds": 0.5, "steps": 2, "batch_size": 2, "validate_every": 2, "schedule": "constant"}
+    stages = [stage | {"part": part} for part in ("first", "second", "all")]
+    recipe = _recipe(example_corpus, system=system, stages=stages, optimizer="rmsprop", clip_norm=None)
+    train(recipe, tmp_path / "run", Options(workers=0))
+    first, second, both = (load_system(tmp_path / "run" / f"stage-{n}.safetensors") for n in (1, 2, 3))
+    assert isinstance(first, EmbeddingSeparator)
+    assert isinstance(second, TwoStage)
+    assert isinstance(both, TwoStage)
+    held = dict(second.first.named_parameters())
+    assert all(torch.equal(value, held[name]) for name, value in first.named_parameters())
+    moved = dict(both.first.named_parameters())
+    assert any(not torch.equal(value, moved[name]) for name, value in first.named_parameters())
+    # The first stage of another run can come from a model.
+    later = _recipe(
+        example_corpus, system=system, stages=[stage | {"part": "second", "learning_rate": 1e-12}]
     )
-    progress = train(recipe, tmp_path / "run", Options(workers=0))
-    assert progress.total_steps == 2 * len(recipe.stages)
-    mixture = torch.randn(1, 4000)
-    estimates = load_system(tmp_path / "run" / "best.safetensors").separate(mixture).sources
-    assert estimates.isfinite().all()
-    if recipe.system.mask == "softmax":
-        torch.testing.assert_close(estimates.sum(dim=1), mixture, atol=1e-3, rtol=0)
+    model = str(tmp_path / "run" / "stage-1.safetensors")
+    train(later, tmp_path / "later", Options(workers=0, init_from=model))
+    given = load_system(tmp_path / "later" / "last.safetensors")
+    assert isinstance(given, TwoStage)
+    for name, value in first.state_dict().items():
+        torch.testing.assert_close(given.first.state_dict()[name], value)
 
 
-def test_recipes_inherit(tmp_path: Path) -> None:
-    stages = [{"seconds": 1.0, "steps": 5}]
-    (tmp_path / "base.yaml").write_text(
-        yaml.safe_dump({"name": "b", "system": {"layers": 2}, "stages": stages})
+def test_a_model_begins_a_run_with_other_attractors_and_talkers(example_corpus: Path, tmp_path: Path) -> None:
+    train(_recipe(example_corpus, steps=3), tmp_path / "two", Options(workers=0))
+    changed = _recipe(
+        example_corpus,
+        steps=1,
+        system=tiny_values(training_formation="oracle", formation="kmeans", fewest_talkers=1),
+        mixing={"fewest_talkers": 1},
     )
-    (tmp_path / "child.yaml").write_text("base: base.yaml\nname: child\nsystem: {hidden_size: 7}\n")
-    recipe = read_recipe(tmp_path / "child.yaml")
-    assert (recipe.name, recipe.system.layers, recipe.system.hidden_size) == ("child", 2, 7)
+    model = str(tmp_path / "two" / "last.safetensors")
+    progress = train(changed, tmp_path / "next", Options(workers=0, init_from=model))
+    assert progress.total_steps == 1
 
 
-@pytest.mark.parametrize(
-    ("text", "word"),
-    [
-        ("name: x\nsystem: {layers: none}\nstages: [{seconds: 1, steps: 1}]", "system.layers"),
-        ("name: x\nsystem: {}\nstages: []", "stages"),
-        ("name: x\nsystem: {}\nstages: [{seconds: 1, steps: 1, epochs: 3}]", "epochs"),
-        ("name: x\nsystem: {hop: 200}\nstages: [{seconds: 1, steps: 1}]", "hop"),
-        ("name: x\nsystem: {}\nmixing: {talkers: 3}\nstages: [{seconds: 1, steps: 1}]", "3 talkers"),
-        ("name: x\nseed: -1\nsystem: {}\nstages: [{seconds: 1, steps: 1}]", "seed"),
-        ("[1, 2]", "mapping"),
-        ("a: [", "YAML"),
-        ("base: bad.yaml", "itself"),
-        ("!!python/object/apply:os.system ['true']", "YAML"),
-    ],
-)
-def test_bad_recipes_are_refused(tmp_path: Path, text: str, word: str) -> None:
-    (tmp_path / "bad.yaml").write_text(text)
-    with pytest.raises(UnmingleError, match=word):
-        read_recipe(tmp_path / "bad.yaml")
+def test_training_on_mixtures_made_before(example_corpus: Path, tmp_path: Path) -> None:
+    (tmp_path / "made").mkdir()
+    for name, split in (("tr", "train"), ("cv", "valid")):
+        config = MixtureFolderConfig(corpora=[str(example_corpus)], split=split, count=3, seed=1)
+        write_mixture_folder(tmp_path / "made" / name, config)
+    recipe = _recipe(tmp_path / "made", steps=3)
+    assert train(recipe, tmp_path / "run", Options(workers=1)).total_steps == 3
+    both = recipe.model_copy(update={"data": [*recipe.data, str(example_corpus)]})
+    with pytest.raises(UnmingleError, match="only --data"):
+        train(both, tmp_path / "other", Options(workers=0))
+
+
+def test_halving_halves_after_so_many_epochs(example_corpus: Path, tmp_path: Path) -> None:
+    stage = {"seconds": 0.3, "steps": 6, "batch_size": 1, "validate_every": 1, "halve_after": 2}
+    recipe = _recipe(example_corpus, stages=[stage | {"schedule": "halving", "learning_rate": 1e-3}])
+    train(recipe, tmp_path / "run", Options(workers=0))
+    rates = [float(row["learning_rate"]) for row in _log(tmp_path / "run")]
+    assert rates == pytest.approx([1e-3, 5e-4, 5e-4, 2.5e-4, 2.5e-4, 1.25e-4])
+
+
+def test_fixed_attractors_are_collected_and_stored(
+    example_corpus: Path, tmp_path: Path, tiny_model: Path
+) -> None:
+    output = tmp_path / "fixed.safetensors"
+    points = fix_attractors(tiny_model, [str(example_corpus)], output, 8, 1.0)
+    system = load_system(output)
+    assert isinstance(system, EmbeddingSeparator)
+    assert isinstance(system.formation, FixedAttractors)
+    torch.testing.assert_close(system.formation.points, points, atol=2e-3, rtol=2e-3)  # half precision
+    assert points.abs().sum() > 0
+    assert system.separate(torch.randn(1, 4000), 2).sources.isfinite().all()
+    with pytest.raises(UnmingleError, match="--overwrite"):
+        fix_attractors(tiny_model, [str(example_corpus)], output, 8, 1.0)
+    with pytest.raises(UnmingleError, match="safetensors"):
+        fix_attractors(tiny_model, [str(example_corpus)], tmp_path / "fixed.bin", 8, 1.0)
+    upit = MaskInference(MaskInferenceConfig.model_validate({"network": TINY_BLSTM}))
+    save_system(upit, tmp_path / "upit.safetensors", ModelFacts())
+    with pytest.raises(UnmingleError, match="without embeddings"):
+        fix_attractors(
+            tmp_path / "upit.safetensors", [str(example_corpus)], tmp_path / "x.safetensors", 8, 1.0
+        )

@@ -236,7 +236,12 @@ def encode_audio(samples: Samples, sample_rate: int, name: str, bits: int | None
         raise UnmingleError(
             f"{name} cannot hold {channels} channels at {sample_rate} Hz; write wav instead."
         ) from error
-    return encoded.getbuffer()
+    buffer = encoded.getbuffer()
+    # A float WAV has a PEAK chunk with the time of day: the same audio must be the same bytes.
+    peak = bytes(buffer[:128]).find(b"PEAK")
+    if name == "wav" and peak >= 0:
+        buffer[peak + 12 : peak + 16] = bytes(4)
+    return buffer
 
 
 def write_audio(path: Path, samples: Samples, sample_rate: int, bits: int | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Weighted k-means on embeddings, plain and spherical."""
+"""Weighted k-means on embeddings: plain, spherical, and soft."""
 
 from __future__ import annotations
 
@@ -50,6 +50,43 @@ def kmeans(
         if cost < best_cost:
             best_cost, best_centres = cost, centres
     return _nearest(points, best_centres), best_centres
+
+
+def soft_kmeans(
+    points: Tensor, weights: Tensor, centres: Tensor, *, hardness: float, steps: int
+) -> tuple[Tensor, Tensor]:
+    """Soft weighted k-means, a fixed number of steps, each differentiable (Isik et al. 2016, Eq. 2).
+
+    Responsibilities are the softmax over centres of ``-hardness * |v - mu|^2``; centres are the means
+    of the points weighted by responsibility and weight. Gradients flow through all steps.
+
+    Args:
+        points: ``(batch, bins, dim)``.
+        weights: ``(batch, bins)``; in the paper 0 or 1.
+        centres: to start from, ``(batch, clusters, dim)``.
+        hardness: the paper's alpha.
+        steps: how many times responsibilities and centres are computed.
+
+    Returns:
+        Responsibilities ``(batch, clusters, bins)`` by the last centres, which are ``(batch, clusters, dim)``.
+    """
+    for _ in range(steps):
+        shares = _responsibilities(points, centres, hardness) * weights.unsqueeze(1)
+        centres = torch.bmm(shares, points) / shares.sum(dim=-1, keepdim=True).clamp_min(1e-8)
+    return _responsibilities(points, centres, hardness), centres
+
+
+def plus_plus_centres(
+    points: Tensor, weights: Tensor, clusters: int, generator: torch.Generator | None = None
+) -> Tensor:
+    """Starting centres ``(clusters, dim)`` among the weighted points ``(bins, dim)``, by k-means++."""
+    return _plus_plus(points[weights > 0], weights[weights > 0], clusters, generator)
+
+
+def _responsibilities(points: Tensor, centres: Tensor, hardness: float) -> Tensor:
+    # |v|^2 is the same for every centre, and leaves the softmax.
+    closeness = 2 * torch.bmm(centres, points.transpose(1, 2)) - centres.square().sum(dim=-1, keepdim=True)
+    return torch.softmax(hardness * closeness, dim=1)
 
 
 def _squared_distances(points: Tensor, centres: Tensor) -> Tensor:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from unmingle.config import Config
 from unmingle.stft import Stft, WindowName
 
 _LOG_FLOOR = 1e-4
@@ -20,36 +23,54 @@ class Spectra:
     spectrum: Tensor
     """``(batch, frames, freqs)`` complex, at the level of the input."""
     features: Tensor
-    """``(batch, frames, freqs)``: normalized log magnitude, the same for any gain of the input."""
+    """``(batch, frames, freqs)``: normalized (log) magnitude, the same for any gain of the input."""
+
+
+class StftConfig(Config):
+    """Spectrogram and features; the defaults are those of Luo and Isik at 8 kHz."""
+
+    window_length: int = Field(256, ge=16, le=65536)
+    hop: int = Field(64, ge=1)
+    window: WindowName = "sqrt_hann"
+    feature: Literal["log_magnitude", "magnitude"] = "log_magnitude"
+
+    @model_validator(mode="after")
+    def _overlaps(self) -> StftConfig:
+        if self.hop > self.window_length // 2:
+            raise ValueError(
+                f"hop must be at most half of window_length {self.window_length}, got {self.hop}"
+            )
+        return self
 
 
 class FrontEnd(nn.Module):
-    """Log magnitudes relative to the mixture's level, with stored mean and deviation per frequency."""
+    """Magnitudes relative to the mixture's level, with stored mean and deviation per frequency."""
 
     mean: Tensor
     deviation: Tensor
 
-    def __init__(self, window_length: int, hop: int, window: WindowName) -> None:
+    def __init__(self, config: StftConfig) -> None:
         super().__init__()
-        self.stft = Stft(window_length, hop, window)
+        self.stft = Stft(config.window_length, config.hop, config.window)
+        self._logarithmic = config.feature == "log_magnitude"
         self.register_buffer("mean", torch.zeros(self.stft.freqs))
         self.register_buffer("deviation", torch.ones(self.stft.freqs))
 
     def forward(self, mixture: Tensor) -> Spectra:
         """Mixture ``(batch, samples)`` to its spectrogram and features."""
         spectrum = self.stft.analyse(mixture)
-        return Spectra(spectrum, (self._log_magnitude(spectrum) - self.mean) / self.deviation)
+        return Spectra(spectrum, (self._relative(spectrum) - self.mean) / self.deviation)
 
     def fit(self, mixtures: Tensor) -> None:
-        """Store mean and deviation of the log magnitudes of ``mixtures`` ``(batch, samples)``."""
-        values = self._log_magnitude(self.stft.analyse(mixtures)).flatten(0, 1)
+        """Store mean and deviation of the features of ``mixtures`` ``(batch, samples)``."""
+        values = self._relative(self.stft.analyse(mixtures)).flatten(0, 1)
         self.mean.copy_(values.mean(dim=0))
         self.deviation.copy_(values.std(dim=0).clamp_min(1e-3))
 
-    def _log_magnitude(self, spectrum: Tensor) -> Tensor:
+    def _relative(self, spectrum: Tensor) -> Tensor:
         magnitude = spectrum.abs()
         relative = magnitude / level(magnitude)[:, None, None]
-        return relative.clamp_min(_LOG_FLOOR).log()
+        return relative.clamp_min(_LOG_FLOOR).log() if self._logarithmic else relative
 
 
 def level(magnitude: Tensor) -> Tensor:
@@ -63,6 +84,57 @@ def level(magnitude: Tensor) -> Tensor:
     power = (magnitude / peak[:, None, None]).square().sum(dim=-1)
     weighted = power.square().sum(dim=-1) / power.sum(dim=-1).clamp_min(1e-20)
     return weighted.sqrt().clamp_min(1e-10) * peak
+
+
+class WeightConfig(Config):
+    """Which bins count: those of a rule's threshold or above weigh 1, the others 0."""
+
+    rule: Literal["loudest", "near_loudest", "log_range", "all"] = "loudest"
+    threshold: float = 0.9
+    """``loudest``: the share of the mixture's bins that is kept (Luo). ``near_loudest``: decibels, at
+    most so far below the loudest bin (Isik). ``log_range``: share of the range between the least and
+    the largest log magnitude (Mobin's alpha)."""
+
+    @model_validator(mode="after")
+    def _possible(self) -> WeightConfig:
+        if self.rule in ("loudest", "log_range") and not 0 < self.threshold <= 1:
+            raise ValueError(f"threshold must lie in (0, 1] for {self.rule}, got {self.threshold}")
+        if self.rule == "near_loudest" and self.threshold <= 0:
+            raise ValueError(f"threshold must be positive decibels for near_loudest, got {self.threshold}")
+        return self
+
+
+def bin_weights(config: WeightConfig, magnitude: Tensor, frames: Tensor | None = None) -> Tensor:
+    """Weights W ``(batch, frames, freqs)`` of magnitudes of that shape, by the rule of ``config``."""
+    if config.rule == "loudest":
+        return loudest_weights(magnitude, config.threshold, frames)
+    inside = torch.ones_like(magnitude)
+    if frames is not None:
+        time = torch.arange(magnitude.shape[1], device=magnitude.device)
+        inside = inside * (time < frames.to(magnitude.device)[:, None]).unsqueeze(-1)
+    if config.rule == "all":
+        return inside
+    if config.rule == "near_loudest":
+        return near_loudest_weights(magnitude * inside, config.threshold) * inside
+    return log_range_weights(magnitude * inside, config.threshold) * inside
+
+
+def near_loudest_weights(magnitude: Tensor, decibels: float) -> Tensor:
+    """Weights that keep the bins at most ``decibels`` below the loudest one (Isik et al. 2016, 3.1)."""
+    peak = magnitude.amax(dim=(1, 2), keepdim=True)
+    return (magnitude >= peak * 10 ** (-decibels / 20)).to(magnitude.dtype)
+
+
+def log_range_weights(magnitude: Tensor, share: float) -> Tensor:
+    """Weights that keep log magnitudes of at least ``min + share (max - min)`` of the mixture.
+
+    That is what the code of Mobin et al. 2018 does; the text says a share of the largest bin. The
+    least is never below the front end's floor.
+    """
+    floor = (_LOG_FLOOR * level(magnitude))[:, None, None]
+    values = torch.maximum(magnitude, floor).log()
+    low, high = values.amin(dim=(1, 2), keepdim=True), values.amax(dim=(1, 2), keepdim=True)
+    return (values >= low + share * (high - low)).to(magnitude.dtype)
 
 
 def loudest_weights(magnitude: Tensor, share: float, frames: Tensor | None = None) -> Tensor:

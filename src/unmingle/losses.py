@@ -13,6 +13,33 @@ _SILENCE_FLOOR = 1e-2
 """Nor do silent outputs 20 dB below the mixture."""
 
 
+def affinity_loss(embedding: Tensor, assignment: Tensor, weight: Tensor) -> Tensor:
+    """``|W(V V^T - Y Y^T)W|_F^2`` over pairs of weighted bins, each pair's mean (Isik et al. 2016, Eq. 1).
+
+    In its low-rank form ``|V^T V|^2 - 2 |V^T Y|^2 + |Y^T Y|^2``: nothing larger than dim x dim is
+    made. Divided by the square of the summed weight, so that long and short mixtures weigh alike.
+
+    Args:
+        embedding: V, ``(batch, frames, freqs, dim)``.
+        assignment: Y, ``(batch, sources, frames, freqs)``.
+        weight: ``(batch, frames, freqs)``; with 0 and 1, the bins left out do not count at all.
+
+    Returns:
+        ``(batch,)``.
+    """
+    root = weight.flatten(1).sqrt().unsqueeze(-1)
+    points = embedding.flatten(1, 2) * root
+    targets = assignment.flatten(2).transpose(1, 2) * root
+
+    def squared_norm(left: Tensor, right: Tensor) -> Tensor:
+        return torch.bmm(left.transpose(1, 2), right).square().sum(dim=(1, 2))
+
+    distance = (
+        squared_norm(points, points) - 2 * squared_norm(points, targets) + squared_norm(targets, targets)
+    )
+    return distance / weight.sum(dim=(1, 2)).square().clamp_min(1e-8)
+
+
 def mask_error(magnitude: Tensor, masks: Tensor, targets: Tensor) -> Tensor:
     """Mean over bins and sources of ``|X (M_i - M^_i)|^2`` (Luo et al. 2018, Eq. 13): ``(batch,)``.
 
@@ -28,6 +55,31 @@ def pairwise_mask_error(magnitude: Tensor, masks: Tensor, targets: Tensor) -> Te
     """The error of Eq. 13 for every pair: ``(batch, targets, masks)``."""
     difference = masks.unsqueeze(1) - targets.unsqueeze(2)
     return (magnitude[:, None, None] * difference).square().mean(dim=(-2, -1))
+
+
+def pairwise_magnitude_error(estimates: Tensor, targets: Tensor) -> Tensor:
+    """Mean over bins of ``|M X - T|^2`` for every pair of magnitudes: ``(batch, targets, estimates)``.
+
+    Args:
+        estimates: masked magnitudes of the mixture, ``(batch, sources, frames, freqs)``.
+        targets: magnitudes ``|S|`` (Mobin et al. 2018, Eq. 9; uPIT's amplitude), or those of
+            :func:`phase_sensitive_target`.
+    """
+    # By products: no array of pairs times bins.
+    flat, wanted = estimates.flatten(2), targets.flatten(2)
+    squares = flat.square().sum(dim=-1).unsqueeze(1) + wanted.square().sum(dim=-1).unsqueeze(2)
+    return (squares - 2 * torch.bmm(wanted, flat.transpose(1, 2))).clamp_min(0) / flat.shape[-1]
+
+
+def phase_sensitive_target(sources: Tensor, mixture: Tensor) -> Tensor:
+    """``|S| max(0, cos(angle X - angle S))`` (Kolbaek et al. 2017): ``(batch, sources, frames, freqs)``.
+
+    Args:
+        sources: ``(batch, sources, frames, freqs)`` complex.
+        mixture: ``(batch, frames, freqs)`` complex.
+    """
+    mixture = mixture.unsqueeze(1)
+    return ((sources * mixture.conj()).real / mixture.abs().clamp_min(1e-20)).clamp_min(0)
 
 
 def pairwise_si_sdr_error(estimates: Tensor, sources: Tensor, active: Tensor, mixture: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """Masks: ideal ones from the sources, and what masks do to a mixture.
 
 Ideal masks take source spectrograms ``(batch, sources, frames, freqs)`` and give masks of the
-same shape that sum to one over sources.
+same shape. IBM, IRM and WFM sum to one over sources.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch.nn.functional import one_hot
 
 def ideal_binary_mask(sources: Tensor) -> Tensor:
     """1 for the loudest source of each bin, 0 for the others; ties go to the first (IBM)."""
-    return one_hot(sources.abs().argmax(dim=1), sources.shape[1]).movedim(-1, 1).to(torch.float32)
+    return hard_masks(sources.abs())
 
 
 def ideal_ratio_mask(sources: Tensor) -> Tensor:
@@ -24,6 +24,28 @@ def ideal_ratio_mask(sources: Tensor) -> Tensor:
 def wiener_filter_mask(sources: Tensor) -> Tensor:
     """``|S_i|^2 / sum_j |S_j|^2`` (the Wiener-filter-like mask, WFM; Luo et al. 2018, Eq. 6)."""
     return _share(sources.abs().square())
+
+
+def root_ideal_ratio_mask(sources: Tensor) -> Tensor:
+    """``sqrt(|S_i|^2 / sum_j |S_j|^2)`` (the "IRM" of Sivaraman & Kim 2020): the square root of the WFM."""
+    return wiener_filter_mask(sources).sqrt()
+
+
+def phase_sensitive_mask(sources: Tensor, mixture: Tensor) -> Tensor:
+    """``|S_i| / |X| cos(angle S_i - angle X)``, clipped to [0, 1] (Erdogan et al. 2015).
+
+    Args:
+        sources: ``(batch, sources, frames, freqs)`` complex.
+        mixture: ``(batch, frames, freqs)`` complex.
+    """
+    mixture = mixture.unsqueeze(1)
+    aligned = (sources * mixture.conj()).real / mixture.abs().square().clamp_min(1e-30)
+    return aligned.clamp(0.0, 1.0)
+
+
+def hard_masks(values: Tensor) -> Tensor:
+    """1 for the largest of ``(batch, sources, frames, freqs)`` in each bin, 0 for the others."""
+    return one_hot(values.argmax(dim=1), values.shape[1]).movedim(-1, 1).to(torch.float32)
 
 
 def _share(values: Tensor) -> Tensor:
@@ -40,6 +62,13 @@ def softmax_masks(logits: Tensor) -> Tensor:
 def sigmoid_masks(logits: Tensor) -> Tensor:
     """Every mask on its own, ``1 / (1 + exp(-logits))`` (Eq. 12, whose printed sum is a misprint)."""
     return torch.sigmoid(logits)
+
+
+def loudest_masks(masks: Tensor, magnitude: Tensor, count: int) -> Tensor:
+    """The ``count`` masks that let the most energy of ``magnitude`` ``(batch, frames, freqs)`` through."""
+    energy = (masks * magnitude.unsqueeze(1)).square().sum(dim=(2, 3))
+    loudest = energy.argsort(dim=1, descending=True)[:, :count]
+    return masks.gather(1, loudest[:, :, None, None].expand(-1, -1, *masks.shape[2:]))
 
 
 def apply_masks(mixture: Tensor, masks: Tensor) -> Tensor:

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from unmingle.errors import UnmingleError
-from unmingle.systems import EmbeddingSeparatorConfig, System, build_system
+from unmingle.systems import AnySystemConfig, System, SystemConfig, build_system
 
-FORMAT_VERSION = "1"
+FORMAT_VERSION = "2"
 PRETRAINED = Path(__file__).parent / "pretrained"
 DEFAULT_MODEL = "adanet-2talkers-8khz"
+_CONFIG: TypeAdapter[SystemConfig] = TypeAdapter(AnySystemConfig)
 
 
 class ModelFacts(BaseModel):
@@ -99,7 +103,7 @@ def model_card(name: str) -> str:
     return card.read_text(encoding="utf-8")
 
 
-def read_facts(path: Path) -> tuple[EmbeddingSeparatorConfig, ModelFacts]:
+def read_facts(path: Path) -> tuple[SystemConfig, ModelFacts]:
     """Config and facts of a model file, without its weights.
 
     Raises:
@@ -113,26 +117,44 @@ def read_facts(path: Path) -> tuple[EmbeddingSeparatorConfig, ModelFacts]:
     version = metadata.get("format_version")
     if version is None or "config" not in metadata:
         raise UnmingleError(f"{path} holds weights, but is not a model of unmingle (it has no config).")
-    if version != FORMAT_VERSION:
+    if version not in ("1", FORMAT_VERSION):
         raise UnmingleError(
             f"{path} has model format {version!r}; this release reads {FORMAT_VERSION}: update unmingle."
         )
     try:
-        config = EmbeddingSeparatorConfig.model_validate_json(metadata["config"])
+        values = json.loads(metadata["config"])
+        config = _CONFIG.validate_python(_from_version_1(values) if version == "1" else values)
         facts = ModelFacts.model_validate_json(metadata.get("facts", "{}"))
-    except ValidationError as error:
+    except (ValidationError, ValueError, AttributeError, KeyError) as error:
         raise UnmingleError(f"{path} has a config that this release does not understand.") from error
     return config, facts
 
 
-def load_system(name: str | Path, device: str = "cpu") -> System:
+def _from_version_1(values: dict[str, Any]) -> dict[str, Any]:
+    """The config of the first release: one BLSTM embedding separator, all values side by side."""
+    old = dict(values)
+    stft = {name: old.pop(name) for name in ("window_length", "hop", "window")}
+    network = {name: old.pop(name) for name in ("layers", "hidden_size", "dropout", "residual")}
+    weight = {"rule": "loudest", "threshold": old.pop("loud_share")}
+    return {**old, "stft": stft, "network": {"kind": "blstm", **network}, "weight": weight}
+
+
+def load_system(name: str | Path, device: str = "cpu", changes: Mapping[str, Any] | None = None) -> System:
     """Build the system of a model file and load its weights, ready to separate.
 
+    Args:
+        name: of a model in the package, or a path.
+        device: of PyTorch.
+        changes: values of its config to change, for what needs no training: attractor formation, masks,
+            thresholds. Nested ones by dots: ``{"formation": "kmeans", "weight.threshold": 0.5}``.
+
     Raises:
-        UnmingleError: no such model, or the file is damaged or does not fit its own config.
+        UnmingleError: no such model, the file is damaged or does not fit its own config, or a change
+            that the config refuses or that the weights were not trained for.
     """
     path = find_model(name)
     config, _ = read_facts(path)
+    config = _changed(config, changes or {})
     try:
         # First on the meta device, which allocates nothing: a hostile config cannot eat the memory.
         with torch.device("meta"):
@@ -141,6 +163,10 @@ def load_system(name: str | Path, device: str = "cpu") -> System:
             needed = {name for name, _ in (*blank.named_parameters(), *blank.named_buffers())} & set(wanted)
         with safe_open(path, framework="pt") as file:
             stored = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+            if changes:
+                if not needed <= set(stored):
+                    raise UnmingleError(f"{path} has no weights for {_told(changes)}; train it with them.")
+                stored = {name: shape for name, shape in stored.items() if name in wanted}
             if any(wanted.get(name) != shape for name, shape in stored.items()):
                 raise UnmingleError(f"{path} holds weights that do not fit its config; fetch it again.")
             if not needed <= set(stored):
@@ -155,6 +181,26 @@ def load_system(name: str | Path, device: str = "cpu") -> System:
     system = build_system(config)
     system.load_state_dict(state, strict=False)
     return system.to(device).eval()
+
+
+def _changed(config: SystemConfig, changes: Mapping[str, Any]) -> SystemConfig:
+    values = config.model_dump()
+    for key, value in changes.items():
+        *parents, last = key.split(".")
+        inner = values
+        for parent in parents:
+            inner = inner.get(parent) or {}
+        if last not in inner:
+            raise UnmingleError(f"The model's config has no {key!r}; it has {', '.join(sorted(values))}.")
+        inner[last] = value
+    try:
+        return _CONFIG.validate_python(values)
+    except ValidationError as error:
+        raise UnmingleError(f"The model cannot have {_told(changes)}: {error.errors()[0]['msg']}.") from error
+
+
+def _told(changes: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key}={value}" for key, value in changes.items())
 
 
 def file_hash(path: Path) -> str:

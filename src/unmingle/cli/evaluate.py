@@ -23,7 +23,16 @@ def command(
         ),
     ] = None,
     oracle: Annotated[
-        str | None, typer.Option("--oracle", help="Score an ideal mask instead: ibm, irm or wfm.")
+        str | None,
+        typer.Option("--oracle", help="Score an ideal mask instead: ibm, irm, root_irm, wfm or psm."),
+    ] = None,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Change its config: formation=oracle, weight.threshold=0.5.",
+        ),
     ] = None,
     mixture: Annotated[bool, typer.Option("--mixture", help="Score the mixture itself instead.")] = False,
     output: Annotated[
@@ -48,13 +57,15 @@ def command(
 
     if sum((model is not None, oracle is not None, mixture)) > 1:
         raise UnmingleError("--model, --oracle and --mixture exclude each other; give one of them.")
+    if changes and (oracle or mixture):
+        raise UnmingleError("--set changes a model's config; leave out --oracle and --mixture.")
     set_threads(threads)
     if mixture:
         candidate = evaluate.mixture_candidate()
     elif oracle:
         candidate = evaluate.oracle_candidate(oracle)
     else:
-        candidate = evaluate.model_candidate(model or DEFAULT_MODEL, device)
+        candidate = evaluate.model_candidate(model or DEFAULT_MODEL, device, _parse(changes or []))
     target = output or Path("scores") / f"{folder.resolve().name}-{candidate.name}"
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
@@ -66,6 +77,19 @@ def command(
         print(json.dumps(summary, indent=2))
     else:
         _print_summary(summary, target)
+
+
+def _parse(changes: list[str]) -> dict[str, Any]:
+    parsed: dict[str, Any] = {}
+    for change in changes:
+        key, equals, value = change.partition("=")
+        if not equals:
+            raise UnmingleError(f"--set needs KEY=VALUE; got {change!r}.")
+        try:
+            parsed[key] = json.loads(value)
+        except ValueError:
+            parsed[key] = value  # A word needs no quotes.
+    return parsed
 
 
 def _print_summary(summary: dict[str, Any], target: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from unmingle.cli import evaluate, mix, models, separate, train
+from unmingle.cli import evaluate, fix_attractors, mix, models, separate, train
 from unmingle.errors import UnmingleError
 
 HELP = """Separate people talking at once, from one microphone, into one clean file each.
@@ -55,6 +55,7 @@ app.add_typer(models.app, name="models")
 app.command("mix")(mix.command)
 app.command("evaluate")(evaluate.command)
 app.command("train")(train.command)
+app.command("fix-attractors")(fix_attractors.command)
 
 
 def main() -> None:

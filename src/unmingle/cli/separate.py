@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -24,8 +24,12 @@ def command(
         "separated"
     ),
     talkers: Annotated[
-        int | None,
-        typer.Option("--talkers", metavar="N", help="How many talk; the model's own number if not given."),
+        str | None,
+        typer.Option(
+            "--talkers",
+            metavar="N|auto",
+            help="How many talk, or auto to count; the model's own if not given.",
+        ),
     ] = None,
     model: Annotated[
         str | None,
@@ -61,6 +65,7 @@ def command(
     from unmingle.separation.files import find_inputs
 
     set_threads(threads)
+    wanted = _number(talkers)
     paths, problems = find_inputs(files)
     if not paths:
         raise UnmingleError(str(problems[0].error))
@@ -78,7 +83,7 @@ def command(
             done = int(progress.tasks[0].completed)
             progress.update(task, description=paths[min(done, len(paths) - 1)].name)
 
-        results = separate_files(paths, separator, target, talkers=talkers, channel=channel, on_done=advance)
+        results = separate_files(paths, separator, target, talkers=wanted, channel=channel, on_done=advance)
     results += problems
     if as_json:
         print(
@@ -95,6 +100,15 @@ def command(
         raise typer.Exit(2)
 
 
+def _number(talkers: str | None) -> int | Literal["auto"] | None:
+    if talkers is None or talkers == "auto":
+        return "auto" if talkers else None
+    try:
+        return int(talkers)
+    except ValueError:
+        raise UnmingleError(f"--talkers must be a number or auto; got {talkers!r}.") from None
+
+
 def _print_table(results: list[FileResult], model_rate: int) -> None:
     from rich.markup import escape
 
@@ -106,6 +120,8 @@ def _print_table(results: list[FileResult], model_rate: int) -> None:
     rows = []
     for result in done:
         notes = list(result.warnings)
+        if result.confidence < 1:
+            notes.append(f"{result.talkers} counted, confidence {result.confidence:.2f}")
         if result.gain_db:
             notes.append(f"all talkers {result.gain_db:.1f} dB so that nothing clips")
         if result.sample_rate > model_rate:

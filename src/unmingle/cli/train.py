@@ -39,6 +39,9 @@ def command(
     ] = None,
     devices: Annotated[int, typer.Option("--devices", help="Processes that share every batch.")] = 1,
     device: Annotated[str, typer.Option("--device", help="cpu or cuda.")] = "cpu",
+    small: Annotated[
+        bool, typer.Option("--small", help="The recipe's small variant: the same shape, in minutes.")
+    ] = False,
     smoke: Annotated[
         bool, typer.Option("--smoke", help="Two steps of every stage, to see that all works.")
     ] = False,
@@ -55,7 +58,7 @@ def command(
     from unmingle.training.loop import Options, train
     from unmingle.training.recipe import read_recipe, shrink
 
-    plan = read_recipe(recipe)
+    plan = read_recipe(recipe, small=small)
     if data:
         plan = plan.model_copy(update={"data": [str(path) for path in data]})
     if not plan.data:

@@ -3,13 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from unmingle.audio import Samples
 from unmingle.batch import MixtureBatch
-from unmingle.data.mixing import Mixer, active_sources
+from unmingle.data.mixing import active_sources
+
+
+class MixtureSource(Protocol):
+    """What crops are drawn from: :class:`~unmingle.data.mixing.Mixer`, or mixtures made before."""
+
+    sample_rate: int
+    seed: int
+
+    def crop(self, index: int, samples: int) -> Any:
+        """All that is random about crop ``index``."""
+
+    def render(self, plan: Any) -> Samples:
+        """Its sources ``(talkers, samples)``."""
 
 
 class Crops(Dataset[MixtureBatch]):
@@ -26,7 +41,7 @@ class Crops(Dataset[MixtureBatch]):
 
     def __init__(
         self,
-        mixer: Mixer,
+        mixer: MixtureSource,
         seconds: float,
         batch_size: int,
         *,

@@ -30,6 +30,8 @@ class MixingConfig(Config):
     """How mixtures are drawn."""
 
     talkers: int = Field(2, ge=1)
+    fewest_talkers: int | None = Field(None, ge=1)
+    """Crops for training draw their number of talkers from this one up to ``talkers``, evenly."""
     snr: tuple[float, float] = (0.0, 5.0)
     """Range in dB of the active level of the first talker over that of the second. With three or
     more talkers each draws a gain of +- half of a value from this range."""
@@ -48,6 +50,8 @@ class MixingConfig(Config):
             low, high = getattr(self, name)
             if not low <= high:
                 raise ValueError(f"{name} must be [low, high], got [{low}, {high}]")
+        if self.fewest_talkers is not None and self.fewest_talkers > self.talkers:
+            raise ValueError(f"fewest_talkers {self.fewest_talkers} is more than talkers {self.talkers}")
         if self.speed[0] < 0.5 or self.speed[1] > 2.0:
             raise ValueError("speed must lie between 0.5 and 2")
         return self
@@ -132,7 +136,8 @@ class Mixer:
         kind = rng.random()
         lone = kind < self.config.lone
         partial = not lone and kind < self.config.lone + self.config.partial_overlap
-        gains = self._gains(rng)
+        present = 1 if lone else self._draw_count(rng)
+        gains = self._gains(rng, self.config.talkers if lone else present)
         voices = []
         for number, speaker in enumerate(self._draw_speakers(rng)):
             speed = self._draw_speed(rng)
@@ -141,9 +146,10 @@ class Mixer:
                 length = int(samples * rng.uniform(0.1, 0.9))
                 first = int(rng.integers(0, samples - length + 1))
                 last = first + length
-            silent = lone and number > 0
-            segments = () if silent else self._fill(rng, speaker, speed, first, last)
-            voices.append(Voice(segments, speed, gains[number]))
+            if number < present:
+                voices.append(Voice(self._fill(rng, speaker, speed, first, last), speed, gains[number]))
+            else:
+                voices.append(Voice((), speed, 0.0))
         return MixturePlan(tuple(voices), samples)
 
     def whole(self, index: int, mode: str) -> MixturePlan:
@@ -152,7 +158,7 @@ class Mixer:
         ``mode`` "min" cuts to the shortest utterance, "max" pads to the longest, as WSJ0-mix does.
         """
         rng = self._rng(index)
-        gains = self._gains(rng)
+        gains = self._gains(rng, self.config.talkers)
         picked = [int(rng.choice(speaker)) for speaker in self._draw_speakers(rng)]
         lengths = [self._speech.length(utterance) for utterance in picked]
         samples = min(lengths) if mode == "min" else max(lengths)
@@ -192,15 +198,18 @@ class Mixer:
     def _rng(self, index: int) -> np.random.Generator:
         return np.random.default_rng([self.seed, index])
 
-    def _gains(self, rng: np.random.Generator) -> list[float]:
+    def _draw_count(self, rng: np.random.Generator) -> int:
+        fewest, most = self.config.fewest_talkers, self.config.talkers
+        # Nothing is drawn where nothing is open: the lists of old seeds stay what they were.
+        return most if fewest in (None, most) else int(rng.integers(fewest, most + 1))
+
+    def _gains(self, rng: np.random.Generator, talkers: int) -> list[float]:
         """Gains in dB, of which the largest is 0."""
         low, high = self.config.snr
-        if self.config.talkers <= 2:
-            gains = [0.0, -float(rng.uniform(low, high))][: self.config.talkers]
+        if talkers <= 2:
+            gains = [0.0, -float(rng.uniform(low, high))][:talkers]
         else:
-            gains = [
-                float(rng.choice([-0.5, 0.5]) * rng.uniform(low, high)) for _ in range(self.config.talkers)
-            ]
+            gains = [float(rng.choice([-0.5, 0.5]) * rng.uniform(low, high)) for _ in range(talkers)]
         loudest = max(gains)
         return [gain - loudest for gain in gains]
 

@@ -9,7 +9,7 @@ import io
 import json
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from unmingle.evaluation.scores import DEFINITIONS, available_metrics, score_mix
 from unmingle.evaluation.summary import MixtureScores, summarize
 from unmingle.models import file_hash
 from unmingle.separation import load
+from unmingle.systems import MaskingSystem
 from unmingle.systems.oracle import Oracle
 
 Estimator = Callable[[Samples, Samples, int], Samples]
@@ -59,22 +60,43 @@ def oracle_candidate(name: str) -> Candidate:
     return Candidate(f"oracle-{name}", estimate, {"stft": "32 ms square root of Hann, every 8 ms"})
 
 
-def model_candidate(model: str | Path, device: str = "auto") -> Candidate:
-    """A model's raw estimates: the system alone, without the residual that `separate` shares out."""
-    separator = load(model, device)
+def model_candidate(
+    model: str | Path, device: str = "auto", changes: Mapping[str, Any] | None = None
+) -> Candidate:
+    """A model's raw estimates: the system alone, without the residual that `separate` shares out.
+
+    ``changes`` of its config as in :func:`unmingle.models.load_system`; ``formation: oracle`` forms
+    attractors from the references, as the "ideal" rows of the papers do.
+    """
+    separator = load(model, device, changes)
     system = separator.system
     where = next(system.parameters()).device
 
+    def to_model(audio: Samples, rate: int) -> torch.Tensor:
+        heard = np.ascontiguousarray(resample(audio, rate, system.sample_rate))
+        return torch.from_numpy(heard).unsqueeze(0).to(where)
+
     def estimate(mixture: Samples, sources: Samples, rate: int) -> Samples:
-        heard = torch.from_numpy(np.ascontiguousarray(resample(mixture, rate, system.sample_rate))).to(where)
-        separated = system.separate(heard.unsqueeze(0), len(sources)).sources[0].cpu().numpy()
-        raised = resample(separated, system.sample_rate, rate)
+        heard = to_model(mixture, rate)
+        if isinstance(system, MaskingSystem) and system.needs_sources:
+            separated = system.separate(heard, len(sources), to_model(sources, rate))
+        else:
+            separated = system.separate(heard, len(sources))
+        raised = resample(separated.sources[0].cpu().numpy(), system.sample_rate, rate)
         fitted = np.zeros_like(sources)
         fitted[:, : raised.shape[1]] = raised[:, : sources.shape[1]]
         return fitted
 
-    details = {"model": separator.name, "sha256": file_hash(separator.path), "rate": system.sample_rate}
-    return Candidate(separator.name, estimate, details)
+    details: dict[str, Any] = {
+        "model": separator.name,
+        "sha256": file_hash(separator.path),
+        "rate": system.sample_rate,
+    }
+    name = separator.name
+    if changes:
+        details["changes"] = dict(changes)
+        name += "-" + "-".join(f"{key}-{value}" for key, value in changes.items())
+    return Candidate(name, estimate, details)
 
 
 def evaluate_folder(

@@ -14,7 +14,6 @@ import numpy as np
 
 from unmingle.audio import (
     CONTAINER_SUFFIXES,
-    Samples,
     check_format,
     encode_audio,
     pick_channel,
@@ -24,7 +23,7 @@ from unmingle.audio import (
 )
 from unmingle.errors import UnmingleError
 from unmingle.models import DEFAULT_MODEL
-from unmingle.separation.offline import Separator, load
+from unmingle.separation.offline import Separation, Separator, Talkers, load
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".mp3", ".aif", ".aiff", *CONTAINER_SUFFIXES)
 
@@ -48,6 +47,8 @@ class FileResult:
     input: str
     outputs: list[str] = field(default_factory=list)
     talkers: int = 0
+    confidence: float = 1.0
+    """Trust in the number of talkers, 0.5 to 1; 1 where it was given."""
     seconds: float = 0.0
     sample_rate: int = 0
     real_time_factor: float = 0.0
@@ -63,18 +64,16 @@ class FileResult:
 
 
 @dataclass(frozen=True)
-class Separated:
-    """One recording, separated."""
+class Separated(Separation):
+    """One file, separated."""
 
-    estimates: Samples
-    """``(talkers, samples)`` at ``sample_rate``; talker 1 speaks first."""
     sample_rate: int
 
 
 def separate(
     path: Path | str,
     *,
-    talkers: int | None = None,
+    talkers: Talkers = None,
     model: str | Path = DEFAULT_MODEL,
     channel: str = "mix",
     device: str = "auto",
@@ -85,10 +84,11 @@ def separate(
         UnmingleError: the file, the model or the number of talkers will not do; the text says why.
     """
     separator = load(model, device)
-    _check_memory(Path(path), separator, talkers)
+    _check_memory(Path(path), separator, separator.check_talkers(talkers) or separator.talkers)
     recording = read_audio(path)
     mixture = pick_channel(recording.samples, channel)
-    return Separated(separator.separate(mixture, recording.sample_rate, talkers), recording.sample_rate)
+    separation = separator.separate_recording(mixture, recording.sample_rate, talkers)
+    return Separated(separation.estimates, separation.confidence, recording.sample_rate)
 
 
 def separate_files(
@@ -96,7 +96,7 @@ def separate_files(
     separator: Separator,
     output: Output,
     *,
-    talkers: int | None = None,
+    talkers: Talkers = None,
     channel: str = "mix",
     on_done: Callable[[FileResult], None] | None = None,
 ) -> list[FileResult]:
@@ -105,18 +105,19 @@ def separate_files(
     Raises:
         UnmingleError: the options themselves are impossible; nothing was done then.
     """
-    talkers = separator.check_talkers(talkers)
+    wanted = separator.check_talkers(talkers)
     check_format(output.format, 48000, output.bits)
     _check_template(output.name)
     taken = {os.path.realpath(path) for path in paths}
     results = []
     for path, stem in zip(paths, distinct_stems(paths), strict=True):
         began = time.perf_counter()
-        result = FileResult(str(path), talkers=talkers)
+        result = FileResult(str(path))
         try:
-            targets = _targets(stem, talkers, output, taken)
+            # Where talkers are counted, there is room for as many as the model can find.
+            targets = _targets(stem, wanted or separator.talkers, output, taken)
             taken.update(os.path.realpath(target) for target in targets)
-            _separate_file(path, targets, separator, output, channel, result)
+            _separate_file(path, targets, separator, output, channel, result, counted=wanted is None)
             result.real_time_factor = (time.perf_counter() - began) / result.seconds
         except UnmingleError as error:
             result.error = str(error)
@@ -130,7 +131,14 @@ def separate_files(
 
 
 def _separate_file(
-    path: Path, targets: list[Path], separator: Separator, output: Output, channel: str, result: FileResult
+    path: Path,
+    targets: list[Path],
+    separator: Separator,
+    output: Output,
+    channel: str,
+    result: FileResult,
+    *,
+    counted: bool,
 ) -> None:
     existing = [target for target in targets if target.exists()]
     if existing and not output.overwrite:
@@ -140,12 +148,16 @@ def _separate_file(
     check_format(output.format, recording.sample_rate, output.bits)
     if recording.warning:
         result.warnings.append(recording.warning)
-    if len(targets) > 1 and len(targets) != separator.talkers:
+    if not counted and len(targets) > 1 and not separator.trained_for(len(targets)):
         result.warnings.append(f"the model was trained for {separator.talkers} talkers")
     mixture = pick_channel(recording.samples, channel)
     result.seconds = len(mixture) / recording.sample_rate
     result.sample_rate = recording.sample_rate
-    estimates = separator.separate(mixture, recording.sample_rate, len(targets))
+    separation = separator.separate_recording(
+        mixture, recording.sample_rate, "auto" if counted else len(targets)
+    )
+    estimates = separation.estimates
+    result.talkers, result.confidence = len(estimates), separation.confidence
     peak = float(np.abs(estimates).max())
     if peak > 1.0 and not (output.format == "wav" and output.bits in (None, 32)):
         estimates *= np.float32(0.999 / peak)
@@ -154,8 +166,9 @@ def _separate_file(
         encode_audio(estimate, recording.sample_rate, output.format, output.bits) for estimate in estimates
     ]
     # All talkers of a recording or none; what was there before stays until then.
-    replace_files(list(zip(targets, encoded, strict=True)))
-    result.outputs = [str(target) for target in targets]
+    written = targets[: len(encoded)]
+    replace_files(list(zip(written, encoded, strict=True)))
+    result.outputs = [str(target) for target in written]
 
 
 def find_inputs(names: Sequence[str]) -> tuple[list[Path], list[FileResult]]:
@@ -246,12 +259,11 @@ def _targets(stem: str, talkers: int, output: Output, taken: set[str]) -> list[P
     return targets
 
 
-def _check_memory(path: Path, separator: Separator, talkers: int | None) -> None:
+def _check_memory(path: Path, separator: Separator, talkers: int) -> None:
     header = read_header(path)
     available = available_memory()
     if header is None or available is None:
         return
-    talkers = talkers or separator.talkers
     # Decoded twice over for a moment, then a few arrays of the mixture's length for every talker.
     samples = header.seconds * header.sample_rate
     needed = separator.system.working_bytes(header.seconds, talkers) + 4 * samples * (

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import overload
+from typing import Any, Literal, overload
 
 import numpy as np
 import torch
@@ -19,6 +20,18 @@ from unmingle.separation.order import order_of_speaking
 from unmingle.systems import System
 
 MOST_TALKERS = 16
+Talkers = int | Literal["auto"] | None
+"""A number; ``auto``: count them; None: the model's number, or ``auto`` if it was trained for several."""
+
+
+@dataclass(frozen=True)
+class Separation:
+    """One recording, separated."""
+
+    estimates: Samples
+    """``(talkers, samples)``; talker 1 speaks first."""
+    confidence: float
+    """Trust in the number of talkers, 0.5 to 1; 1 where it was given."""
 
 
 class Separator:
@@ -42,7 +55,7 @@ class Separator:
         self,
         audio: NDArray[np.generic],
         sample_rate: int,
-        talkers: int | None = None,
+        talkers: Talkers = None,
         on_progress: Callable[[float], None] | None = None,
     ) -> Samples: ...
 
@@ -51,7 +64,7 @@ class Separator:
         self,
         audio: Tensor,
         sample_rate: int,
-        talkers: int | None = None,
+        talkers: Talkers = None,
         on_progress: Callable[[float], None] | None = None,
     ) -> Tensor: ...
 
@@ -59,7 +72,7 @@ class Separator:
         self,
         audio: NDArray[np.generic] | Tensor,
         sample_rate: int,
-        talkers: int | None = None,
+        talkers: Talkers = None,
         on_progress: Callable[[float], None] | None = None,
     ) -> Samples | Tensor:
         """Separate one recording or a batch.
@@ -68,13 +81,13 @@ class Separator:
             audio: ``(samples,)`` or ``(batch, samples)``, float in [-1, 1] or signed integers; it
                 is not changed.
             sample_rate: of ``audio``, in hertz. It is never guessed.
-            talkers: how many to separate; the model's own number if not given.
+            talkers: how many to separate, or ``auto`` to count them; see :data:`Talkers`.
             on_progress: called with the share that is done, 0 to 1.
 
         Returns:
             ``(talkers, samples)`` or ``(batch, talkers, samples)``, float32 at the rate and level of
             the input, NumPy or torch as the input was. Talker 1 speaks first. The estimates add up to
-            the mixture.
+            the mixture. Where a batch's counts differ, silence follows the talkers.
 
         Raises:
             UnmingleError: the audio is empty, not finite, or of a wrong shape; the rate is below
@@ -82,25 +95,45 @@ class Separator:
         """
         array = audio.detach().cpu().numpy() if isinstance(audio, Tensor) else np.asarray(audio)
         mixtures = _as_batch(array, sample_rate)
-        talkers = self.check_talkers(talkers)
+        wanted = self.check_talkers(talkers)
         results = []
         for number, mixture in enumerate(mixtures):
-            results.append(self._separate_one(mixture, sample_rate, talkers))
+            results.append(self._separate_one(mixture, sample_rate, wanted).estimates)
             if on_progress:
                 on_progress((number + 1) / len(mixtures))
-        stacked = np.stack(results) if array.ndim == 2 else results[0]
-        return torch.from_numpy(stacked) if isinstance(audio, Tensor) else stacked
+        most = max(len(estimates) for estimates in results)
+        stacked = np.stack([np.pad(each, ((0, most - len(each)), (0, 0))) for each in results])
+        answer = stacked if array.ndim == 2 else stacked[0]
+        return torch.from_numpy(answer) if isinstance(audio, Tensor) else answer
 
-    def check_talkers(self, talkers: int | None) -> int:
-        """The number of talkers to separate, or an error that says what is possible."""
+    def separate_recording(
+        self, audio: NDArray[np.generic], sample_rate: int, talkers: Talkers = None
+    ) -> Separation:
+        """Separate one recording ``(samples,)``, and say how sure the number of talkers is.
+
+        Raises:
+            UnmingleError: as :meth:`separate`.
+        """
+        (mixture,) = _as_batch(audio, sample_rate)
+        return self._separate_one(mixture, sample_rate, self.check_talkers(talkers))
+
+    def check_talkers(self, talkers: Talkers) -> int | None:
+        """The number of talkers to separate, None to count them, or an error that says what is possible."""
+        if talkers == "auto":
+            return None
         if talkers is None:
-            return self.talkers
+            fewest = self.system.config.fewest_talkers
+            return self.talkers if fewest in (None, self.talkers) else None
         most = min(self.system.most_talkers() or MOST_TALKERS, MOST_TALKERS)
         if not 1 <= talkers <= most:
             raise UnmingleError(f"{self.name} can separate 1 to {most} talkers; {talkers} were asked for.")
         return talkers
 
-    def _separate_one(self, mixture: Samples, sample_rate: int, talkers: int) -> Samples:
+    def trained_for(self, talkers: int) -> bool:
+        """Whether the model has seen mixtures of so many talkers."""
+        return (self.system.config.fewest_talkers or self.talkers) <= talkers <= self.talkers
+
+    def _separate_one(self, mixture: Samples, sample_rate: int, talkers: int | None) -> Separation:
         # At one scale inside, so that neither very quiet nor very loud input meets a constant.
         peak = max(float(np.abs(mixture).max()), 1e-20)
         mixture = mixture / np.float32(peak)
@@ -108,27 +141,27 @@ class Separator:
         if len(heard) == 0:
             heard = np.zeros(1, dtype=np.float32)
         device = next(self.system.parameters()).device
-        estimates: Samples = (
-            self.system.separate(torch.from_numpy(heard).unsqueeze(0).to(device), talkers)
-            .sources[0]
-            .float()
-            .cpu()
-            .numpy()
-        )
+        answer = self.system.separate(torch.from_numpy(heard).unsqueeze(0).to(device), talkers)
+        count = int(answer.count[0])
+        estimates: Samples = answer.sources[0, :count].float().cpu().numpy()
         estimates = estimates[order_of_speaking(estimates, self.sample_rate)]
         gains, hop = frame_gains(estimates, self.sample_rate)
         raised = resample(estimates, self.sample_rate, sample_rate)
-        fitted = np.zeros((talkers, len(mixture)), dtype=np.float32)
+        fitted = np.zeros((count, len(mixture)), dtype=np.float32)
         fitted[:, : raised.shape[1]] = raised[:, : len(mixture)]
-        return share_residual(mixture, fitted, gains, hop / self.sample_rate, sample_rate) * np.float32(peak)
+        shared = share_residual(mixture, fitted, gains, hop / self.sample_rate, sample_rate)
+        return Separation(shared * np.float32(peak), float(answer.confidence[0]))
 
 
-def load(name: str | Path = DEFAULT_MODEL, device: str = "auto") -> Separator:
+def load(
+    name: str | Path = DEFAULT_MODEL, device: str = "auto", changes: Mapping[str, Any] | None = None
+) -> Separator:
     """Load a model of the package by name, or any model file by path.
 
     Args:
         name: see ``unmingle models``, or a path to a ``.safetensors`` file.
         device: ``auto`` (a GPU if there is one), ``cpu`` or ``cuda``.
+        changes: of its config, where no training is needed; see :func:`unmingle.models.load_system`.
 
     Raises:
         UnmingleError: no such model, a damaged file, or no such device.
@@ -140,7 +173,7 @@ def load(name: str | Path = DEFAULT_MODEL, device: str = "auto") -> Separator:
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     path = find_model(name)
-    return Separator(load_system(path, device), path.stem, path)
+    return Separator(load_system(path, device, changes), path.stem, path)
 
 
 def _as_batch(audio: NDArray[np.generic], sample_rate: int) -> Samples:

@@ -1,17 +1,42 @@
 """Systems: compositions of front end, network, attractors, masks and objective. Papers are recipes."""
 
-from unmingle.systems.base import Estimates, System
+from typing import Annotated
+
+from pydantic import Field
+
+from unmingle.systems.base import Estimates, MaskingSystem, Part, System, SystemConfig
 from unmingle.systems.embedding_separator import EmbeddingSeparator, EmbeddingSeparatorConfig
+from unmingle.systems.mask_inference import MaskInference, MaskInferenceConfig
+from unmingle.systems.two_stage import TwoStage, TwoStageConfig
 
 __all__ = [
+    "AnySystemConfig",
     "EmbeddingSeparator",
     "EmbeddingSeparatorConfig",
     "Estimates",
+    "MaskInference",
+    "MaskInferenceConfig",
+    "MaskingSystem",
+    "Part",
     "System",
+    "SystemConfig",
+    "TwoStage",
+    "TwoStageConfig",
     "build_system",
 ]
 
+AnySystemConfig = Annotated[
+    EmbeddingSeparatorConfig | MaskInferenceConfig | TwoStageConfig, Field(discriminator="kind")
+]
 
-def build_system(config: EmbeddingSeparatorConfig) -> System:
+
+def build_system(config: SystemConfig) -> System:
     """A fresh system, with random weights, from its config."""
-    return EmbeddingSeparator(config)
+    match config:
+        case EmbeddingSeparatorConfig():
+            return EmbeddingSeparator(config)
+        case MaskInferenceConfig():
+            return MaskInference(config)
+        case TwoStageConfig():
+            return TwoStage(config)
+    raise TypeError(f"there is no system for {type(config).__name__}")

@@ -4,11 +4,21 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
+from typing import Literal
 
+import torch
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from unmingle.batch import MixtureBatch
 from unmingle.config import Config
+from unmingle.counting import Counted, count_by_energy
+from unmingle.errors import UnmingleError
+from unmingle.frontend import FrontEnd, Spectra, StftConfig
+from unmingle.masks import apply_masks
+
+Part = Literal["all", "first", "second"]
+"""What a stage of training trains, in systems of two stages."""
 
 
 @dataclass
@@ -16,7 +26,7 @@ class Estimates:
     """What a system says of a batch of mixtures."""
 
     sources: Tensor
-    """``(batch, sources, samples)``."""
+    """``(batch, sources, samples)``; beyond a mixture's count, silence."""
     count: Tensor
     """``(batch,)``: number of talkers."""
     confidence: Tensor
@@ -29,13 +39,13 @@ class System(nn.Module):
     sample_rate: int
     """The one rate, in hertz, of all audio that goes in and out."""
     talkers: int
-    """The number of talkers it was built for."""
+    """The largest number of talkers it was built for."""
     hop: int
     """Samples between frames."""
 
     @property
     @abstractmethod
-    def config(self) -> Config:
+    def config(self) -> SystemConfig:
         """All that is needed to build it anew."""
 
     @abstractmethod
@@ -44,7 +54,13 @@ class System(nn.Module):
 
     @abstractmethod
     def separate(self, mixture: Tensor, talkers: int | None = None) -> Estimates:
-        """Mixture ``(batch, samples)`` to estimates, by the paper's equation with nothing added."""
+        """Mixture ``(batch, samples)`` to estimates, by the paper's equation with nothing added.
+
+        Without ``talkers`` the system counts them itself, up to the number it was built for.
+
+        Raises:
+            UnmingleError: it cannot separate so many talkers.
+        """
 
     @abstractmethod
     def most_talkers(self) -> int | None:
@@ -62,6 +78,96 @@ class System(nn.Module):
     def working_bytes(self, seconds: float, talkers: int) -> int:
         """Roughly the memory that :meth:`separate` needs for so many seconds of audio, in bytes."""
 
+    def choose_part(self, part: Part) -> None:
+        """Train only a part from now on, or all."""
+        if part != "all":
+            raise UnmingleError(f"This system has no {part} part to train; a stage's part must be all.")
+
+    def trained_system(self) -> System:
+        """What is worth keeping and trying now: before the second part is trained, the first alone."""
+        return self
+
     def parameter_count(self) -> int:
         """Number of trained values."""
         return sum(parameter.numel() for parameter in self.parameters())
+
+
+class SystemConfig(Config):
+    """What the configs of all systems hold."""
+
+    sample_rate: int = Field(8000, ge=1000, le=192000)
+    talkers: int = Field(2, ge=1, le=16)
+    fewest_talkers: int | None = Field(None, ge=1)
+    """Where one model is for several numbers of talkers, the least; it then counts them if not told."""
+    stft: StftConfig = StftConfig()
+
+    @model_validator(mode="after")
+    def _counts(self) -> SystemConfig:
+        if self.fewest_talkers is not None and self.fewest_talkers > self.talkers:
+            raise ValueError(f"fewest_talkers {self.fewest_talkers} is more than talkers {self.talkers}")
+        return self
+
+
+class MaskingSystem(System):
+    """A system that masks the mixture's spectrogram: it needs to say the masks, and maybe the count."""
+
+    def __init__(self, config: SystemConfig) -> None:
+        super().__init__()
+        self.sample_rate, self.talkers, self.hop = config.sample_rate, config.talkers, config.stft.hop
+        self.frontend = FrontEnd(config.stft)
+
+    @abstractmethod
+    def mask(
+        self, mixture: Tensor, talkers: int, lengths: Tensor | None = None, sources: Tensor | None = None
+    ) -> tuple[Spectra, Tensor]:
+        """Spectra and masks ``(batch, talkers, frames, freqs)`` of mixtures, as at test time.
+
+        ``sources`` ``(batch, sources, samples)`` are for oracle attractors only.
+        """
+
+    @property
+    def needs_sources(self) -> bool:
+        """Whether :meth:`separate` works from the true sources, for analysis only."""
+        return False
+
+    def count(self, mixture: Tensor) -> Counted | None:
+        """The talkers of mixtures ``(batch, samples)``; None if only the energy of estimates can tell."""
+        return None
+
+    def fit(self, mixtures: Tensor) -> None:
+        self.frontend.fit(mixtures)
+
+    @torch.no_grad()
+    def separate(
+        self, mixture: Tensor, talkers: int | None = None, sources: Tensor | None = None
+    ) -> Estimates:
+        if talkers is not None:
+            most = self.most_talkers()
+            if talkers < 1 or (most is not None and talkers > most):
+                raise UnmingleError(
+                    f"This model separates 1 to {most or 'any number of'} talkers; {talkers} were asked for."
+                )
+            count = torch.full((len(mixture),), talkers, device=mixture.device)
+            trust = torch.ones(len(mixture), device=mixture.device)
+            return Estimates(self._estimate(mixture, talkers, sources), count, trust)
+        counted = self.count(mixture)
+        if counted is None:
+            return _keep_loud(self._estimate(mixture, self.talkers, sources))
+        estimates = mixture.new_zeros(len(mixture), int(counted.count.max()), mixture.shape[-1])
+        for number in sorted(set(counted.count.tolist())):
+            chosen = counted.count == number
+            estimates[chosen, :number] = self._estimate(mixture[chosen], number, None)
+        return Estimates(estimates, counted.count, counted.confidence)
+
+    def _estimate(self, mixture: Tensor, talkers: int, sources: Tensor | None) -> Tensor:
+        spectra, masks = self.mask(mixture, talkers, sources=sources)
+        return self.frontend.stft.synthesise(apply_masks(spectra.spectrum, masks), mixture.shape[-1])
+
+
+def _keep_loud(estimates: Tensor) -> Estimates:
+    """The estimates that the energy rule takes for talkers, first; silence in place of the others."""
+    counted = count_by_energy(estimates)
+    order = estimates.square().sum(dim=-1).argsort(dim=1, descending=True)
+    ordered = estimates.gather(1, order.unsqueeze(-1).expand_as(estimates))
+    kept = torch.arange(estimates.shape[1], device=estimates.device) < counted.count[:, None]
+    return Estimates(ordered * kept.unsqueeze(-1), counted.count, counted.confidence)

@@ -1,103 +1,115 @@
-"""Front end + embedding network + attractor formation + masks + objective: DANet and ADANet."""
+"""Front end + embedding network + attractor formation + masks + objective.
+
+DPCL, DANet, ADANet, the dilated CNN and every cross of them are configs of this one system.
+"""
 
 from __future__ import annotations
 
-from typing import Literal
+import math
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field, model_validator
-from torch import Tensor
+from torch import Tensor, nn
 
 from unmingle.attractors import (
     AnchoredAttractors,
     AttractorFormation,
     Attractors,
+    FixedAttractors,
     KMeansAttractors,
     OracleAttractors,
+    SoftKMeansAttractors,
     mask_logits,
 )
 from unmingle.batch import MixtureBatch
-from unmingle.config import Config
+from unmingle.counting import Counted, count_by_spread
 from unmingle.errors import UnmingleError
-from unmingle.frontend import FrontEnd, Spectra, loudest_weights
-from unmingle.losses import mask_error, pairwise_mask_error, pairwise_si_sdr_error, permutation_invariant
-from unmingle.masks import (
-    apply_masks,
-    ideal_binary_mask,
-    ideal_ratio_mask,
-    sigmoid_masks,
-    softmax_masks,
-    wiener_filter_mask,
-)
-from unmingle.networks import BlstmEmbedding
-from unmingle.stft import WindowName
-from unmingle.systems.base import Estimates, System
+from unmingle.frontend import Spectra, WeightConfig, bin_weights
+from unmingle.losses import affinity_loss
+from unmingle.masks import hard_masks, ideal_binary_mask, ideal_ratio_mask, sigmoid_masks, softmax_masks
+from unmingle.networks import BlstmConfig, DilatedCnnConfig, build_embedding_network, unit_norm
+from unmingle.systems.base import MaskingSystem, SystemConfig
+from unmingle.systems.objectives import ObjectiveName, mask_objective
 
-FormationName = Literal["oracle", "kmeans", "spherical_kmeans", "anchored"]
+FormationName = Literal["oracle", "kmeans", "spherical_kmeans", "soft_kmeans", "fixed", "anchored"]
+MaskName = Literal["softmax", "sigmoid", "assignment", "hard"]
+_FIRST_SCALE = 5.0
+"""Of a learned scale: with unit-norm embeddings the softmax of two talkers then reaches 0.9999."""
 
 
-class EmbeddingSeparatorConfig(Config):
-    """All that makes one embedding separator; the defaults are the paper's ADANet."""
+class EmbeddingSeparatorConfig(SystemConfig):
+    """All that makes one embedding separator; the defaults are the ADANet of Luo et al. 2018."""
 
     kind: Literal["embedding_separator"] = "embedding_separator"
-    sample_rate: int = Field(8000, ge=1000, le=192000)
-    talkers: int = Field(2, ge=1, le=16)
-    window_length: int = Field(256, ge=16, le=65536)
-    hop: int = Field(64, ge=1)
-    window: WindowName = "sqrt_hann"
-    layers: int = Field(4, ge=1, le=32)
-    hidden_size: int = Field(300, ge=1, le=8192)
+    network: Annotated[BlstmConfig | DilatedCnnConfig, Field(discriminator="kind")] = BlstmConfig()
     dimension: int = Field(20, ge=1, le=1024)
-    dropout: float = Field(0.0, ge=0.0, lt=1.0)
-    residual: bool = False
-    loud_share: float = Field(0.9, gt=0.0, le=1.0)
+    """K, of the embedding."""
+    unit_norm: bool = False
+    """Embeddings of length one (Isik, Mobin)."""
+    learned_scale: bool = False
+    """A trained factor on the dot products. With ``unit_norm`` they lie in [-1, 1] and the softmax is flat."""
+    weight: WeightConfig = WeightConfig()
+    """Which bins form attractors and enter the affinity loss."""
+    evaluation_weight: WeightConfig | None = None
+    """Which bins form attractors at test time; like ``weight`` if not given."""
     anchors: int = Field(6, ge=1, le=16)
+    hardness: float = Field(5.0, gt=0.0)
+    """Alpha of soft k-means."""
+    unfolded_steps: int = Field(10, ge=1, le=100)
+    """Steps of soft k-means."""
     training_formation: FormationName = "anchored"
     formation: FormationName = "anchored"
+    """At test time."""
     assignment: Literal["ibm", "irm"] = "ibm"
-    mask: Literal["softmax", "sigmoid"] = "softmax"
-    objective: Literal["mask_error", "si_sdr"] = "mask_error"
+    """The ideal assignment Y."""
+    mask: MaskName = "softmax"
+    """``softmax`` or ``sigmoid`` of the dot products with the attractors; ``hard``: 1 for the largest
+    dot product; ``assignment``: what the formation itself says (k-means: binary masks)."""
+    evaluation_mask: MaskName | None = None
+    """At test time; like ``mask`` if not given."""
+    objective: ObjectiveName | Literal["affinity"] = "mask_error"
 
     @model_validator(mode="after")
     def _fits_together(self) -> EmbeddingSeparatorConfig:
-        if self.hop > self.window_length // 2:
-            raise ValueError(
-                f"hop must be at most half of window_length {self.window_length}, got {self.hop}"
-            )
-        if "anchored" in (self.formation, self.training_formation) and self.talkers > self.anchors:
+        used = {self.formation} | (set() if self.objective == "affinity" else {self.training_formation})
+        if "anchored" in used and self.talkers > self.anchors:
             raise ValueError(f"{self.talkers} talkers need at least as many anchors, got {self.anchors}")
+        if self.objective != "affinity" and self.mask == "hard":
+            raise ValueError("mask hard has no gradient; make it the evaluation_mask")
+        if self.training_formation == "fixed":
+            raise ValueError("training_formation cannot be fixed: the points are collected from training")
         return self
 
 
-class EmbeddingSeparator(System):
-    """Embeds every bin, forms attractors, and masks by their dot products (Luo et al. 2018)."""
+class EmbeddingSeparator(MaskingSystem):
+    """Embeds every bin, forms attractors, and masks (Hershey et al. 2016; Luo et al. 2018; Mobin et al. 2018)."""
 
     def __init__(self, config: EmbeddingSeparatorConfig) -> None:
-        super().__init__()
+        super().__init__(config)
         self._config = config
-        self.sample_rate, self.talkers, self.hop = config.sample_rate, config.talkers, config.hop
-        self.frontend = FrontEnd(config.window_length, config.hop, config.window)
-        self.network = BlstmEmbedding(
-            self.frontend.stft.freqs,
-            config.layers,
-            config.hidden_size,
-            config.dimension,
-            config.dropout,
-            config.residual,
-        )
-        self.training_formation = self._build_formation(config.training_formation)
+        self.network = build_embedding_network(config.network, self.frontend.stft.freqs, config.dimension)
         # One module if both names agree: anchors are trained and then used.
+        trained = config.formation if config.objective == "affinity" else config.training_formation
+        self.training_formation = self._build_formation(trained)
         self.formation = (
             self.training_formation
-            if config.formation == config.training_formation
+            if trained == config.formation
             else self._build_formation(config.formation)
         )
+        if config.learned_scale:
+            self.log_scale = nn.Parameter(torch.tensor(math.log(_FIRST_SCALE)))
 
     def _build_formation(self, name: FormationName) -> AttractorFormation:
+        config = self._config
         if name == "anchored":
-            return AnchoredAttractors(self._config.anchors, self._config.dimension)
+            return AnchoredAttractors(config.anchors, config.dimension)
         if name == "oracle":
             return OracleAttractors()
+        if name == "fixed":
+            return FixedAttractors(config.talkers, config.dimension)
+        if name == "soft_kmeans":
+            return SoftKMeansAttractors(config.hardness, config.unfolded_steps)
         return KMeansAttractors(spherical=name == "spherical_kmeans")
 
     @property
@@ -107,87 +119,116 @@ class EmbeddingSeparator(System):
     def most_talkers(self) -> int | None:
         return self.formation.most_talkers()
 
-    def fit(self, mixtures: Tensor) -> None:
-        self.frontend.fit(mixtures)
+    @property
+    def needs_sources(self) -> bool:
+        return self.formation.needs_assignment
 
-    def embed(self, mixture: Tensor, lengths: Tensor | None = None) -> tuple[Spectra, Tensor, Tensor]:
-        """Spectra, embeddings ``(batch, frames, freqs, dim)`` and weights of mixtures ``(batch, samples)``."""
+    def embed(self, mixture: Tensor, lengths: Tensor | None = None) -> tuple[Spectra, Tensor]:
+        """Spectra and embeddings ``(batch, frames, freqs, dim)`` of mixtures ``(batch, samples)``."""
         spectra = self.frontend(mixture)
-        frames = None if lengths is None else lengths // self.hop + 1
         # Products over thousands of bins lose too much in bfloat16: only the network runs in it.
-        embedding = self.network(spectra.features, frames).float()
-        weight = loudest_weights(spectra.spectrum.abs(), self._config.loud_share, frames)
-        return spectra, embedding, weight
+        embedding = self.network(spectra.features, self._frames(lengths))
+        return spectra, unit_norm(embedding) if self._config.unit_norm else embedding.float()
 
-    def masks(self, embedding: Tensor, attractors: Tensor) -> Tensor:
-        """Masks ``(batch, sources, frames, freqs)`` by Eq. 10 and Eq. 11 or 12."""
-        logits = mask_logits(embedding, attractors)
-        return softmax_masks(logits) if self._config.mask == "softmax" else sigmoid_masks(logits)
+    def weight(self, spectra: Spectra, lengths: Tensor | None = None, *, training: bool = False) -> Tensor:
+        """Weights ``(batch, frames, freqs)`` of the bins, in training or at test time."""
+        at_test = self._config.evaluation_weight or self._config.weight
+        return bin_weights(
+            self._config.weight if training else at_test, spectra.spectrum.abs(), self._frames(lengths)
+        )
+
+    def _frames(self, lengths: Tensor | None) -> Tensor | None:
+        return None if lengths is None else lengths // self.hop + 1
 
     def loss(self, batch: MixtureBatch) -> dict[str, Tensor]:
-        spectra, embedding, weight = self.embed(batch.mixture, batch.lengths)
+        config = self._config
+        spectra, embedding = self.embed(batch.mixture, batch.lengths)
+        weight = self.weight(spectra, batch.lengths, training=True)
         with torch.autocast(embedding.device.type, enabled=False):
-            sources = self.frontend.stft.analyse(batch.sources)
-            assignment = self._ideal(sources) if self.training_formation.needs_assignment else None
+            if config.objective == "affinity":
+                return {"loss": affinity_loss(embedding, self._ideal(batch.sources), weight).mean()}
+            oracle = self.training_formation.needs_assignment
             attractors = self.training_formation.form(
-                embedding, weight, sources.shape[1], assignment=assignment
+                embedding,
+                weight,
+                batch.sources.shape[1],
+                assignment=self._ideal(batch.sources) if oracle else None,
             )
-            masks = self.masks(embedding, attractors.points)
-            if self._config.objective == "mask_error":
-                error = self._mask_error(spectra.spectrum.abs(), masks, wiener_filter_mask(sources))
-                if batch.lengths is not None:
-                    # The mean of Eq. 13 is over the mixture's own frames; padding adds nothing to the sum.
-                    error = error * (spectra.spectrum.shape[1] / (batch.lengths // self.hop + 1))
-            else:
-                error = self._waveform_error(spectra.spectrum, masks, batch)
+            # A missing talker has no bins, so no attractor: its mask must be nothing.
+            talking = batch.active if oracle else None
+            error = mask_objective(
+                config.objective,
+                self.frontend.stft,
+                spectra.spectrum,
+                self._masks(config.mask, embedding, attractors, talking),
+                batch,
+                ordered=oracle,
+            )
         return {"loss": error.mean()}
 
     def _ideal(self, sources: Tensor) -> Tensor:
-        """The assignment Y of source spectrograms ``(batch, sources, frames, freqs)``."""
-        return (ideal_binary_mask if self._config.assignment == "ibm" else ideal_ratio_mask)(sources)
+        """The assignment Y of sources ``(batch, sources, samples)``."""
+        ideal = ideal_binary_mask if self._config.assignment == "ibm" else ideal_ratio_mask
+        return ideal(self.frontend.stft.analyse(sources))
 
-    def _mask_error(self, magnitude: Tensor, masks: Tensor, targets: Tensor) -> Tensor:
-        if self._config.training_formation == "oracle":
-            return mask_error(magnitude, masks, targets)
-        return permutation_invariant(pairwise_mask_error(magnitude, masks, targets))
+    def _masks(
+        self, rule: MaskName, embedding: Tensor, attractors: Attractors, talking: Tensor | None = None
+    ) -> Tensor:
+        """Masks ``(batch, sources, frames, freqs)`` (Luo et al. 2018, Eq. 10-12)."""
+        if rule == "assignment":
+            return attractors.assignments
+        logits = mask_logits(embedding, attractors.points)
+        if self._config.learned_scale:
+            logits = logits * self.log_scale.exp()
+        if talking is not None:
+            logits = logits.masked_fill(~talking[:, :, None, None], -torch.inf)
+        if rule == "hard":
+            return hard_masks(logits)
+        return softmax_masks(logits) if rule == "softmax" else sigmoid_masks(logits)
 
-    def _waveform_error(self, spectrum: Tensor, masks: Tensor, batch: MixtureBatch) -> Tensor:
-        estimates = self.frontend.stft.synthesise(apply_masks(spectrum, masks), batch.mixture.shape[-1])
-        if batch.lengths is not None:
-            inside = torch.arange(estimates.shape[-1], device=estimates.device) < batch.lengths[:, None]
-            estimates = estimates * inside.unsqueeze(1)
-        pairwise = pairwise_si_sdr_error(estimates, batch.sources, batch.active, batch.mixture)
-        if self._config.training_formation == "oracle":
-            return pairwise.diagonal(dim1=1, dim2=2).mean(dim=-1)
-        return permutation_invariant(pairwise)
-
-    def _form(self, embedding: Tensor, weight: Tensor, talkers: int, sources: Tensor | None) -> Attractors:
-        most = self.most_talkers()
-        if talkers < 1 or (most is not None and talkers > most):
-            raise UnmingleError(f"This model separates 1 to {most} talkers; {talkers} were asked for.")
-        assignment = None if sources is None else self._ideal(self.frontend.stft.analyse(sources))
-        return self.formation.form(embedding, weight, talkers, assignment=assignment)
+    def mask(
+        self, mixture: Tensor, talkers: int, lengths: Tensor | None = None, sources: Tensor | None = None
+    ) -> tuple[Spectra, Tensor]:
+        if self.needs_sources and sources is None:
+            raise UnmingleError(
+                "Oracle attractors need the true sources; choose k-means or anchors to separate a recording."
+            )
+        spectra, embedding = self.embed(mixture, lengths)
+        weight = self.weight(spectra, lengths)
+        with torch.autocast(embedding.device.type, enabled=False):
+            assignment = None if sources is None else self._ideal(sources)
+            attractors = self.formation.form(embedding, weight, talkers, assignment=assignment)
+            rule = self._config.evaluation_mask or self._config.mask
+            return spectra, self._masks(rule, embedding, attractors)
 
     @torch.no_grad()
-    def separate(
-        self, mixture: Tensor, talkers: int | None = None, sources: Tensor | None = None
-    ) -> Estimates:
-        talkers = talkers or self.talkers
-        spectra, embedding, weight = self.embed(mixture)
-        attractors = self._form(embedding, weight, talkers, sources)
-        masked = apply_masks(spectra.spectrum, self.masks(embedding, attractors.points))
-        estimates = self.frontend.stft.synthesise(masked, mixture.shape[-1])
-        count = torch.full((len(mixture),), talkers, device=mixture.device)
-        return Estimates(estimates, count, torch.ones(len(mixture), device=mixture.device))
+    def oracle_attractors(self, batch: MixtureBatch) -> Tensor:
+        """The attractors ``(batch, sources, dim)`` of the ideal assignment, as in training."""
+        spectra, embedding = self.embed(batch.mixture, batch.lengths)
+        weight = self.weight(spectra, batch.lengths, training=True)
+        assignment = self._ideal(batch.sources)
+        formed = OracleAttractors().form(embedding, weight, assignment.shape[1], assignment=assignment)
+        return formed.points
+
+    def count(self, mixture: Tensor) -> Counted | None:
+        if not isinstance(self.formation, KMeansAttractors | SoftKMeansAttractors):
+            return None
+        with torch.no_grad():
+            spectra, embedding = self.embed(mixture)
+            return count_by_spread(embedding, self.weight(spectra), self.talkers)
 
     def multiply_accumulates(self, seconds: float) -> int:
         frames = self.frontend.stft.frames(round(seconds * self.sample_rate))
-        dots = self._config.anchors + self.talkers  # anchors, then masks
+        anchors = self._config.anchors if self._config.formation == "anchored" else 0
+        dots = anchors + self.talkers  # anchors, then masks
         bins = frames * self.frontend.stft.freqs
         return self.network.multiply_accumulates(frames) + bins * dots * self._config.dimension
 
     def working_bytes(self, seconds: float, talkers: int) -> int:
-        # Measured by benchmarks/separate_speed.py: the embedding twice (products want it in another
+        # Measured by benchmarks/separation_speed.py: the embedding twice (products want it in another
         # order), and a dozen arrays of the spectrogram's size, several of them once a talker.
         bins = self.frontend.stft.frames(round(seconds * self.sample_rate)) * self.frontend.stft.freqs
-        return 4 * bins * (2 * self._config.dimension + 6 + 8 * talkers)
+        network = self._config.network
+        # A convolution holds its input, its output and their padding.
+        hidden = 6 * network.channels if isinstance(network, DilatedCnnConfig) else 0
+        return 4 * bins * (2 * self._config.dimension + 6 + 8 * talkers + hidden)

@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal, get_args
 
 from torch import Tensor
 
 from unmingle.errors import UnmingleError
-from unmingle.masks import apply_masks, ideal_binary_mask, ideal_ratio_mask, wiener_filter_mask
+from unmingle.masks import (
+    apply_masks,
+    ideal_binary_mask,
+    ideal_ratio_mask,
+    phase_sensitive_mask,
+    root_ideal_ratio_mask,
+    wiener_filter_mask,
+)
 from unmingle.stft import Stft
 
-OracleName = Literal["ibm", "irm", "wfm"]
-_MASKS = {"ibm": ideal_binary_mask, "irm": ideal_ratio_mask, "wfm": wiener_filter_mask}
+OracleName = Literal["ibm", "irm", "root_irm", "wfm", "psm"]
+_MASKS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "ibm": lambda sources, mixture: ideal_binary_mask(sources),
+    "irm": lambda sources, mixture: ideal_ratio_mask(sources),
+    "root_irm": lambda sources, mixture: root_ideal_ratio_mask(sources),
+    "wfm": lambda sources, mixture: wiener_filter_mask(sources),
+    "psm": phase_sensitive_mask,
+}
 
 
 class Oracle:
@@ -28,5 +42,6 @@ class Oracle:
 
     def separate(self, mixture: Tensor, sources: Tensor) -> Tensor:
         """Estimates ``(batch, sources, samples)`` from mixtures ``(batch, samples)`` and their sources."""
-        masks = self._mask(self._stft.analyse(sources))
-        return self._stft.synthesise(apply_masks(self._stft.analyse(mixture), masks), mixture.shape[-1])
+        spectrum = self._stft.analyse(mixture)
+        masks = self._mask(self._stft.analyse(sources), spectrum)
+        return self._stft.synthesise(apply_masks(spectrum, masks), mixture.shape[-1])

@@ -11,23 +11,24 @@ from functools import partial
 from pathlib import Path
 from typing import cast
 
-import numpy as np
 import torch
 from lightning_fabric import Fabric
 
+from unmingle.attractors import FixedAttractors
 from unmingle.batch import MixtureBatch
 from unmingle.data.batches import Crops, iterate
-from unmingle.data.cache import decode
-from unmingle.data.corpora import read_corpora
 from unmingle.errors import UnmingleError
-from unmingle.models import find_model, load_system, read_facts, save_system
-from unmingle.systems import System, build_system
-from unmingle.training.mixtures import Validation, training_mixer
+from unmingle.models import save_system
+from unmingle.systems import EmbeddingSeparator, System
+from unmingle.training.fixed_attractors import collect_fixed_attractors, store_fixed_attractors
+from unmingle.training.initial import fresh_system, system_from_model
+from unmingle.training.mixtures import Validation, prepare, training_mixer
 from unmingle.training.recipe import Recipe, Stage
 from unmingle.training.run_folder import LogRow, Progress, RunFolder
 
 _CHECKPOINT_SECONDS = 240.0
-_STATISTICS_MIXTURES = 64
+_FIXED_MIXTURES = 200
+"""From which fixed attractors are collected at each validation."""
 
 
 @dataclass(frozen=True)
@@ -79,10 +80,8 @@ def train(
         )
     if options.resume and folder.load()[0].get("config") != recipe.system.model_dump_json():
         raise UnmingleError(f"{run} was trained with another system than the recipe {recipe.name} has.")
-    if options.init_from and read_facts(find_model(options.init_from))[0] != recipe.system:
-        raise UnmingleError(
-            f"The model {options.init_from} has another system than the recipe {recipe.name}."
-        )
+    if options.init_from and not options.resume:
+        system_from_model(recipe, options.init_from)  # That it fits is known before any work.
     if options.device == "cuda" and not torch.cuda.is_available():
         raise UnmingleError("This machine has no CUDA device that PyTorch can use; choose cpu.")
     if options.device not in ("cpu", "cuda"):
@@ -91,8 +90,7 @@ def train(
         raise UnmingleError(
             f"{options.devices} processes cannot share every batch evenly; change batch_size."
         )
-    for split in ("train", "valid"):  # Decode once, before processes multiply.
-        decode(read_corpora(recipe.data, split), recipe.system.sample_rate, options.cache, on_decoded)
+    prepare(recipe, options.cache, on_decoded)
     folder.create(recipe)
     fabric = Fabric(
         accelerator="cuda" if options.device == "cuda" else "cpu",
@@ -124,10 +122,18 @@ def keep_freed_memory() -> None:
     """Tell glibc to keep large freed blocks: handing them back costs a third of a step in page faults."""
     try:
         libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(-8, 1)  # M_ARENA_MAX
         libc.mallopt(-4, 0)  # M_MMAP_MAX
-        libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
+        libc.mallopt(-1, -1)  # M_TRIM_THRESHOLD: never
     except (OSError, AttributeError):
         pass  # Another C library: slower, no less right.
+
+
+def _optimizer(recipe: Recipe, system: System) -> torch.optim.Optimizer:
+    rate = recipe.stages[0].learning_rate
+    if recipe.optimizer == "rmsprop":
+        return torch.optim.RMSprop(system.parameters(), lr=rate)
+    return torch.optim.Adam(system.parameters(), lr=rate, fused=True)
 
 
 class _Loop:
@@ -144,32 +150,30 @@ class _Loop:
         fabric.seed_everything(recipe.seed + fabric.global_rank, verbose=False)
         self.mixer = training_mixer(recipe, options.cache)
         self.validation = Validation(recipe, options.cache, fabric.global_rank, fabric.world_size)
-        self.system = self._fresh_system()
+        self.system = (
+            system_from_model(recipe, options.init_from)
+            if options.init_from
+            else fresh_system(recipe, self.mixer)
+        )
         self.progress = Progress()
         self.score: float | None = None
-        optimizer = torch.optim.Adam(self.system.parameters(), lr=recipe.stages[0].learning_rate, fused=True)
-        self.module, self.optimizer = fabric.setup(self.system, optimizer)
+        self.module, self.optimizer = fabric.setup(self.system, _optimizer(recipe, self.system))
         self.module.mark_forward_method("loss")
         if options.resume:
             self._restore()
         self.stopped = False
-
-    def _fresh_system(self) -> System:
-        if self.options.init_from:
-            return load_system(self.options.init_from).train()
-        system = build_system(self.recipe.system)
-        samples = round(self.recipe.stages[0].seconds * self.mixer.sample_rate)
-        crops = [self.mixer.render(self.mixer.crop(k, samples)) for k in range(_STATISTICS_MIXTURES)]
-        system.fit(torch.from_numpy(np.stack(crops).sum(axis=1)))
-        return system
 
     def run(self) -> Progress:
         self.began = time.monotonic() - self.progress.work_seconds
         self.session_began = time.monotonic()
         self.saved_at = time.monotonic()
         while self.progress.stage < len(self.recipe.stages) and not self.stopped:
-            self._run_stage(self.recipe.stages[self.progress.stage])
+            stage = self.recipe.stages[self.progress.stage]
+            self.system.choose_part(stage.part)
+            self._run_stage(stage)
             if not self.stopped:
+                if self.fabric.is_global_zero:
+                    self._save_model(self.folder.stage(self.progress.stage + 1))
                 self.progress = replace(
                     self.progress,
                     stage=self.progress.stage + 1,
@@ -237,7 +241,8 @@ class _Loop:
                 f"The loss is not finite at step {self.progress.total_steps}; lower the learning rate and resume."
             )
         self.fabric.backward(loss)
-        self.fabric.clip_gradients(self.module, self.optimizer, max_norm=self.recipe.clip_norm)
+        if self.recipe.clip_norm is not None:
+            self.fabric.clip_gradients(self.module, self.optimizer, max_norm=self.recipe.clip_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
         return float(loss.detach())
@@ -250,16 +255,20 @@ class _Loop:
         return rate * min(1.0, (step + 1) / stage.warmup_steps) if stage.warmup_steps else rate
 
     def _validate(self, stage: Stage, loss: float, speed: float) -> None:
+        system = self.system.trained_system()
+        if isinstance(system, EmbeddingSeparator) and isinstance(system.formation, FixedAttractors):
+            points = collect_fixed_attractors(system, self.mixer, _FIXED_MIXTURES, stage.seconds)
+            store_fixed_attractors(system, points)
         sums = self.validation.sums(self.system, self.fabric.device)
         total = cast(torch.Tensor, self.fabric.all_reduce(sums, reduce_op="sum"))
         self.score, validation_loss = float(total[0] / total[2]), float(total[1] / total[2])
         progress = self.progress
         progress.since_best = 0 if validation_loss < progress.stage_best else progress.since_best + 1
         progress.stage_best = min(progress.stage_best, validation_loss)
-        if (
-            stage.schedule == "plateau"
-            and progress.since_best
-            and progress.since_best % stage.halve_after == 0
+        epochs = progress.step // stage.validate_every
+        stuck = progress.since_best > 0 and progress.since_best % stage.halve_after == 0
+        if (stage.schedule == "plateau" and stuck) or (
+            stage.schedule == "halving" and epochs % stage.halve_after == 0
         ):
             progress.factor /= 2
         best = self.score > progress.best
@@ -292,7 +301,7 @@ class _Loop:
                 else "not stated",
             }
         )
-        save_system(self.system, path, facts)
+        save_system(self.system.trained_system(), path, facts)
 
     def _save(self) -> None:
         gathered = self.fabric.all_gather(torch.get_rng_state())

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
 from unmingle.config import Config
 from unmingle.data.mixing import MixingConfig
 from unmingle.errors import UnmingleError
 from unmingle.models import ModelFacts
-from unmingle.systems import EmbeddingSeparatorConfig
+from unmingle.systems import AnySystemConfig, EmbeddingSeparatorConfig, Part, SystemConfig, TwoStageConfig
 
 
 class ValidationConfig(Config):
@@ -35,9 +35,12 @@ class Stage(Config):
     learning_rate: float = Field(1e-3, gt=0.0)
     warmup_steps: int = Field(0, ge=0)
     """Steps over which the rate rises from zero."""
-    schedule: Literal["plateau", "constant", "decay"] = "plateau"
+    schedule: Literal["plateau", "constant", "halving", "decay"] = "plateau"
     """``plateau``: halved after ``halve_after`` validations without a better loss, ended after
-    ``stop_after``, as the paper does; ``decay``: linear to zero over the stage."""
+    ``stop_after``, as Luo does; ``halving``: halved after every ``halve_after`` validations, as Isik
+    does; ``decay``: linear to zero over the stage."""
+    part: Part = "all"
+    """Of a system of two stages: ``first``, then ``second`` with the first held fixed, then ``all``."""
     halve_after: int = Field(3, ge=1)
     stop_after: int = Field(10, ge=1)
     validate_every: int = Field(250, ge=1)
@@ -51,33 +54,56 @@ class Recipe(Config):
     seed: int = Field(0, ge=0)
     data: list[str] = []
     """Corpora: manifests or folders; the command line's ``--data`` goes before it."""
-    system: EmbeddingSeparatorConfig
+    system: AnySystemConfig
     mixing: MixingConfig = MixingConfig()
     validation: ValidationConfig = ValidationConfig()
     stages: list[Stage] = Field(min_length=1)
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
-    clip_norm: float = Field(5.0, gt=0.0)
-    """Limit of the gradient's norm."""
+    optimizer: Literal["adam", "rmsprop"] = "adam"
+    clip_norm: float | None = Field(5.0, gt=0.0)
+    """Limit of the gradient's norm; null for none."""
     facts: ModelFacts = ModelFacts()
     """Origin and licence of the data, written into the model."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> Recipe:
-        if self.mixing.talkers != self.system.talkers:
-            raise ValueError(f"mixing has {self.mixing.talkers} talkers, the system {self.system.talkers}")
-        if self.system.formation == "oracle":
-            raise ValueError("formation must not be oracle: validation separates without the true sources")
+        for name in ("talkers", "fewest_talkers"):
+            mixed, separated = getattr(self.mixing, name), getattr(self.system, name)
+            if mixed != separated:
+                raise ValueError(f"mixing has {name} {mixed}, the system {separated}; make them the same")
+        two = isinstance(self.system, TwoStageConfig)
+        if not two and any(stage.part != "all" for stage in self.stages):
+            raise ValueError("a stage's part must be all for a system of one stage")
+        first = self.system.first if isinstance(self.system, TwoStageConfig) else self.system
+        if isinstance(first, EmbeddingSeparatorConfig):
+            if first.formation == "oracle":
+                raise ValueError(
+                    "formation must not be oracle: validation separates without the true sources"
+                )
+            clusters = first.training_formation in ("kmeans", "spherical_kmeans", "soft_kmeans")
+            if first.fewest_talkers is not None and clusters and first.objective != "affinity":
+                raise ValueError("k-means in training cannot know a number of talkers that varies")
         return self
 
 
-def read_recipe(path: Path) -> Recipe:
-    """Read and check a recipe; ``base`` names another whose values it inherits.
+def read_recipe(path: Path, *, small: bool = False) -> Recipe:
+    """Read and check a recipe; ``base`` names others (one, or a list) whose values it inherits.
+
+    Args:
+        path: of the YAML file.
+        small: lay the values under its key ``small`` over the others: the same shape, in minutes.
 
     Raises:
-        UnmingleError: missing, not YAML, or a value that the typed configs refuse.
+        UnmingleError: missing, not YAML, a value that the typed configs refuse, or no small variant.
     """
+    values = _read(path, depth=0)
+    changes = values.pop("small", None)
+    if small:
+        if not isinstance(changes, dict):
+            raise UnmingleError(f"The recipe {path} has no small variant; leave out --small.")
+        values = _merge(values, {"name": f"{values.get('name', path.stem)}-small"} | changes)
     try:
-        return Recipe.model_validate(_read(path, depth=0))
+        return Recipe.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"]) or "the whole"
@@ -95,20 +121,31 @@ def _read(path: Path, depth: int) -> dict[str, Any]:
         raise UnmingleError(f"The recipe {path} is not YAML.") from error
     if not isinstance(values, dict):
         raise UnmingleError(f"The recipe {path} is not a mapping of names to values.")
-    base = values.pop("base", None)
-    return _merge(_read(path.parent / str(base), depth + 1), values) if base else values
+    bases = values.pop("base", [])
+    merged: dict[str, Any] = {}
+    for base in bases if isinstance(bases, list) else [bases]:
+        merged = _merge(merged, _read(path.parent / str(base), depth + 1))
+    return _merge(merged, values)
 
 
 def _merge(base: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(base)
     for key, value in values.items():
-        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
-        merged[key] = _merge(merged[key], value) if both else value
+        before = merged.get(key)
+        # Of another kind, nothing is inherited: a CNN's channels mean nothing to a BLSTM.
+        if (
+            isinstance(value, Mapping)
+            and isinstance(before, Mapping)
+            and value.get("kind") in (None, before.get("kind"))
+        ):
+            merged[key] = _merge(before, value)
+        else:
+            merged[key] = value
     return merged
 
 
 def shrink(recipe: Recipe) -> Recipe:
-    """The same recipe for ``--smoke``: two steps a stage, small batches, short crops."""
+    """The same recipe for ``--smoke``: two steps a stage, short crops, small batches, a tiny system."""
     stages = [
         stage.model_copy(
             update={
@@ -122,4 +159,14 @@ def shrink(recipe: Recipe) -> Recipe:
         for stage in recipe.stages
     ]
     validation = recipe.validation.model_copy(update={"count": 2, "seconds": 1.0})
-    return recipe.model_copy(update={"stages": stages, "validation": validation})
+    system = TypeAdapter[SystemConfig](AnySystemConfig).validate_python(_tiny(recipe.system.model_dump()))
+    return recipe.model_copy(update={"stages": stages, "validation": validation, "system": system})
+
+
+def _tiny(values: dict[str, Any]) -> dict[str, Any]:
+    """Networks of a few units, wherever in a system's config they stand."""
+    sizes = {"hidden_size": 8, "channels": 4}
+    return {
+        name: _tiny(value) if isinstance(value, dict) else min(value, sizes[name]) if name in sizes else value
+        for name, value in values.items()
+    }

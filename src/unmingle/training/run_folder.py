@@ -4,6 +4,7 @@ RUN/recipe.json        what was asked, complete
 RUN/last.checkpoint    weights, optimizer, generator and counters, to go on from
 RUN/best.safetensors   the best model by validation, ready for `unmingle separate --model`
 RUN/last.safetensors   the model as it is now
+RUN/stage-N.safetensors  the model at the end of stage N
 RUN/log.csv            one row for every validation
 RUN/curve.png          the same as a picture
 """
@@ -68,6 +69,10 @@ class RunFolder:
         self.best = path / "best.safetensors"
         self.last = path / "last.safetensors"
         self.log = path / "log.csv"
+
+    def stage(self, number: int) -> Path:
+        """The model at the end of stage ``number``, counted from 1."""
+        return self.path / f"stage-{number}.safetensors"
 
     def create(self, recipe: Recipe) -> None:
         """Make the folder and store the recipe in it."""

@@ -1,0 +1,76 @@
+"""Attractors from trainable anchors: ADANet (Luo et al. 2018, III.D)."""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+import torch
+from torch import Tensor, nn
+
+from unmingle.attractors.formation import (
+    AttractorFormation,
+    Attractors,
+    centroids,
+    largest_similarity,
+    mask_logits,
+    similarity,
+)
+
+_SHARES_AT_ONCE = 1 << 21
+
+
+class AnchoredAttractors(AttractorFormation):
+    """ADANet: trainable anchors stand in for the unknown assignment (Luo et al. 2018, III.D).
+
+    Args:
+        anchors: N, the number of anchors; up to N talkers can be separated.
+        dimension: K, the dimension of the embedding.
+    """
+
+    def __init__(self, anchors: int, dimension: int) -> None:
+        super().__init__()
+        self.anchors = nn.Parameter(torch.randn(anchors, dimension))
+
+    def most_talkers(self) -> int | None:
+        return len(self.anchors)
+
+    def form(
+        self,
+        embedding: Tensor,
+        weight: Tensor,
+        talkers: int,
+        *,
+        assignment: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Attractors:
+        with torch.no_grad():
+            subset = self.choose_subset(embedding, weight, talkers)
+        # The choice is discrete, so gradients need only the chosen subset: a fifteenth of the work.
+        chosen = self.anchors[subset]
+        assignments = anchor_assignments(embedding, chosen)
+        points = centroids(embedding, assignments, weight)
+        return Attractors(points, assignments, similarity(points))
+
+    def choose_subset(self, embedding: Tensor, weight: Tensor, talkers: int) -> Tensor:
+        """Anchors of the subset whose attractors are least alike (Eq. 15): indices ``(batch, talkers)``."""
+        subsets = torch.tensor(list(combinations(range(len(self.anchors)), talkers)), device=embedding.device)
+        flat, flat_weight = embedding.flatten(1, 2), weight.flatten(1)
+        sums = embedding.new_zeros(len(embedding), len(subsets) * talkers, embedding.shape[-1])
+        masses = embedding.new_zeros(len(embedding), len(subsets) * talkers, 1)
+        # In pieces, so that the shares of all subsets stay in the processor's cache.
+        size = max(1, _SHARES_AT_ONCE // (len(embedding) * subsets.numel()))
+        for piece, piece_weight in zip(
+            torch.split(flat, size, dim=1), torch.split(flat_weight, size, dim=1), strict=True
+        ):
+            # The similarities to the anchors are computed once and shared by the subsets.
+            products = self.anchors @ piece.transpose(1, 2)
+            shares = torch.softmax(products[:, subsets], dim=2).flatten(1, 2) * piece_weight.unsqueeze(1)
+            sums += torch.bmm(shares, piece)
+            masses += shares.sum(dim=-1, keepdim=True)
+        points = (sums / masses.clamp_min(1e-8)).reshape(len(embedding), *subsets.shape, -1)
+        return subsets[largest_similarity(points).argmin(dim=1)]
+
+
+def anchor_assignments(embedding: Tensor, anchors: Tensor) -> Tensor:
+    """Softmax over anchors ``(batch, sources, dim)`` of their dot product with every embedding (Eq. 14)."""
+    return torch.softmax(mask_logits(embedding, anchors), dim=1)

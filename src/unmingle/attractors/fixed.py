@@ -1,0 +1,94 @@
+"""Fixed attractors: one set of points for all mixtures, collected from training data (Luo et al. 2018, IV.D)."""
+
+from __future__ import annotations
+
+from itertools import permutations
+
+import torch
+from torch import Tensor
+
+from unmingle.attractors.formation import AttractorFormation, Attractors, mask_logits, similarity
+
+
+class FixedAttractors(AttractorFormation):
+    """Stored points; nothing is formed, so they work on a single frame too.
+
+    Args:
+        talkers: number of points; always as many talkers come out.
+        dimension: K, the dimension of the embedding.
+    """
+
+    points: Tensor
+
+    def __init__(self, talkers: int, dimension: int) -> None:
+        super().__init__()
+        self.register_buffer("points", torch.zeros(talkers, dimension))
+
+    def most_talkers(self) -> int | None:
+        return len(self.points)
+
+    def form(
+        self,
+        embedding: Tensor,
+        weight: Tensor,
+        talkers: int,
+        *,
+        assignment: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Attractors:
+        points = self.points[:talkers].expand(len(embedding), -1, -1)
+        return Attractors(points, torch.softmax(mask_logits(embedding, points), dim=1), similarity(points))
+
+
+def mean_of_largest_cluster(
+    sets: Tensor, clusters: int = 2, *, steps: int = 50, generator: torch.Generator | None = None
+) -> Tensor:
+    """Cluster SETS of attractors, whatever the order within each, and average the largest cluster.
+
+    k-means in which the distance of a set to a centre is the least over the orders of its members;
+    the paper sees two clusters, each a pair of opposite attractors (Fig. 5).
+
+    Args:
+        sets: ``(mixtures, sources, dim)``, one set a mixture.
+        clusters: number of clusters; no more than there are sets.
+        steps: at most so many iterations.
+        generator: draws the starts.
+
+    Returns:
+        ``(sources, dim)``.
+    """
+    orders = torch.tensor(list(permutations(range(sets.shape[1]))), device=sets.device)
+    centres = _spread_starts(sets, orders, min(clusters, len(sets)), generator)
+    labels = torch.full((len(sets),), -1, device=sets.device)
+    for _ in range(steps):
+        distances, order = _set_distances(sets, centres, orders)
+        before, labels = labels, distances.argmin(dim=1)
+        chosen = orders[order.gather(1, labels.unsqueeze(1)).squeeze(1)]
+        aligned = sets.gather(1, chosen.unsqueeze(-1).expand_as(sets))
+        if bool((labels == before).all()):
+            break
+        centres = torch.stack(
+            [
+                aligned[labels == k].mean(dim=0) if bool((labels == k).any()) else centres[k]
+                for k in range(len(centres))
+            ]
+        )
+    return centres[labels.bincount(minlength=len(centres)).argmax()]
+
+
+def _set_distances(sets: Tensor, centres: Tensor, orders: Tensor) -> tuple[Tensor, Tensor]:
+    """Least squared distance to every centre and the number of the order that has it: ``(mixtures, clusters)``."""
+    arranged = sets[:, orders]  # (mixtures, orders, sources, dim)
+    distances = (arranged.unsqueeze(2) - centres).square().sum(dim=(-2, -1))
+    least, order = distances.min(dim=1)
+    return least, order
+
+
+def _spread_starts(sets: Tensor, orders: Tensor, clusters: int, generator: torch.Generator | None) -> Tensor:
+    """k-means++: a set far from all starts is likelier to be the next one."""
+    first = int(torch.randint(len(sets), (1,), generator=generator))
+    chosen = [sets[first]]
+    for _ in range(clusters - 1):
+        chances = _set_distances(sets, torch.stack(chosen), orders)[0].min(dim=1).values.clamp_min(1e-12)
+        chosen.append(sets[int(torch.multinomial(chances, 1, generator=generator))])
+    return torch.stack(chosen)

@@ -1,0 +1,34 @@
+"""``unmingle fix-attractors``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from unmingle.cli.options import Threads, require, set_threads
+
+
+def command(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="An embedding separator: a name or a path.")],
+    data: Annotated[list[Path], typer.Option("--data", metavar="CORPUS", help="Training data.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="NEW.safetensors", help="The model to write.")
+    ],
+    mixtures: Annotated[int, typer.Option("--mixtures", help="From how many mixtures.")] = 10_000,
+    seconds: Annotated[float, typer.Option("--seconds", help="Length of each.")] = 3.2,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a model that exists.")] = False,
+    threads: Threads = None,
+) -> None:
+    """Give a model fixed attractors, collected from the ideal attractors of training mixtures.
+
+    It then needs no clustering. The sets of attractors are clustered, whatever the order in each; the
+    mean of the largest cluster is stored (Luo, Chen, Mesgarani 2018).
+    """
+    require("train", "lightning_fabric", "yaml")
+    from unmingle.training.fixed_attractors import fix_attractors
+
+    set_threads(threads)
+    points = fix_attractors(model, [str(path) for path in data], output, mixtures, seconds, overwrite)
+    print(f"{output}: {len(points)} fixed attractors from {mixtures} mixtures")

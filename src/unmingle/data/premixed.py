@@ -1,0 +1,91 @@
+"""Training crops from mixtures that were made before: WSJ0-2mix, LibriMix, or `unmingle mix` folders."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from unmingle.audio import Samples
+from unmingle.data.mixture_folders import read_item, read_mixture_folder
+from unmingle.errors import UnmingleError
+
+_SPLITS = {
+    "train": ("tr", "train", "train-360", "train-100"),
+    "valid": ("cv", "valid", "dev"),
+    "test": ("tt", "test"),
+}
+
+
+def is_premixed(folder: Path) -> bool:
+    """Whether a folder holds mixtures in splits: ``tr/mix/``, ``train-360/mix_clean/`` and the like."""
+    return _find(folder, "train") is not None
+
+
+def _find(folder: Path, split: str) -> Path | None:
+    for name in _SPLITS[split]:
+        if any((folder / name / mixes).is_dir() for mixes in ("mix", "mix_clean")):
+            return folder / name
+    return None
+
+
+@dataclass(frozen=True)
+class PremixedPlan:
+    """A stretch of one mixture."""
+
+    item: int
+    position: float
+    """Where it begins, as a share of what may be left out."""
+    samples: int
+
+
+class PremixedMixtures:
+    """Draws crops of a folder's mixtures: crop k is a pure function of (seed, k).
+
+    Args:
+        folder: with one folder a split, each in the layout of ``unmingle mix``.
+        split: ``train``, ``valid`` or ``test``.
+        sample_rate: that all files must have, in hertz.
+        talkers: the number of sources wanted; where a mixture has fewer, silence follows.
+        seed: of the run.
+
+    Raises:
+        UnmingleError: no such split, or too many sources.
+    """
+
+    def __init__(self, folder: Path, split: str, sample_rate: int, talkers: int, seed: int) -> None:
+        found = _find(folder, split)
+        if found is None:
+            raise UnmingleError(
+                f"{folder} has no split for {split}: it needs one of the folders {', '.join(_SPLITS[split])}."
+            )
+        self._items = read_mixture_folder(found)
+        if len(self._items[0].sources) > talkers:
+            raise UnmingleError(
+                f"{found} has {len(self._items[0].sources)} sources a mixture, the recipe {talkers} talkers."
+            )
+        self.sample_rate, self.seed, self._talkers = sample_rate, seed, talkers
+
+    def crop(self, index: int, samples: int) -> PremixedPlan:
+        """Plan of crop ``index``, of a fixed length."""
+        rng = np.random.default_rng([self.seed, index])
+        return PremixedPlan(int(rng.integers(len(self._items))), float(rng.random()), samples)
+
+    def render(self, plan: PremixedPlan) -> Samples:
+        """Sources ``(talkers, samples)``; a mixture shorter than the crop is followed by silence.
+
+        Raises:
+            UnmingleError: a file is damaged, or has another sample rate.
+        """
+        item = self._items[plan.item]
+        _, sources, rate = read_item(item)
+        if rate != self.sample_rate:
+            raise UnmingleError(
+                f"{item.mixture} has {rate} Hz, the recipe {self.sample_rate} Hz; name the folder of that rate."
+            )
+        start = int(plan.position * (max(0, sources.shape[1] - plan.samples) + 1))
+        cut = sources[:, start : start + plan.samples]
+        rendered = np.zeros((self._talkers, plan.samples), dtype=np.float32)
+        rendered[: len(cut), : cut.shape[1]] = cut
+        return rendered

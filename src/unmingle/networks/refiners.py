@@ -1,0 +1,74 @@
+"""Networks that look again: they read the mixture and first estimates of its sources, and give masks."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from unmingle.networks.blstm import BlstmConfig, BlstmMasks
+
+
+class EnhancementNetwork(nn.Module):
+    """One network for every source, its masks a softmax over sources (Isik et al. 2016, 2.4).
+
+    The input of each source is [mixture, that source's estimate], normalized by the mean and the
+    deviation of the sequence. Whatever the order of the estimates, that is the order of the masks;
+    any number of sources will do.
+
+    Args:
+        freqs: number of frequencies.
+        config: of the BLSTM.
+    """
+
+    def __init__(self, freqs: int, config: BlstmConfig) -> None:
+        super().__init__()
+        self.network = BlstmMasks(2 * freqs, freqs, 1, config)
+
+    def forward(self, mixture: Tensor, estimates: Tensor, frames: Tensor | None = None) -> Tensor:
+        """Magnitudes ``(batch, frames, freqs)`` and ``(batch, sources, frames, freqs)`` to masks."""
+        sources = estimates.shape[1]
+        pairs = torch.cat([mixture.unsqueeze(1).expand_as(estimates), estimates], dim=-1).flatten(0, 1)
+        lengths = None if frames is None else frames.repeat_interleave(sources)
+        values = self.network(_normalize(pairs, lengths), lengths)
+        return torch.softmax(values.reshape(estimates.shape).float(), dim=1)
+
+    def multiply_accumulates(self, frames: int, sources: int) -> int:
+        """Multiply-accumulate operations for ``frames`` frames of a mixture of ``sources``."""
+        return sources * self.network.multiply_accumulates(frames)
+
+
+class SecondStageNetwork(nn.Module):
+    """One network that reads all estimates at once and gives all masks (uPIT-ST; Kolbaek et al. 2017).
+
+    Args:
+        freqs: number of frequencies.
+        sources: the one number of sources that it can do.
+        config: of the BLSTM.
+    """
+
+    def __init__(self, freqs: int, sources: int, config: BlstmConfig) -> None:
+        super().__init__()
+        self.network = BlstmMasks((1 + sources) * freqs, freqs, sources, config)
+
+    def forward(self, mixture: Tensor, estimates: Tensor, frames: Tensor | None = None) -> Tensor:
+        """Magnitudes ``(batch, frames, freqs)`` and ``(batch, sources, frames, freqs)`` to masks."""
+        joined = torch.cat([mixture.unsqueeze(1), estimates], dim=1).movedim(1, 2).flatten(2)
+        return torch.relu(self.network(_normalize(joined, frames), frames).float())
+
+    def multiply_accumulates(self, frames: int, sources: int) -> int:
+        """Multiply-accumulate operations for ``frames`` frames; ``sources`` is always its own number."""
+        return self.network.multiply_accumulates(frames)
+
+
+def _normalize(values: Tensor, frames: Tensor | None) -> Tensor:
+    """Mean 0 and deviation 1 over each sequence of ``(batch, frames, values)``, padding left out."""
+    if frames is None:
+        inside = torch.ones(values.shape[:2], device=values.device)
+    else:
+        inside = (torch.arange(values.shape[1], device=values.device) < frames.to(values.device)[:, None]).to(
+            values.dtype
+        )
+    weight = inside.unsqueeze(-1) / (inside.sum(dim=1)[:, None, None] * values.shape[-1])
+    mean = (values * weight).sum(dim=(1, 2), keepdim=True)
+    variance = ((values - mean).square() * weight).sum(dim=(1, 2), keepdim=True)
+    return (values - mean) / variance.sqrt().clamp_min(1e-8)

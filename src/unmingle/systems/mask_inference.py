@@ -1,0 +1,63 @@
+"""Masks straight from a BLSTM: uPIT (Kolbaek et al. 2017), the papers' baseline."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from unmingle.batch import MixtureBatch
+from unmingle.frontend import Spectra
+from unmingle.masks import loudest_masks
+from unmingle.networks import BlstmConfig, BlstmMasks
+from unmingle.systems.base import MaskingSystem, SystemConfig
+from unmingle.systems.objectives import ObjectiveName, mask_objective
+
+
+class MaskInferenceConfig(SystemConfig):
+    """All that makes one uPIT system."""
+
+    kind: Literal["mask_inference"] = "mask_inference"
+    network: BlstmConfig = BlstmConfig(layers=3, hidden_size=896)
+    objective: ObjectiveName = "phase_sensitive_error"
+
+
+class MaskInference(MaskingSystem):
+    """A BLSTM gives ``talkers`` masks through ReLU; the best permutation of the utterance counts."""
+
+    def __init__(self, config: MaskInferenceConfig) -> None:
+        super().__init__(config)
+        self._config = config
+        freqs = self.frontend.stft.freqs
+        self.network = BlstmMasks(freqs, freqs, config.talkers, config.network)
+
+    @property
+    def config(self) -> MaskInferenceConfig:
+        return self._config
+
+    def most_talkers(self) -> int | None:
+        return self.talkers
+
+    def mask(
+        self, mixture: Tensor, talkers: int, lengths: Tensor | None = None, sources: Tensor | None = None
+    ) -> tuple[Spectra, Tensor]:
+        spectra: Spectra = self.frontend(mixture)
+        frames = None if lengths is None else lengths // self.hop + 1
+        masks = torch.relu(self.network(spectra.features, frames).float())
+        if talkers < self.talkers:
+            masks = loudest_masks(masks, spectra.spectrum.abs(), talkers)
+        return spectra, masks
+
+    def loss(self, batch: MixtureBatch) -> dict[str, Tensor]:
+        spectra, masks = self.mask(batch.mixture, self.talkers, batch.lengths)
+        with torch.autocast(masks.device.type, enabled=False):
+            error = mask_objective(self._config.objective, self.frontend.stft, spectra.spectrum, masks, batch)
+        return {"loss": error.mean()}
+
+    def multiply_accumulates(self, seconds: float) -> int:
+        return self.network.multiply_accumulates(self.frontend.stft.frames(round(seconds * self.sample_rate)))
+
+    def working_bytes(self, seconds: float, talkers: int) -> int:
+        frames = self.frontend.stft.frames(round(seconds * self.sample_rate))
+        return 4 * frames * (self.frontend.stft.freqs * (6 + 8 * self.talkers) + 8 * self.network.outputs)

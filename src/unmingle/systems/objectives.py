@@ -1,0 +1,68 @@
+"""What masks are trained for: one error for every pair of source and estimate."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from unmingle.batch import MixtureBatch
+from unmingle.losses import (
+    pairwise_magnitude_error,
+    pairwise_mask_error,
+    pairwise_si_sdr_error,
+    permutation_invariant,
+    phase_sensitive_target,
+)
+from unmingle.masks import apply_masks, wiener_filter_mask
+from unmingle.stft import Stft
+
+ObjectiveName = Literal["mask_error", "magnitude_error", "phase_sensitive_error", "si_sdr"]
+"""Luo's Eq. 13 with WFM targets; Mobin's Eq. 9 (also Isik's enhancement and uPIT's amplitude); uPIT's
+phase-sensitive approximation; SI-SDR of waveforms (ours)."""
+
+
+def mask_objective(
+    objective: ObjectiveName,
+    stft: Stft,
+    spectrum: Tensor,
+    masks: Tensor,
+    batch: MixtureBatch,
+    *,
+    ordered: bool = False,
+) -> Tensor:
+    """The error of masks ``(batch, sources, frames, freqs)``: ``(batch,)``, smaller is better.
+
+    Args:
+        objective: which.
+        stft: that made the spectrum.
+        spectrum: of the mixture, ``(batch, frames, freqs)`` complex.
+        masks: as many as the batch has sources.
+        batch: what is known.
+        ordered: the masks are in the order of the sources; else the best permutation counts.
+    """
+    pairwise = _pairwise(objective, stft, spectrum, masks, batch)
+    return pairwise.diagonal(dim1=1, dim2=2).mean(dim=-1) if ordered else permutation_invariant(pairwise)
+
+
+def _pairwise(
+    objective: ObjectiveName, stft: Stft, spectrum: Tensor, masks: Tensor, batch: MixtureBatch
+) -> Tensor:
+    if objective == "si_sdr":
+        estimates = stft.synthesise(apply_masks(spectrum, masks), batch.mixture.shape[-1])
+        if batch.lengths is not None:
+            inside = torch.arange(estimates.shape[-1], device=estimates.device) < batch.lengths[:, None]
+            estimates = estimates * inside.unsqueeze(1)
+        return pairwise_si_sdr_error(estimates, batch.sources, batch.active, batch.mixture)
+    sources, magnitude = stft.analyse(batch.sources), spectrum.abs()
+    if objective == "mask_error":
+        pairwise = pairwise_mask_error(magnitude, masks, wiener_filter_mask(sources))
+    else:
+        sensitive = objective == "phase_sensitive_error"
+        targets = phase_sensitive_target(sources, spectrum) if sensitive else sources.abs()
+        pairwise = pairwise_magnitude_error(magnitude.unsqueeze(1) * masks, targets)
+    if batch.lengths is None:
+        return pairwise
+    # The mean is over the mixture's own frames; padding adds nothing to the sum.
+    return pairwise * (spectrum.shape[1] / (batch.lengths // stft.hop + 1))[:, None, None]

@@ -1,0 +1,142 @@
+"""A system whose masks a second network improves: DPCL++ (Isik et al. 2016) and uPIT-ST (Kolbaek et al. 2017)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from unmingle.batch import MixtureBatch
+from unmingle.counting import Counted
+from unmingle.frontend import Spectra
+from unmingle.masks import loudest_masks
+from unmingle.networks import BlstmConfig, EnhancementNetwork, SecondStageNetwork
+from unmingle.systems.base import MaskingSystem, Part, System, SystemConfig
+from unmingle.systems.embedding_separator import EmbeddingSeparator, EmbeddingSeparatorConfig
+from unmingle.systems.mask_inference import MaskInference, MaskInferenceConfig
+from unmingle.systems.objectives import ObjectiveName, mask_objective
+
+
+class TwoStageConfig(SystemConfig):
+    """A first system, complete in itself, and the network that reads its estimates."""
+
+    kind: Literal["two_stage"] = "two_stage"
+    first: Annotated[EmbeddingSeparatorConfig | MaskInferenceConfig, Field(discriminator="kind")]
+    refiner: Literal["enhancement", "second_stage"] = "enhancement"
+    """``enhancement``: the same network for every source, softmax over sources (Isik);
+    ``second_stage``: one network for all sources at once, ReLU (uPIT-ST)."""
+    network: BlstmConfig = BlstmConfig(layers=2, hidden_size=300)
+    objective: ObjectiveName = "magnitude_error"
+
+    @model_validator(mode="after")
+    def _one_front_end(self) -> TwoStageConfig:
+        for name in ("sample_rate", "talkers", "fewest_talkers", "stft"):
+            if getattr(self, name) != getattr(self.first, name):
+                raise ValueError(f"{name} differs between the two stages; state it once for both")
+        return self
+
+    @model_validator(mode="before")
+    @classmethod
+    def _inherit(cls, values: object) -> object:
+        """The first system has the front end and the talkers of the whole."""
+        if isinstance(values, dict) and isinstance(values.get("first"), dict):
+            shared = {
+                k: values[k] for k in ("sample_rate", "talkers", "fewest_talkers", "stft") if k in values
+            }
+            return values | {"first": shared | values["first"]}
+        return values
+
+
+class TwoStage(MaskingSystem):
+    """The first system's estimates and the mixture go through a refiner, which gives the masks."""
+
+    def __init__(self, config: TwoStageConfig) -> None:
+        super().__init__(config)
+        self._config = config
+        self.first: EmbeddingSeparator | MaskInference = (
+            EmbeddingSeparator(config.first)
+            if isinstance(config.first, EmbeddingSeparatorConfig)
+            else MaskInference(config.first)
+        )
+        freqs = self.frontend.stft.freqs
+        self.refiner: EnhancementNetwork | SecondStageNetwork = (
+            EnhancementNetwork(freqs, config.network)
+            if config.refiner == "enhancement"
+            else SecondStageNetwork(freqs, config.talkers, config.network)
+        )
+        self._part: Part = "all"
+
+    @property
+    def config(self) -> TwoStageConfig:
+        return self._config
+
+    def most_talkers(self) -> int | None:
+        return self.talkers if self._config.refiner == "second_stage" else self.first.most_talkers()
+
+    @property
+    def needs_sources(self) -> bool:
+        return self.first.needs_sources
+
+    def fit(self, mixtures: Tensor) -> None:
+        super().fit(mixtures)
+        self.first.fit(mixtures)
+
+    def choose_part(self, part: Part) -> None:
+        """``first``: the first system by its own loss; ``second``: the refiner on its estimates;
+        ``all``: end to end."""
+        self._part = part
+        self.first.requires_grad_(part != "second")
+        self.refiner.requires_grad_(part != "first")
+
+    def trained_system(self) -> System:
+        return self.first if self._part == "first" else self
+
+    def loss(self, batch: MixtureBatch) -> dict[str, Tensor]:
+        if self._part == "first":
+            return self.first.loss(batch)
+        if self._part == "second":
+            training = self.first.training
+            with torch.no_grad():
+                spectra, estimates = self.first.eval().mask(
+                    batch.mixture, batch.sources.shape[1], batch.lengths
+                )
+            self.first.train(training)
+        else:
+            spectra, estimates = self.first.mask(batch.mixture, batch.sources.shape[1], batch.lengths)
+        masks = self._refine(spectra, estimates, batch.lengths)
+        with torch.autocast(masks.device.type, enabled=False):
+            error = mask_objective(self._config.objective, self.frontend.stft, spectra.spectrum, masks, batch)
+        return {"loss": error.mean()}
+
+    def _refine(self, spectra: Spectra, masks: Tensor, lengths: Tensor | None) -> Tensor:
+        magnitude = spectra.spectrum.abs()
+        frames = None if lengths is None else lengths // self.hop + 1
+        refined: Tensor = self.refiner(magnitude, magnitude.unsqueeze(1) * masks, frames)
+        return refined
+
+    def mask(
+        self, mixture: Tensor, talkers: int, lengths: Tensor | None = None, sources: Tensor | None = None
+    ) -> tuple[Spectra, Tensor]:
+        if self._part == "first":
+            return self.first.mask(mixture, talkers, lengths, sources)
+        # uPIT-ST always reads and gives as many as it was built for.
+        wanted = self.talkers if self._config.refiner == "second_stage" else talkers
+        spectra, estimates = self.first.mask(mixture, wanted, lengths, sources)
+        masks = self._refine(spectra, estimates, lengths)
+        return spectra, masks if talkers == wanted else loudest_masks(masks, spectra.spectrum.abs(), talkers)
+
+    def count(self, mixture: Tensor) -> Counted | None:
+        return self.first.count(mixture)
+
+    def multiply_accumulates(self, seconds: float) -> int:
+        frames = self.frontend.stft.frames(round(seconds * self.sample_rate))
+        return self.first.multiply_accumulates(seconds) + self.refiner.multiply_accumulates(
+            frames, self.talkers
+        )
+
+    def working_bytes(self, seconds: float, talkers: int) -> int:
+        frames = self.frontend.stft.frames(round(seconds * self.sample_rate))
+        refining = 4 * frames * talkers * (8 * self.frontend.stft.freqs + 8 * self.refiner.network.outputs)
+        return self.first.working_bytes(seconds, talkers) + refining

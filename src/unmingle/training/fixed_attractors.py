@@ -1,0 +1,90 @@
+"""Collect fixed attractors from training mixtures (Luo et al. 2018, IV.D)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from unmingle.attractors import FixedAttractors, mean_of_largest_cluster
+from unmingle.data.batches import MixtureSource, as_batch
+from unmingle.data.cache import decode
+from unmingle.data.corpora import read_corpora
+from unmingle.data.mixing import Mixer, MixingConfig
+from unmingle.errors import UnmingleError
+from unmingle.models import find_model, load_system, read_facts, save_system
+from unmingle.systems import EmbeddingSeparator, build_system
+
+_BATCH = 25
+
+
+def collect_fixed_attractors(
+    system: EmbeddingSeparator, mixer: MixtureSource, mixtures: int, seconds: float
+) -> torch.Tensor:
+    """The points ``(talkers, dim)``: the mean of the largest cluster of the mixtures' attractor sets.
+
+    Each mixture's set comes from its ideal assignment, as in training.
+
+    Args:
+        system: whose embeddings are meant; it is left in evaluation mode.
+        mixer: of training data; its first ``mixtures`` crops are used.
+        mixtures: how many; the paper takes 10,000.
+        seconds: length of each crop.
+    """
+    system.eval()
+    device = next(system.parameters()).device
+    samples = round(seconds * mixer.sample_rate)
+    sets = []
+    for first in range(0, mixtures, _BATCH):
+        numbers = range(first, min(first + _BATCH, mixtures))
+        batch = as_batch(np.stack([mixer.render(mixer.crop(k, samples)) for k in numbers])).to(device)
+        points = system.oracle_attractors(batch)
+        sets.append(points[batch.active.all(dim=1)])
+    return mean_of_largest_cluster(torch.cat(sets).cpu(), generator=torch.Generator().manual_seed(0))
+
+
+def store_fixed_attractors(system: EmbeddingSeparator, points: torch.Tensor) -> None:
+    """Put collected points into a system whose formation is ``fixed``."""
+    assert isinstance(system.formation, FixedAttractors)
+    system.formation.points.copy_(points)
+
+
+def fix_attractors(
+    model: str | Path,
+    data: Sequence[str],
+    output: Path,
+    mixtures: int,
+    seconds: float,
+    overwrite: bool = False,
+    cache: Path | None = None,
+) -> torch.Tensor:
+    """Write a copy of a model whose formation is ``fixed``; return its points ``(talkers, dim)``.
+
+    Raises:
+        UnmingleError: the model embeds nothing, the output exists, or the data will not do.
+    """
+    if output.suffix != ".safetensors":
+        raise UnmingleError(f"{output} must end in .safetensors.")
+    if output.exists() and not overwrite:
+        raise UnmingleError(f"{output} exists; add --overwrite, or name another file with -o.")
+    if mixtures < 1 or seconds <= 0:
+        raise UnmingleError("--mixtures and --seconds must be positive.")
+    path = find_model(model)
+    _, facts = read_facts(path)
+    trained = load_system(path)
+    if not isinstance(trained, EmbeddingSeparator):
+        raise UnmingleError(f"{model} makes masks without embeddings, so it has no attractors to fix.")
+    utterances = read_corpora(data, "train")
+    rate = trained.sample_rate
+    mixer = Mixer(
+        utterances, decode(utterances, rate, cache), rate, MixingConfig(talkers=trained.talkers), seed=0
+    )
+    points = collect_fixed_attractors(trained, mixer, mixtures, seconds)
+    fixed = build_system(trained.config.model_copy(update={"formation": "fixed"}))
+    assert isinstance(fixed, EmbeddingSeparator)
+    fixed.load_state_dict(trained.state_dict(), strict=False)
+    store_fixed_attractors(fixed, points)
+    save_system(fixed, output, facts.model_copy(update={"score": "not stated"}))
+    return points

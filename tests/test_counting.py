@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from unmingle.counting import SPREAD_SHARE, count_by_energy, count_by_spread
+
+
+def _embedding(points: torch.Tensor, shares: list[float], noise: float = 0.1) -> torch.Tensor:
+    """``(1, 40, 25, dim)``: bins near the points, in these shares."""
+    generator = torch.Generator().manual_seed(0)
+    counts = [round(share * 1000) for share in shares]
+    counts[0] += 1000 - sum(counts)
+    rows = torch.cat([point.expand(count, -1) for point, count in zip(points, counts, strict=True)])
+    rows = rows[torch.randperm(1000, generator=generator)]
+    return (rows + noise * torch.randn(rows.shape, generator=generator)).reshape(1, 40, 25, -1)
+
+
+def test_energy_rule_drops_what_is_20_db_below_the_loudest() -> None:
+    loud, quiet = torch.randn(1, 1, 8000), torch.randn(1, 1, 8000)
+    for decibels, expected in ((-19.0, 2), (-21.0, 1)):
+        scaled = quiet * (loud.norm() / quiet.norm()) * 10 ** (decibels / 20)
+        counted = count_by_energy(torch.cat([loud, scaled], dim=1))
+        assert counted.count.tolist() == [expected]
+        assert counted.confidence.item() == pytest.approx(torch.sigmoid(torch.tensor(0.2)).item(), abs=1e-3)
+
+
+def test_energy_rule_is_sure_of_clear_cases_and_counts_silence_as_one() -> None:
+    voices = torch.randn(1, 3, 8000)
+    assert count_by_energy(voices).count.tolist() == [3]
+    assert count_by_energy(voices).confidence.item() > 0.9
+    assert count_by_energy(torch.zeros(2, 3, 100)).count.tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("talkers", [1, 2, 3, 4])
+def test_spread_counts_orthogonal_talkers(talkers: int) -> None:
+    """Deep clustering wants a talker's bins in one point, orthogonal to the others'."""
+    points = torch.linalg.qr(torch.randn(20, 20, generator=torch.Generator().manual_seed(1))).Q[:talkers]
+    counted = count_by_spread(_embedding(points, [1 / talkers] * talkers, 0.03), torch.ones(1, 40, 25), 5)
+    assert counted.count.tolist() == [talkers]
+    assert counted.confidence.item() > 0.7
+
+
+def test_spread_counts_opposite_talkers_as_two() -> None:
+    """Attractor networks put two talkers opposite each other (Luo's Fig. 5)."""
+    points = torch.tensor([[2.0, 0, 0, 0], [-2.0, 0, 0, 0]])
+    assert count_by_spread(_embedding(points, [0.7, 0.3]), torch.ones(1, 40, 25), 3).count.tolist() == [2]
+
+
+def test_spread_ignores_what_has_no_weight_and_never_exceeds_the_most() -> None:
+    points = torch.eye(5)[:3]
+    embedding = _embedding(points, [0.4, 0.3, 0.3], 0.01)
+    only_first = (embedding.argmax(dim=-1) == 0).float()
+    assert count_by_spread(embedding, only_first, 3).count.tolist() == [1]
+    everything = torch.ones(1, 40, 25)
+    assert count_by_spread(embedding, everything, 3).count.tolist() == [3]
+    assert count_by_spread(embedding, everything, 2).count.tolist() == [2]
+    assert count_by_spread(embedding, everything, 1).count.tolist() == [1]
+
+
+def test_spread_counts_a_small_talker_down_to_the_stated_share() -> None:
+    """Two orthogonal points in shares p and 1 - p spread 2 p (1 - p)."""
+    points = torch.eye(6)[:2]
+    for share in (0.2, 0.02):
+        counted = count_by_spread(_embedding(points, [1 - share, share], 0.0), torch.ones(1, 40, 25), 3)
+        assert (counted.count.item() == 2) == (2 * share * (1 - share) > SPREAD_SHARE)

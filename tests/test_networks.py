@@ -1,0 +1,236 @@
+"""Networks: against PyTorch's own layers, slow loops, and what they declare."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from unmingle.networks import (
+    BlstmConfig,
+    BlstmEmbedding,
+    DilatedCnnConfig,
+    DilatedCnnEmbedding,
+    EnhancementNetwork,
+    SecondStageNetwork,
+    unit_norm,
+)
+from unmingle.networks.recurrent_dropout import lstm_with_recurrent_dropout
+
+
+def _blstm(layers: int, **changes: object) -> BlstmEmbedding:
+    config = BlstmConfig.model_validate({"layers": layers, "hidden_size": 5} | changes)
+    return BlstmEmbedding(9, 2, config)
+
+
+def _cnn() -> DilatedCnnEmbedding:
+    """Small, in evaluation mode, with statistics that are not 0 and 1."""
+    torch.manual_seed(0)
+    network = DilatedCnnEmbedding(9, 3, DilatedCnnConfig(channels=4)).eval()
+    for norm in network.norms:
+        assert isinstance(norm, torch.nn.BatchNorm2d)
+        norm.running_mean.normal_()  # type: ignore[union-attr]
+        norm.running_var.uniform_(0.5, 2.0)  # type: ignore[union-attr]
+        norm.bias.data.normal_()
+    return network
+
+
+def test_multiply_accumulates_match_the_closed_form() -> None:
+    network = BlstmEmbedding(129, 20, BlstmConfig())
+    per_frame = 2 * 4 * 300 * (129 + 300) + 3 * 2 * 4 * 300 * (600 + 300) + 600 * 129 * 20
+    assert network.multiply_accumulates(7) == 7 * per_frame
+    cnn = DilatedCnnEmbedding(129, 20, DilatedCnnConfig())
+    per_bin = 9 * (128 + 11 * 128 * 128 + 128 * 20)
+    assert cnn.multiply_accumulates(7) == 7 * 129 * per_bin
+    # 125 frames a second at 8 kHz and a hop of 8 ms: 26.5 GMAC a second, as FIDELITY has it.
+    assert cnn.multiply_accumulates(125) / 1e9 == pytest.approx(26.5, abs=0.1)
+
+
+def test_layers_equal_a_stacked_lstm() -> None:
+    network = _blstm(3)
+    stacked = torch.nn.LSTM(9, 5, 3, batch_first=True, bidirectional=True)
+    for number, layer in enumerate(network.layers):
+        for name, value in layer.named_parameters():
+            stacked.get_parameter(name.replace("l0", f"l{number}")).data.copy_(value)
+    features = torch.randn(2, 11, 9)
+    expected = network.linear(stacked(features)[0]).reshape(2, 11, 9, 2)
+    torch.testing.assert_close(network(features), expected)
+
+
+@pytest.mark.parametrize("residual", [False, True])
+def test_padding_changes_nothing_in_a_blstm(residual: bool) -> None:
+    network = _blstm(2, residual=residual)
+    features = torch.randn(2, 11, 9)
+    alone = network(features[1:, :6])
+    padded = network(features, torch.tensor([11, 6]))
+    torch.testing.assert_close(padded[1, :6], alone[0])
+
+
+# --- recurrent dropout
+
+
+@pytest.mark.parametrize("frames", [None, torch.tensor([11, 4, 7])], ids=["whole", "padded"])
+def test_without_dropout_it_is_the_lstm_of_pytorch(frames: torch.Tensor | None) -> None:
+    """Values and gradients to 1e-5, both directions, through two layers."""
+    torch.manual_seed(0)
+    network = _blstm(2)
+    features = torch.randn(3, 11, 9)
+
+    def own() -> torch.Tensor:
+        hidden = features
+        for layer in network.layers:
+            assert isinstance(layer, torch.nn.LSTM)
+            hidden = lstm_with_recurrent_dropout(layer, hidden, 0.0, frames)
+        return hidden
+
+    direction = torch.randn(3, 11, 10)
+    results = []
+    for output in (network.run_layers(features, frames), own()):
+        network.zero_grad()
+        (output * direction).sum().backward()
+        gradients = [p.grad.clone() for p in network.layers.parameters() if p.grad is not None]
+        results.append((output, gradients))
+    (expected, slow), (value, fast) = results
+    torch.testing.assert_close(value, expected, atol=1e-5, rtol=0)
+    assert len(slow) == len(fast) == 16
+    for one, other in zip(fast, slow, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
+
+
+def test_recurrent_dropout_follows_a_slow_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One mask for each sequence and direction, the same in every frame and for every gate."""
+    layer = torch.nn.LSTM(3, 4, batch_first=True, bidirectional=True)
+    inputs = torch.randn(2, 6, 3, requires_grad=True)
+    drawn = torch.rand(2, 2, 4)
+    monkeypatch.setattr(torch, "rand", lambda *size, **_: drawn)
+    output = lstm_with_recurrent_dropout(layer, inputs, 0.4)
+    mask = (drawn >= 0.4) / 0.6
+    expected = torch.zeros(2, 6, 8)
+    for direction, end in enumerate(("", "_reverse")):
+        w_in, w_rec = layer.get_parameter(f"weight_ih_l0{end}"), layer.get_parameter(f"weight_hh_l0{end}")
+        bias = layer.get_parameter(f"bias_ih_l0{end}") + layer.get_parameter(f"bias_hh_l0{end}")
+        for b in range(2):
+            h, c = torch.zeros(4), torch.zeros(4)
+            for t in range(6) if direction == 0 else reversed(range(6)):
+                gates = w_in @ inputs[b, t] + w_rec @ (h * mask[direction, b]) + bias
+                i, f, g, o = gates.chunk(4)
+                c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+                h = torch.sigmoid(o) * torch.tanh(c)
+                expected[b, t, 4 * direction : 4 * direction + 4] = h
+    torch.testing.assert_close(output, expected, atol=1e-6, rtol=0)
+    (slow,) = torch.autograd.grad(expected.square().sum(), inputs, retain_graph=True)
+    (fast,) = torch.autograd.grad(output.square().sum(), inputs)
+    torch.testing.assert_close(fast, slow, atol=1e-5, rtol=0)
+
+
+def test_recurrent_dropout_is_for_training_only() -> None:
+    network = _blstm(2, recurrent_dropout=0.5)
+    features = torch.randn(1, 30, 9)
+    assert not torch.equal(network(features), network(features))
+    network.eval()
+    assert torch.equal(network(features), network(features))
+
+
+# --- dilated CNN
+
+
+def test_the_papers_size() -> None:
+    network = DilatedCnnEmbedding(129, 20, DilatedCnnConfig())
+    assert sum(p.numel() for p in network.parameters()) == 1_650_836
+
+
+def test_the_lag_is_exactly_127_frames() -> None:
+    network = _cnn().double()
+    features = torch.randn(1, 400, 9, dtype=torch.float64)
+    middle = 200
+    assert network.lag_frames == network.context_frames == 127
+    expected = network(features)[:, middle]
+    for shift, reaches in ((127, True), (128, False), (-127, True), (-128, False)):
+        changed = features.clone()
+        changed[:, middle + shift] += 100.0
+        assert torch.equal(network(changed)[:, middle], expected) != reaches, shift
+
+
+def test_residual_layers_follow_a_slow_reading() -> None:
+    """Layers 4, 6, 8, 10, 12 add the residual layer before, layer 2 nothing; the last is linear."""
+    network = _cnn()
+    hidden = torch.randn(1, 1, 20, 9)
+    features = hidden[:, 0]
+    skip = None
+    for number in range(1, 14):
+        layer = network.convolutions[number - 1]
+        assert isinstance(layer, torch.nn.Conv2d)
+        hidden = torch.nn.functional.conv2d(
+            hidden, layer.weight, layer.bias, padding=layer.dilation, dilation=layer.dilation
+        )
+        if number < 13:
+            hidden = network.norms[number - 1](hidden)
+            if number in (4, 6, 8, 10, 12):
+                hidden = hidden + skip
+            hidden = hidden.clamp_min(0)
+            if number % 2 == 0:
+                skip = hidden
+    torch.testing.assert_close(network(features), hidden.permute(0, 2, 3, 1))
+
+
+def test_padding_changes_nothing_in_a_dilated_cnn() -> None:
+    network = _cnn()
+    features = torch.randn(2, 50, 9)
+    alone = network(features[1:, :30])
+    padded = network(features, torch.tensor([50, 30]))
+    torch.testing.assert_close(padded[1, :30], alone[0], atol=1e-5, rtol=1e-4)
+
+
+@settings(deadline=None, max_examples=12)
+@given(st.lists(st.integers(0, 90), min_size=1, max_size=6))
+def test_a_stream_of_any_blocks_equals_the_whole(blocks: list[int]) -> None:
+    network = _cnn()
+    features = torch.randn(2, sum(blocks) + 1, 9)
+    state = network.initial_state(2)
+    parts, start = [], 0
+    with torch.no_grad():
+        for size in blocks:
+            parts.append(network.step(features[:, start : start + size], state))
+            start += size
+        assert sum(part.shape[1] for part in parts) == max(0, start - 127)
+        parts.append(network.step(features[:, start:], state, ended=True))
+        torch.testing.assert_close(torch.cat(parts, dim=1), network(features), atol=1e-5, rtol=1e-4)
+
+
+# --- refiners
+
+
+def test_the_enhancement_network_is_permutation_equivariant() -> None:
+    network = EnhancementNetwork(9, BlstmConfig(layers=2, hidden_size=5))
+    mixture, estimates = torch.rand(2, 11, 9), torch.rand(2, 3, 11, 9)
+    order = torch.tensor([2, 0, 1])
+    masks = network(mixture, estimates)
+    torch.testing.assert_close(network(mixture, estimates[:, order]), masks[:, order])
+    torch.testing.assert_close(masks.sum(dim=1), torch.ones(2, 11, 9))
+    assert not torch.allclose(masks[:, 0], masks[:, 1])
+
+
+@pytest.mark.parametrize("kind", [EnhancementNetwork, SecondStageNetwork])
+def test_refiners_do_not_see_padding_or_gain(kind: type) -> None:
+    config = BlstmConfig(layers=1, hidden_size=5)
+    network = kind(9, config) if kind is EnhancementNetwork else kind(9, 2, config)
+    mixture, estimates = torch.rand(2, 11, 9), torch.rand(2, 2, 11, 9)
+    alone = network(mixture[1:, :6], estimates[1:, :, :6])
+    padded = network(mixture, estimates, torch.tensor([11, 6]))
+    torch.testing.assert_close(padded[1, :, :6], alone[0])
+    torch.testing.assert_close(network(1e-3 * mixture, 1e-3 * estimates), network(mixture, estimates))
+
+
+# --- unit norm
+
+
+def test_unit_norm_is_the_normalization_of_pytorch() -> None:
+    values = torch.randn(3, 4, 5, requires_grad=True)
+    direction = torch.randn(3, 4, 5)
+    expected = torch.nn.functional.normalize(values, dim=-1)
+    torch.testing.assert_close(unit_norm(values), expected)
+    (slow,) = torch.autograd.grad((expected * direction).sum(), values)
+    (fast,) = torch.autograd.grad((unit_norm(values) * direction).sum(), values)
+    torch.testing.assert_close(fast, slow, atol=1e-6, rtol=1e-5)
+    assert unit_norm(torch.zeros(2, 3)).abs().max() == 0

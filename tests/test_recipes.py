@@ -1,0 +1,160 @@
+"""Every recipe runs; recipes inherit; bad ones are refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from unmingle.errors import UnmingleError
+from unmingle.models import load_system
+from unmingle.networks import BlstmConfig
+from unmingle.systems import (
+    EmbeddingSeparatorConfig,
+    MaskingSystem,
+    SystemConfig,
+    TwoStageConfig,
+    build_system,
+)
+from unmingle.training.loop import Options, train
+from unmingle.training.recipe import Recipe, read_recipe, shrink
+from unmingle.training.run_folder import RunFolder
+
+FOLDER = Path(__file__).parent.parent / "recipes"
+RECIPES = [path for path in sorted(FOLDER.rglob("*.yaml")) if path.name != "data.yaml"]
+PAPER_ROWS = [path for path in RECIPES if path.parent != FOLDER]
+
+
+def _id(path: Path) -> str:
+    return str(path.relative_to(FOLDER))
+
+
+def _adds_up(config: SystemConfig) -> bool:
+    """Whether the masks sum to one."""
+    if isinstance(config, TwoStageConfig):
+        return config.refiner == "enhancement"
+    return isinstance(config, EmbeddingSeparatorConfig) and config.mask != "sigmoid"
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=_id)
+def test_every_recipe_trains_saves_loads_and_separates(
+    path: Path, crowd_corpus: Path, tmp_path: Path
+) -> None:
+    recipe = shrink(read_recipe(path))
+    recipe = recipe.model_copy(
+        update={
+            "data": [str(crowd_corpus)],
+            "mixing": recipe.mixing.model_copy(update={"corpus_weights": {}}),
+        }
+    )
+    torch.manual_seed(recipe.seed)
+    before = build_system(recipe.system)
+    progress = train(recipe, tmp_path / "run", Options(workers=0))
+    assert progress.total_steps == 2 * len(recipe.stages)
+    assert progress.best > -60.0
+    state = RunFolder(tmp_path / "run").load()[0]["system"]
+    for name, parameter in before.named_parameters():
+        second = name.startswith("refiner.") and all(stage.part == "first" for stage in recipe.stages)
+        # A bias before batch norm has no effect, and anchors none on an affinity.
+        if parameter.ndim > 1 and not second:
+            assert not torch.equal(state[name], parameter), f"{name} was not trained"
+    assert all(bool(value.isfinite().all()) for value in state.values())
+    system = load_system(tmp_path / "run" / "last.safetensors")
+    assert isinstance(system, MaskingSystem)
+    mixture = torch.randn(1, 4000)
+    estimates = system.separate(mixture, system.talkers).sources
+    assert estimates.shape == (1, recipe.system.talkers, 4000)
+    assert estimates.isfinite().all()
+    if _adds_up(recipe.system):
+        torch.testing.assert_close(estimates.sum(dim=1), mixture, atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("path", PAPER_ROWS, ids=_id)
+def test_every_row_has_a_small_variant_of_the_same_shape(path: Path) -> None:
+    full, small = read_recipe(path), read_recipe(path, small=True)
+    assert type(small.system) is type(full.system)
+    assert small.name == f"{full.name}-small"
+
+    def size(recipe: Recipe) -> int:
+        with torch.device("meta"):
+            return build_system(recipe.system).parameter_count()
+
+    assert size(small) <= size(full)
+
+    def audio(recipe: Recipe) -> float:
+        return sum(stage.steps * stage.batch_size * stage.seconds for stage in recipe.stages) / 3600
+
+    assert audio(small) < 60  # hours of mixtures
+    assert audio(small) < audio(full) / 5
+
+
+PARAMETERS = {
+    "luo2018/table2-anchors6-curriculum": 9_079_500,
+    "mobin2018/table2-dilated-cnn": 1_650_836,
+    "luo2018/table3-upit-blstm": 46_387_970,
+}
+
+
+@pytest.mark.parametrize(("name", "expected"), PARAMETERS.items())
+def test_systems_of_the_papers_have_their_size(name: str, expected: int) -> None:
+    with torch.device("meta"):
+        assert build_system(read_recipe(FOLDER / f"{name}.yaml").system).parameter_count() == expected
+
+
+def test_recipes_inherit(tmp_path: Path) -> None:
+    stages = [{"seconds": 1.0, "steps": 5}]
+    system = {"kind": "embedding_separator", "network": {"kind": "blstm", "layers": 2}}
+    small = {"stages": [{"seconds": 1.0, "steps": 1}]}
+    base = {"name": "b", "system": system, "stages": stages, "small": small}
+    (tmp_path / "base.yaml").write_text(yaml.safe_dump(base))
+    (tmp_path / "other.yaml").write_text("seed: 5\nname: o\n")
+    (tmp_path / "child.yaml").write_text(
+        "base: [base.yaml, other.yaml]\nname: child\nsystem: {network: {hidden_size: 7}}\n"
+    )
+    recipe = read_recipe(tmp_path / "child.yaml")
+    assert isinstance(recipe.system, EmbeddingSeparatorConfig)
+    network = recipe.system.network
+    assert isinstance(network, BlstmConfig)
+    assert (recipe.name, recipe.seed, network.layers, network.hidden_size) == ("child", 5, 2, 7)
+    assert read_recipe(tmp_path / "child.yaml", small=True).stages[0].steps == 1
+
+
+def test_another_kind_inherits_nothing(tmp_path: Path) -> None:
+    (tmp_path / "base.yaml").write_text(
+        "name: b\nsystem: {kind: embedding_separator, network: {kind: dilated_cnn, channels: 4}}\n"
+        "stages: [{seconds: 1, steps: 1}]\n"
+    )
+    (tmp_path / "child.yaml").write_text("base: base.yaml\nsystem: {network: {kind: blstm, layers: 1}}\n")
+    recipe = read_recipe(tmp_path / "child.yaml")
+    assert isinstance(recipe.system, EmbeddingSeparatorConfig)
+    assert recipe.system.network == BlstmConfig(layers=1)
+    with pytest.raises(UnmingleError, match="no small variant"):
+        read_recipe(tmp_path / "child.yaml", small=True)
+
+
+_X = "name: x\nsystem: {kind: embedding_separator, "
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        (f"{_X}network: {{kind: blstm, layers: none}}}}\nstages: [{{seconds: 1, steps: 1}}]", "layers"),
+        (f"{_X}}}\nstages: []", "stages"),
+        (f"{_X}}}\nstages: [{{seconds: 1, steps: 1, epochs: 3}}]", "epochs"),
+        (f"{_X}stft: {{hop: 200}}}}\nstages: [{{seconds: 1, steps: 1}}]", "hop"),
+        (f"{_X}}}\nmixing: {{talkers: 3}}\nstages: [{{seconds: 1, steps: 1}}]", "talkers 3"),
+        (f"{_X}}}\nstages: [{{seconds: 1, steps: 1, part: second}}]", "part"),
+        (f"{_X}formation: oracle}}\nstages: [{{seconds: 1, steps: 1}}]", "oracle"),
+        (f"seed: -1\n{_X}}}\nstages: [{{seconds: 1, steps: 1}}]", "seed"),
+        ("[1, 2]", "mapping"),
+        ("a: [", "YAML"),
+        ("base: bad.yaml", "itself"),
+        ("!!python/object/apply:os.system ['true']", "YAML"),
+    ],
+)
+def test_bad_recipes_are_refused(tmp_path: Path, text: str, word: str) -> None:
+    (tmp_path / "bad.yaml").write_text(text)
+    with pytest.raises(UnmingleError, match=word):
+        read_recipe(tmp_path / "bad.yaml")
