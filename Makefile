@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test scores speed clean
+.PHONY: demo test test-slow scores speed clean
 
 demo: .venv/core
 	$(BIN)/python examples/demo.py
@@ -12,6 +12,10 @@ test: .venv/test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/pytest
+
+# Every system learns a batch of real mixtures by heart: about ten minutes.
+test-slow: .venv/test
+	$(BIN)/pytest -m slow -s
 
 # The scores of the shipped model: make scores DATA=path/to/corpus
 scores: .venv/test

@@ -11,7 +11,13 @@ import typer
 from unmingle.cli.options import Device, Json, Threads, require, set_threads
 from unmingle.errors import UnmingleError
 
-LABELS = {"si_sdr": "SI-SDR (dB)", "sdr": "BSS-eval SDR (dB)", "pesq": "PESQ", "stoi": "STOI"}
+LABELS = {
+    "si_sdr": "SI-SDR (dB)",
+    "sdr": "BSS-eval SDR (dB)",
+    "magnitude_snr": "magnitude SNR (dB)",
+    "pesq": "PESQ",
+    "stoi": "STOI",
+}
 
 
 def command(
@@ -35,6 +41,10 @@ def command(
         ),
     ] = None,
     mixture: Annotated[bool, typer.Option("--mixture", help="Score the mixture itself instead.")] = False,
+    metrics: Annotated[
+        list[str] | None,
+        typer.Option("--metric", metavar="NAME", help="Only these: si_sdr, sdr, magnitude_snr, pesq, stoi."),
+    ] = None,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", metavar="OUT", help="Where scores.csv and summary.json go."),
@@ -71,7 +81,11 @@ def command(
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task(candidate.name, total=None)
         summary = evaluate.evaluate_folder(
-            folder, candidate, target, lambda done, total: progress.update(task, completed=done, total=total)
+            folder,
+            candidate,
+            target,
+            lambda done, total: progress.update(task, completed=done, total=total),
+            metrics,
         )
     if as_json:
         print(json.dumps(summary, indent=2))

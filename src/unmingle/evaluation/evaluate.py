@@ -21,7 +21,7 @@ from unmingle import __version__
 from unmingle.audio import Samples, replace_files, resample
 from unmingle.data.mixture_folders import MixtureItem, read_item, read_mixture_folder
 from unmingle.errors import UnmingleError
-from unmingle.evaluation.scores import DEFINITIONS, available_metrics, score_mixture
+from unmingle.evaluation.scores import DEFINITIONS, available_metrics, check_metrics, score_mixture
 from unmingle.evaluation.summary import MixtureScores, summarize
 from unmingle.models import file_hash
 from unmingle.separation import load
@@ -104,14 +104,17 @@ def evaluate_folder(
     candidate: Candidate,
     output: Path,
     on_progress: Callable[[int, int], None] | None = None,
+    metrics: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """Score ``candidate`` on every mixture; write ``scores.csv`` and ``summary.json``; return the summary.
+
+    ``metrics`` names some of :data:`~unmingle.evaluation.scores.DEFINITIONS`; all, if not given.
 
     Raises:
         UnmingleError: the folder is malformed, or a file in it cannot be read.
     """
+    metrics = check_metrics(metrics or available_metrics())
     items = read_mixture_folder(folder)
-    metrics = available_metrics()
     if candidate.name.startswith("oracle") and len(items[0].sources) < 2:
         raise UnmingleError(f"{folder} has one source a mixture; an oracle mask needs at least two.")
     scores, work = [], 0.0

@@ -14,21 +14,37 @@ import numpy as np
 import torch
 
 from unmingle.audio import Samples
-from unmingle.metrics import si_sdr
+from unmingle.errors import UnmingleError
+from unmingle.metrics import magnitude_snr, si_sdr
 from unmingle.scoring import best_permutation, pairwise_si_sdr
 
 DEFINITIONS = {
     "si_sdr": "scale-invariant SDR in dB, Le Roux et al. 2019, means removed",
     "sdr": "BSS-eval version 3 SDR in dB, 512-tap filters, by fast-bss-eval",
+    "magnitude_snr": "SNR of magnitude spectrograms in dB, Isik et al. 2016",
     "pesq": "PESQ MOS-LQO, ITU-T P.862: narrow band below 16 kHz, wide band at 16 kHz",
     "stoi": "short-time objective intelligibility, Taal et al. 2011",
 }
 
 
 def available_metrics() -> list[str]:
-    """SI-SDR and BSS-eval SDR always; PESQ and STOI where their packages are installed."""
-    metrics = ["si_sdr", "sdr"]
+    """SI-SDR, BSS-eval SDR and magnitude SNR always; PESQ and STOI where their packages are installed."""
+    metrics = ["si_sdr", "sdr", "magnitude_snr"]
     return metrics + [name for name, module in (("pesq", "pesq"), ("stoi", "pystoi")) if find_spec(module)]
+
+
+def check_metrics(names: Sequence[str]) -> list[str]:
+    """The metrics of these names, SI-SDR first: it finds the permutation.
+
+    Raises:
+        UnmingleError: there is no such metric here.
+    """
+    unknown = [name for name in names if name not in available_metrics()]
+    if unknown:
+        raise UnmingleError(
+            f"There is no metric {unknown[0]!r} here; choose from {', '.join(available_metrics())}."
+        )
+    return list(dict.fromkeys(["si_sdr", *names]))
 
 
 def score_mixture(
@@ -72,6 +88,8 @@ def _values(metric: str, references: Samples, estimates: Samples, sample_rate: i
         return [float(value) for value in si_sdr(_tensor(estimates), _tensor(references))]
     if metric == "sdr":
         return _bss_eval_sdr(references, estimates)
+    if metric == "magnitude_snr":
+        return [float(v) for v in magnitude_snr(_tensor(estimates), _tensor(references), sample_rate)]
     pairs = zip(references, estimates, strict=True)
     if metric == "pesq":
         return [_pesq(reference, estimate, sample_rate) for reference, estimate in pairs]
