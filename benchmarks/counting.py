@@ -1,0 +1,66 @@
+"""How well a model counts talkers: one, two and three of them, in crops of 6 s of a corpus.
+
+    python benchmarks/counting.py CORPUS MODEL [SPLIT] [KEY=VALUE ...]
+
+Prints the confusion matrix, and how often the count is right where the confidence is low and high.
+Settings change the model as in `unmingle evaluate --set`: with formation=spherical_kmeans the spread of
+the embeddings is what counts, with anchors the energy of the outputs.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import platform
+import sys
+
+import torch
+
+from unmingle.data.batches import Crops
+from unmingle.data.cache import decode
+from unmingle.data.corpora import read_corpora
+from unmingle.data.mixing import Mixer, MixingConfig
+from unmingle.models import load_system
+
+MIXTURES = 100
+SECONDS = 6.0
+CONFIDENT = 0.9
+
+
+def main(corpus: str, model: str, split: str, settings: list[str]) -> None:
+    changes = {}
+    for setting in settings:
+        key, _, value = setting.partition("=")
+        try:
+            changes[key] = json.loads(value)
+        except ValueError:
+            changes[key] = value
+    system = load_system(model, changes=changes)
+    utterances = read_corpora([corpus], split)
+    speech = decode(utterances, system.sample_rate)
+    table = torch.zeros(3, system.talkers, dtype=torch.long)
+    right: dict[bool, list[bool]] = {True: [], False: []}
+    for talkers in (1, 2, 3):
+        mixer = Mixer(utterances, speech, system.sample_rate, MixingConfig(talkers=talkers), seed=talkers)
+        crops = Crops(mixer, SECONDS, 20, batches=MIXTURES // 20)
+        for number in range(len(crops)):
+            estimates = system.separate(crops[number].mixture)
+            for count, trust in zip(estimates.count.tolist(), estimates.confidence.tolist(), strict=True):
+                table[talkers - 1, count - 1] += 1
+                right[trust >= CONFIDENT].append(count == talkers)
+    print(
+        f"{datetime.date.today()}, {platform.machine()}, torch {torch.__version__}: {model}, {split}, {changes}\n"
+    )
+    print("| talkers | " + " | ".join(f"counted {n}" for n in range(1, system.talkers + 1)) + " |")
+    print("| --- " * (system.talkers + 1) + "|")
+    for talkers, row in enumerate(table.tolist(), start=1):
+        print(f"| {talkers} | " + " | ".join(map(str, row)) + " |")
+    print(f"\nright: {table.diagonal().sum() / table.sum():.1%}")
+    for sure, outcomes in right.items():
+        word = "at least" if sure else "below"
+        share = f"{sum(outcomes) / len(outcomes):.1%}" if outcomes else "none"
+        print(f"right where the confidence is {word} {CONFIDENT}: {share} of {len(outcomes)}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], sys.argv[3] if len(sys.argv) > 3 else "test", sys.argv[4:])
