@@ -191,6 +191,12 @@ def test_talkers_are_counted_when_asked(run, tiny_model: Path, tmp_path: Path) -
     (told,) = json.loads(done.out)["files"]
     assert told["talkers"] == len(told["outputs"]) == len(list((tmp_path / "separated").iterdir()))
     assert 0.5 <= told["confidence"] < 1
+    stale = tmp_path / "separated" / f"{MIXTURE.stem}_talker2.wav"
+    if told["talkers"] == 1:
+        stale.write_bytes(b"of an earlier run")
+    done = run("separate", MIXTURE, "--model", tiny_model, "--talkers", "auto", "--overwrite")
+    assert done.code == 0, done.err
+    assert len(list((tmp_path / "separated").iterdir())) == told["talkers"]
     _refused(run("separate", MIXTURE, "--model", tiny_model, "--talkers", "two"), "number or auto")
     _refused(run("separate", MIXTURE, "--model", tiny_model, "--talkers", "9"), "1 to 4 talkers")
 

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from conftest import tiny_system
+from conftest import TINY_CNN, tiny_system
 from unmingle.errors import UnmingleError
 from unmingle.frontend import WeightConfig
 from unmingle.models import (
@@ -92,6 +92,9 @@ def _blstm(**network: int) -> str:
         ({"config": _blstm(hidden_size=8192, layers=32)}, "not fit"),
         ({"config": _blstm(hidden_size=10**9)}, "understand"),
         ({"format_version": "1", "config": "{}"}, "understand"),
+        ({"format_version": "1", "config": "[1]"}, "understand"),
+        ({"config": "5"}, "understand"),
+        ({"config": '{"kind":' * 100_000}, "understand"),
     ],
 )
 def test_hostile_metadata_is_refused(
@@ -162,6 +165,7 @@ def test_what_needs_no_training_can_be_changed(tiny_model: Path) -> None:
         ({"learned_scale": True}, "no weights"),
         ({"nothing": 1}, "no 'nothing'"),
         ({"weight.nothing": 1}, "no 'weight.nothing'"),
+        ({"dimension.x.y": 1}, "no 'dimension.x.y'"),
     ],
 )
 def test_changes_that_need_training_are_refused(
@@ -169,3 +173,15 @@ def test_changes_that_need_training_are_refused(
 ) -> None:
     with pytest.raises(UnmingleError, match=word):
         load_system(tiny_model, changes=changes)
+
+
+def test_counters_and_statistics_survive_half_precision(tmp_path: Path) -> None:
+    """A batch norm that has seen more batches than half precision can count, and loud statistics."""
+    system = tiny_system(network=TINY_CNN)
+    norm = system.network.norms[0]  # type: ignore[union-attr, index]
+    norm.num_batches_tracked.fill_(150_000)
+    norm.running_var.fill_(1e5)
+    save_system(system, tmp_path / "m.safetensors", ModelFacts())
+    state = load_system(tmp_path / "m.safetensors").state_dict()
+    assert int(state["network.norms.0.num_batches_tracked"]) == 150_000
+    torch.testing.assert_close(state["network.norms.0.running_var"], norm.running_var)

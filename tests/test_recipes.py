@@ -134,6 +134,7 @@ def test_another_kind_inherits_nothing(tmp_path: Path) -> None:
         read_recipe(tmp_path / "child.yaml", small=True)
 
 
+_ORACLE = "training_formation: oracle, formation: kmeans"
 _X = "name: x\nsystem: {kind: embedding_separator, "
 
 
@@ -146,6 +147,12 @@ _X = "name: x\nsystem: {kind: embedding_separator, "
         (f"{_X}stft: {{hop: 200}}}}\nstages: [{{seconds: 1, steps: 1}}]", "hop"),
         (f"{_X}}}\nmixing: {{talkers: 3}}\nstages: [{{seconds: 1, steps: 1}}]", "talkers 3"),
         (f"{_X}}}\nstages: [{{seconds: 1, steps: 1, part: second}}]", "part"),
+        (f"{_X}training_formation: oracle}}\nstages: [{{seconds: 1, steps: 1}}]", "anchors are trained"),
+        (
+            f"{_X}mask: assignment, training_formation: oracle, formation: kmeans}}\nstages: [{{seconds: 1, steps: 1}}]",
+            "gradient",
+        ),
+        (f"{_X}}}\nstages: [{{seconds: 1, steps: 1, fewest_talkers: 3}}]", "fewest_talkers"),
         (f"{_X}formation: oracle}}\nstages: [{{seconds: 1, steps: 1}}]", "oracle"),
         (f"seed: -1\n{_X}}}\nstages: [{{seconds: 1, steps: 1}}]", "seed"),
         ("[1, 2]", "mapping"),

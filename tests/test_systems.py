@@ -275,3 +275,21 @@ def test_upit_gives_the_loudest_masks_when_asked_for_fewer(example_sources: Samp
     torch.testing.assert_close(two[0], three[0, loudest], atol=1e-5, rtol=1e-4)
     with pytest.raises(UnmingleError, match="1 to 3 talkers"):
         system.separate(mixture, 4)
+
+
+@pytest.mark.parametrize("values", SYSTEMS, ids=_id)
+def test_a_silent_crop_spoils_no_step(values: dict[str, object], example_sources: Samples) -> None:
+    """Gated recordings hold digital silence: the loss and every gradient stay finite."""
+    torch.manual_seed(0)
+    system = _build(values)
+    talking = _batch(example_sources)
+    silent = torch.zeros_like(talking.sources)
+    batch = MixtureBatch(
+        torch.cat([talking.mixture, silent.sum(dim=1)]),
+        torch.cat([talking.sources, silent]),
+        torch.cat([talking.active, torch.zeros(1, 2, dtype=torch.bool)]),
+    )
+    loss = system.loss(batch)["loss"]
+    loss.backward()
+    assert loss.isfinite()
+    assert all(bool(p.grad.isfinite().all()) for p in system.parameters() if p.grad is not None)

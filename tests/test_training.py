@@ -8,18 +8,24 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
 
 from conftest import TINY_BLSTM, tiny_values
 from unmingle.attractors import FixedAttractors
+from unmingle.audio import write_audio
+from unmingle.data.batches import Crops, iterate
+from unmingle.data.mixing import active_sources
 from unmingle.data.mixture_folders import MixtureFolderConfig, write_mixture_folder
+from unmingle.data.premixed import PremixedMixtures
 from unmingle.errors import UnmingleError
 from unmingle.models import ModelFacts, load_system, save_system
 from unmingle.systems import EmbeddingSeparator, MaskInference, MaskInferenceConfig, TwoStage
 from unmingle.training.fixed_attractors import fix_attractors
 from unmingle.training.loop import Options, train
+from unmingle.training.mixtures import training_mixer
 from unmingle.training.recipe import Recipe, shrink
 from unmingle.training.run_folder import RunFolder
 
@@ -246,3 +252,78 @@ def test_fixed_attractors_are_collected_and_stored(
         fix_attractors(
             tmp_path / "upit.safetensors", [str(example_corpus)], tmp_path / "x.safetensors", 8, 1.0
         )
+
+
+def test_a_stop_in_an_epoch_is_no_epoch_to_the_schedule(example_corpus: Path, tmp_path: Path) -> None:
+    stage = {"seconds": 0.3, "steps": 50, "batch_size": 1, "validate_every": 10, "halve_after": 2}
+    recipe = _recipe(example_corpus, stages=[stage | {"schedule": "halving"}])
+    for _ in range(3):
+        resume = (tmp_path / "run").exists()
+        train(recipe, tmp_path / "run", Options(workers=0, minutes=0.0, resume=resume))
+    progress = RunFolder(tmp_path / "run").load()[1]
+    assert (progress.step, progress.factor, progress.since_best) == (3, 1.0, 0)
+
+
+def test_validation_looks_at_the_talkers_wherever_they_stand(tmp_path: Path) -> None:
+    """Made mixtures may have a silent first source; with fewer than two talkers nothing can improve."""
+    made = tmp_path / "made"
+    voice = np.random.default_rng(0).normal(size=(2, 8000)).astype(np.float32) * 0.1
+    silence = np.zeros(8000, dtype=np.float32)
+    cases = {"a": (silence, voice[0], voice[1]), "b": (silence, silence, voice[0]), "c": (silence,) * 3}
+    for split in ("tr", "cv"):
+        for name, sources in cases.items():
+            for folder, samples in zip(("s1", "s2", "s3"), sources, strict=True):
+                write_audio(made / split / folder / f"{name}.wav", samples, 8000)
+            write_audio(made / split / "mix" / f"{name}.wav", sum(sources), 8000)  # type: ignore[arg-type]
+    system = tiny_values(talkers=3, fewest_talkers=1)
+    recipe = _recipe(made, system=system, mixing={"talkers": 3, "fewest_talkers": 1}, steps=3)
+    recipe = recipe.model_copy(update={"validation": recipe.validation.model_copy(update={"count": 30})})
+    train(recipe, tmp_path / "run", Options(workers=0))
+    score = float(_log(tmp_path / "run")[-1]["validation_si_sdr_improvement"])
+    assert abs(score) < 20  # a silent reference, or a lone talker's, would be a hundred away
+
+
+def test_errors_of_the_worker_process_are_one_sentence(example_corpus: Path, tmp_path: Path) -> None:
+    (tmp_path / "made").mkdir()
+    for name, split in (("tr", "train"), ("cv", "valid")):
+        config = MixtureFolderConfig(corpora=[str(example_corpus)], split=split, count=2, seed=1)
+        write_mixture_folder(tmp_path / "made" / name, config)
+    mixtures = PremixedMixtures(tmp_path / "made", "train", 16000, 2, 0)
+    with pytest.raises(UnmingleError, match=r"^[^\n]*8000 Hz[^\n]*$"):
+        list(iterate(Crops(mixtures, 0.5, 2, batches=2), workers=1))
+
+
+def test_what_does_not_fit_is_refused_before_the_work(example_corpus: Path, tmp_path: Path) -> None:
+    recipe = _recipe(example_corpus, steps=2)
+    train(recipe, tmp_path / "run", Options(workers=0))
+    model = str(tmp_path / "run" / "last.safetensors")
+    for changes in (
+        {"network": TINY_BLSTM | {"residual": True}},
+        {"stft": {"hop": 128, "window": "hann"}},
+        {"unit_norm": True},
+        {"anchors": 3},
+    ):
+        other = _recipe(example_corpus, system=tiny_values(**changes))
+        with pytest.raises(UnmingleError, match="another network"):
+            train(other, tmp_path / "other", Options(workers=0, init_from=model))
+    with pytest.raises(UnmingleError, match="another optimizer"):
+        train(
+            recipe.model_copy(update={"optimizer": "rmsprop"}),
+            tmp_path / "run",
+            Options(workers=0, resume=True),
+        )
+
+
+def test_a_stage_may_have_its_own_number_of_talkers(crowd_corpus: Path) -> None:
+    stage = {"seconds": 0.5, "steps": 1, "batch_size": 2}
+    recipe = _recipe(
+        crowd_corpus,
+        system=tiny_values(talkers=3, fewest_talkers=2),
+        mixing={"talkers": 3, "fewest_talkers": 2},
+        stages=[stage | {"fewest_talkers": 3}, stage],
+    )
+    counts = []
+    for each in recipe.stages:
+        mixer = training_mixer(recipe, None, each)
+        counts.append({int(active_sources(mixer.render(mixer.crop(k, 4000))).sum()) for k in range(20)})
+    assert counts == [{3}, {2, 3}]

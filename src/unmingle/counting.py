@@ -20,6 +20,7 @@ SPREAD_SHARE = 0.08
 """A direction with less of the embeddings' energy is no talker; a talker with 9 % of the bins beside
 one with 91 % reaches it."""
 _EMPTY_SHARE = 1e-12
+_FRAMES_AT_ONCE = 1000
 
 
 @dataclass
@@ -57,13 +58,24 @@ def count_by_spread(embedding: Tensor, weight: Tensor, most: int) -> Counted:
         weight: ``(batch, frames, freqs)``.
         most: the largest number to answer.
     """
-    points = normalize(embedding.flatten(1, 2), dim=-1)
-    weights = weight.flatten(1).unsqueeze(-1)
-    weights = weights / weights.sum(dim=1, keepdim=True).clamp_min(1e-8)
-    centred = points - (points * weights).sum(dim=1, keepdim=True)
-    covariance = torch.bmm((centred * weights).transpose(1, 2), centred)
+    batch, dim = len(embedding), embedding.shape[-1]
+    moments = embedding.new_zeros(batch, dim, dim, dtype=torch.float64)
+    sums = embedding.new_zeros(batch, dim, 1, dtype=torch.float64)
+    # In pieces: a long recording's embeddings need not be copied as a whole.
+    for points, weights in zip(
+        torch.split(embedding, _FRAMES_AT_ONCE, dim=1),
+        torch.split(weight, _FRAMES_AT_ONCE, dim=1),
+        strict=True,
+    ):
+        rows = normalize(points.flatten(1, 2), dim=-1)
+        weighted = rows * weights.flatten(1).unsqueeze(-1)
+        moments += torch.bmm(weighted.transpose(1, 2), rows)
+        sums += weighted.sum(dim=1).unsqueeze(-1)
+    mass = weight.double().sum(dim=(1, 2))[:, None, None].clamp_min(1e-8)
+    mean = sums / mass
+    covariance = moments / mass - mean @ mean.transpose(1, 2)
     # Ascending; beyond the dimension of the embedding there is nothing.
-    values = torch.linalg.eigvalsh(covariance.double()).flip(-1)[:, : most - 1].clamp_min(_EMPTY_SHARE)
+    values = torch.linalg.eigvalsh(covariance).flip(-1)[:, : most - 1].clamp_min(_EMPTY_SHARE)
     if values.shape[1] == 0:
         ones = torch.ones(len(embedding), device=embedding.device)
         return Counted(ones.long(), ones)

@@ -90,24 +90,33 @@ class WeightConfig(Config):
     """Which bins count: those of a rule's threshold or above weigh 1, the others 0."""
 
     rule: Literal["loudest", "near_loudest", "log_range", "all"] = "loudest"
-    threshold: float = 0.9
-    """``loudest``: the share of the mixture's bins that is kept (Luo). ``near_loudest``: decibels, at
-    most so far below the loudest bin (Isik). ``log_range``: share of the range between the least and
-    the largest log magnitude (Mobin's alpha)."""
+    threshold: float | None = None
+    """The papers' own if not given: 0.9, 40, 0.6. ``loudest``: the share of the mixture's bins that is
+    kept (Luo). ``near_loudest``: decibels, at most so far below the loudest bin (Isik). ``log_range``:
+    share of the range between the least and the largest log magnitude (Mobin's alpha)."""
 
     @model_validator(mode="after")
     def _possible(self) -> WeightConfig:
-        if self.rule in ("loudest", "log_range") and not 0 < self.threshold <= 1:
-            raise ValueError(f"threshold must lie in (0, 1] for {self.rule}, got {self.threshold}")
-        if self.rule == "near_loudest" and self.threshold <= 0:
-            raise ValueError(f"threshold must be positive decibels for near_loudest, got {self.threshold}")
+        if self.rule in ("loudest", "log_range") and not 0 < self.value <= 1:
+            raise ValueError(f"threshold must lie in (0, 1] for {self.rule}, got {self.value}")
+        if self.rule == "near_loudest" and self.value <= 0:
+            raise ValueError(f"threshold must be positive decibels for near_loudest, got {self.value}")
+        if self.rule == "all" and self.threshold is not None:
+            raise ValueError("the rule all has no threshold")
         return self
+
+    @property
+    def value(self) -> float:
+        """The threshold, or the paper's."""
+        if self.threshold is not None:
+            return self.threshold
+        return {"loudest": 0.9, "near_loudest": 40.0, "log_range": 0.6, "all": 1.0}[self.rule]
 
 
 def bin_weights(config: WeightConfig, magnitude: Tensor, frames: Tensor | None = None) -> Tensor:
     """Weights W ``(batch, frames, freqs)`` of magnitudes of that shape, by the rule of ``config``."""
     if config.rule == "loudest":
-        return loudest_weights(magnitude, config.threshold, frames)
+        return loudest_weights(magnitude, config.value, frames)
     inside = torch.ones_like(magnitude)
     if frames is not None:
         time = torch.arange(magnitude.shape[1], device=magnitude.device)
@@ -115,8 +124,8 @@ def bin_weights(config: WeightConfig, magnitude: Tensor, frames: Tensor | None =
     if config.rule == "all":
         return inside
     if config.rule == "near_loudest":
-        return near_loudest_weights(magnitude * inside, config.threshold) * inside
-    return log_range_weights(magnitude * inside, config.threshold) * inside
+        return near_loudest_weights(magnitude * inside, config.value) * inside
+    return log_range_weights(magnitude, config.value, inside)
 
 
 def near_loudest_weights(magnitude: Tensor, decibels: float) -> Tensor:
@@ -125,16 +134,17 @@ def near_loudest_weights(magnitude: Tensor, decibels: float) -> Tensor:
     return (magnitude >= peak * 10 ** (-decibels / 20)).to(magnitude.dtype)
 
 
-def log_range_weights(magnitude: Tensor, share: float) -> Tensor:
+def log_range_weights(magnitude: Tensor, share: float, inside: Tensor) -> Tensor:
     """Weights that keep log magnitudes of at least ``min + share (max - min)`` of the mixture.
 
     That is what the code of Mobin et al. 2018 does; the text says a share of the largest bin. The
-    least is never below the front end's floor.
+    least is never below the front end's floor. ``inside`` is 0 where there is only padding.
     """
-    floor = (_LOG_FLOOR * level(magnitude))[:, None, None]
+    floor = (_LOG_FLOOR * level(magnitude * inside))[:, None, None]
     values = torch.maximum(magnitude, floor).log()
-    low, high = values.amin(dim=(1, 2), keepdim=True), values.amax(dim=(1, 2), keepdim=True)
-    return (values >= low + share * (high - low)).to(magnitude.dtype)
+    low = values.masked_fill(inside == 0, torch.inf).amin(dim=(1, 2), keepdim=True)
+    high = values.masked_fill(inside == 0, -torch.inf).amax(dim=(1, 2), keepdim=True)
+    return (values >= low + share * (high - low)).to(magnitude.dtype) * inside
 
 
 def loudest_weights(magnitude: Tensor, share: float, frames: Tensor | None = None) -> Tensor:

@@ -40,10 +40,14 @@ class ModelFacts(BaseModel):
 def save_system(system: System, path: Path, facts: ModelFacts, *, half: bool = True) -> None:
     """Write a system as safetensors with its config, under a temporary name first.
 
-    Weights are stored in half precision unless ``half`` is false; they are computed in float32.
+    Parameters are stored in half precision unless ``half`` is false; they are computed in float32.
     """
-    dtype = torch.float16 if half else torch.float32
-    state = {name: value.to(dtype).contiguous().cpu() for name, value in _distinct(system).items()}
+    parameters = dict(system.named_parameters(remove_duplicate=False))
+    # Statistics and counters among the buffers may leave the range of half precision.
+    state = {
+        name: (value.half() if half and name in parameters else value).contiguous().cpu()
+        for name, value in _distinct(system).items()
+    }
     metadata = {
         "format_version": FORMAT_VERSION,
         "config": system.config.model_dump_json(),
@@ -123,9 +127,11 @@ def read_facts(path: Path) -> tuple[SystemConfig, ModelFacts]:
         )
     try:
         values = json.loads(metadata["config"])
+        if not isinstance(values, dict):
+            raise ValueError("the config is no mapping")
         config = _CONFIG.validate_python(_from_version_1(values) if version == "1" else values)
         facts = ModelFacts.model_validate_json(metadata.get("facts", "{}"))
-    except (ValidationError, ValueError, AttributeError, KeyError) as error:
+    except (ValueError, KeyError, RecursionError) as error:
         raise UnmingleError(f"{path} has a config that this release does not understand.") from error
     return config, facts
 
@@ -171,7 +177,8 @@ def load_system(name: str | Path, device: str = "cpu", changes: Mapping[str, Any
                 raise UnmingleError(f"{path} holds weights that do not fit its config; fetch it again.")
             if not needed <= set(stored):
                 raise UnmingleError(f"{path} lacks weights that its config asks for; fetch it again.")
-            state = {name: file.get_tensor(name).float() for name in stored}
+            state = {name: file.get_tensor(name) for name in stored}
+            state = {name: v.float() if v.is_floating_point() else v for name, v in state.items()}
     except (SafetensorError, ValueError, RuntimeError, OverflowError) as error:
         if isinstance(error, UnmingleError):
             raise
@@ -187,10 +194,10 @@ def _changed(config: SystemConfig, changes: Mapping[str, Any]) -> SystemConfig:
     values = config.model_dump()
     for key, value in changes.items():
         *parents, last = key.split(".")
-        inner = values
+        inner: Any = values
         for parent in parents:
-            inner = inner.get(parent) or {}
-        if last not in inner:
+            inner = inner.get(parent) if isinstance(inner, dict) else None
+        if not isinstance(inner, dict) or last not in inner:
             raise UnmingleError(f"The model's config has no {key!r}; it has {', '.join(sorted(values))}.")
         inner[last] = value
     try:

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 from unmingle.audio import Samples
 from unmingle.batch import MixtureBatch
 from unmingle.data.mixing import active_sources
+from unmingle.errors import UnmingleError
 
 
 class MixtureSource(Protocol):
@@ -67,6 +68,22 @@ class Crops(Dataset[MixtureBatch]):
         return as_batch(sources)
 
 
+class _Answers(Dataset[MixtureBatch | UnmingleError]):
+    """Crops in which an error is an answer: a worker process would wrap it in its own traceback."""
+
+    def __init__(self, crops: Crops) -> None:
+        self._crops = crops
+
+    def __len__(self) -> int:
+        return len(self._crops)
+
+    def __getitem__(self, index: int) -> MixtureBatch | UnmingleError:
+        try:
+            return self._crops[index]
+        except UnmingleError as error:
+            return UnmingleError(str(error))
+
+
 def as_batch(sources: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> MixtureBatch:
     """Sources ``(batch, sources, samples)`` and their sum as a batch."""
     return MixtureBatch(
@@ -78,8 +95,8 @@ def as_batch(sources: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> Mixt
 
 def iterate(crops: Crops, workers: int = 1) -> Iterator[MixtureBatch]:
     """The batches in order, prepared ahead by worker processes (``workers`` 0: in this one)."""
-    loader: DataLoader[MixtureBatch] = DataLoader(
-        crops,
+    loader: DataLoader[MixtureBatch | UnmingleError] = DataLoader(
+        _Answers(crops),
         batch_size=None,
         shuffle=False,
         num_workers=workers,
@@ -87,4 +104,7 @@ def iterate(crops: Crops, workers: int = 1) -> Iterator[MixtureBatch]:
         # Its own generator: a loader draws from the global one, and a resumed run makes one loader more.
         generator=torch.Generator(),
     )
-    return iter(loader)
+    for answer in loader:
+        if isinstance(answer, UnmingleError):
+            raise answer
+        yield answer

@@ -71,4 +71,5 @@ def _normalize(values: Tensor, frames: Tensor | None) -> Tensor:
     weight = inside.unsqueeze(-1) / (inside.sum(dim=1)[:, None, None] * values.shape[-1])
     mean = (values * weight).sum(dim=(1, 2), keepdim=True)
     variance = ((values - mean).square() * weight).sum(dim=(1, 2), keepdim=True)
-    return (values - mean) / variance.sqrt().clamp_min(1e-8)
+    # The root of zero has no gradient.
+    return (values - mean) / variance.clamp_min(1e-16).sqrt()

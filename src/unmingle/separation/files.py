@@ -168,6 +168,9 @@ def _separate_file(
     # All talkers of a recording or none; what was there before stays until then.
     written = targets[: len(encoded)]
     replace_files(list(zip(written, encoded, strict=True)))
+    for stale in targets[len(encoded) :]:
+        # --overwrite: a third talker of an earlier run would look like one of this run.
+        stale.unlink(missing_ok=True)
     result.outputs = [str(target) for target in written]
 
 

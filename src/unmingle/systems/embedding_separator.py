@@ -155,7 +155,7 @@ class EmbeddingSeparator(MaskingSystem):
                 assignment=self._ideal(batch.sources) if oracle else None,
             )
             # A missing talker has no bins, so no attractor: its mask must be nothing.
-            talking = batch.active if oracle else None
+            talking = batch.active | ~batch.active.any(dim=1, keepdim=True) if oracle else None
             error = mask_objective(
                 config.objective,
                 self.frontend.stft,
@@ -231,4 +231,7 @@ class EmbeddingSeparator(MaskingSystem):
         network = self._config.network
         # A convolution holds its input, its output and their padding.
         hidden = 6 * network.channels if isinstance(network, DilatedCnnConfig) else 0
-        return 4 * bins * (2 * self._config.dimension + 6 + 8 * talkers + hidden)
+        # Clustering copies the bins that count, normalizes them, and weighs them.
+        clustered = isinstance(self.formation, KMeansAttractors | SoftKMeansAttractors)
+        embeddings = 5 if clustered else 2
+        return 4 * bins * (embeddings * self._config.dimension + 6 + 8 * talkers + hidden)

@@ -56,6 +56,11 @@ def _pairwise(
             estimates = estimates * inside.unsqueeze(1)
         return pairwise_si_sdr_error(estimates, batch.sources, batch.active, batch.mixture)
     sources, magnitude = stft.analyse(batch.sources), spectrum.abs()
+    if batch.lengths is not None:
+        # Windows that begin in padding still reach back to the mixture's end.
+        time = torch.arange(spectrum.shape[1], device=spectrum.device)
+        inside = (time < (batch.lengths // stft.hop + 1)[:, None]).unsqueeze(-1)
+        magnitude, sources = magnitude * inside, sources * inside.unsqueeze(1)
     if objective == "mask_error":
         pairwise = pairwise_mask_error(magnitude, masks, wiener_filter_mask(sources))
     else:

@@ -10,12 +10,11 @@ import torch
 
 from unmingle.attractors import FixedAttractors, mean_of_largest_cluster
 from unmingle.data.batches import MixtureSource, as_batch
-from unmingle.data.cache import decode
-from unmingle.data.corpora import read_corpora
-from unmingle.data.mixing import Mixer, MixingConfig
+from unmingle.data.mixing import MixingConfig
 from unmingle.errors import UnmingleError
 from unmingle.models import find_model, load_system, read_facts, save_system
 from unmingle.systems import EmbeddingSeparator, build_system
+from unmingle.training.mixtures import open_mixtures
 
 _BATCH = 25
 
@@ -42,6 +41,8 @@ def collect_fixed_attractors(
         batch = as_batch(np.stack([mixer.render(mixer.crop(k, samples)) for k in numbers])).to(device)
         points = system.oracle_attractors(batch)
         sets.append(points[batch.active.all(dim=1)])
+    if not any(len(each) for each in sets):
+        raise UnmingleError("In no mixture of the data do all talkers talk; give other data.")
     return mean_of_largest_cluster(torch.cat(sets).cpu(), generator=torch.Generator().manual_seed(0))
 
 
@@ -69,22 +70,22 @@ def fix_attractors(
         raise UnmingleError(f"{output} must end in .safetensors.")
     if output.exists() and not overwrite:
         raise UnmingleError(f"{output} exists; add --overwrite, or name another file with -o.")
-    if mixtures < 1 or seconds <= 0:
-        raise UnmingleError("--mixtures and --seconds must be positive.")
+    if mixtures < 1 or not 0.1 <= seconds <= 3600:
+        raise UnmingleError("--mixtures must be positive, and --seconds between 0.1 and 3600.")
     path = find_model(model)
     _, facts = read_facts(path)
     trained = load_system(path)
     if not isinstance(trained, EmbeddingSeparator):
         raise UnmingleError(f"{model} makes masks without embeddings, so it has no attractors to fix.")
-    utterances = read_corpora(data, "train")
-    rate = trained.sample_rate
-    mixer = Mixer(
-        utterances, decode(utterances, rate, cache), rate, MixingConfig(talkers=trained.talkers), seed=0
-    )
+    mixing = MixingConfig(talkers=trained.talkers)
+    mixer = open_mixtures(data, "train", trained.sample_rate, mixing, 0, cache)
     points = collect_fixed_attractors(trained, mixer, mixtures, seconds)
     fixed = build_system(trained.config.model_copy(update={"formation": "fixed"}))
     assert isinstance(fixed, EmbeddingSeparator)
     fixed.load_state_dict(trained.state_dict(), strict=False)
     store_fixed_attractors(fixed, points)
-    save_system(fixed, output, facts.model_copy(update={"score": "not stated"}))
+    try:
+        save_system(fixed, output, facts.model_copy(update={"score": "not stated"}))
+    except OSError as error:
+        raise UnmingleError(f"{output} cannot be written: {error}; name another file.") from error
     return points

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,12 +11,14 @@ import torch
 from unmingle.data.batches import MixtureSource
 from unmingle.errors import UnmingleError
 from unmingle.models import find_model, load_system
-from unmingle.systems import System, TwoStage, build_system
+from unmingle.systems import MaskingSystem, System, TwoStage, build_system
 from unmingle.training.recipe import Recipe
 
 _STATISTICS_MIXTURES = 64
 _OWN = ("formation.", "training_formation.", "log_scale")
 """Beginnings of names that may be new: a model may get other attractors than it was trained with."""
+_SAME = ("kind", "sample_rate", "stft", "network", "dimension", "unit_norm", "refiner")
+"""What must be the same in both configs, where they have it."""
 
 
 def fresh_system(recipe: Recipe, mixer: MixtureSource) -> System:
@@ -31,16 +34,16 @@ def system_from_model(recipe: Recipe, name: str | Path) -> System:
     """The recipe's system with the weights of a model.
 
     The model's front end and network must be those of the recipe's system, or of its first stage;
-    attractors, objective and number of talkers may differ.
+    attractors, objective, dropout and number of talkers may differ.
 
     Raises:
         UnmingleError: they are not.
     """
     donor = load_system(find_model(name))
     system = build_system(recipe.system)
-    if isinstance(system, TwoStage) and not isinstance(donor, TwoStage):
-        system.frontend.load_state_dict(donor.frontend.state_dict())  # type: ignore[union-attr]
+    if isinstance(system, TwoStage) and isinstance(donor, MaskingSystem) and not isinstance(donor, TwoStage):
         _take(system.first, donor, recipe, name)
+        system.frontend.load_state_dict(donor.frontend.state_dict())
     else:
         _take(system, donor, recipe, name)
     return system
@@ -48,14 +51,19 @@ def system_from_model(recipe: Recipe, name: str | Path) -> System:
 
 def _take(system: System, donor: System, recipe: Recipe, name: str | Path) -> None:
     wanted, given = system.state_dict(), donor.state_dict()
-    same_rate = system.sample_rate == donor.sample_rate and system.hop == donor.hop
-    fitting = {
-        key: value for key, value in given.items() if key in wanted and wanted[key].shape == value.shape
-    }
-    lacking = [key for key in wanted if key not in fitting and not key.startswith(_OWN)]
-    if lacking or not same_rate:
+    shared = [key for key in given if key in wanted]
+    reshaped = [key for key in shared if wanted[key].shape != given[key].shape]
+    lacking = [key for key in wanted if key not in shared and not key.startswith(_OWN)]
+    ours, theirs = _essence(system.config.model_dump()), _essence(donor.config.model_dump())
+    if reshaped or lacking or ours != theirs:
         raise UnmingleError(
-            f"The model {name} has another network or front end than the recipe {recipe.name}; "
-            "choose a model of the same sizes."
+            f"The model {name} has another network, front end or number of anchors than the recipe "
+            f"{recipe.name}; choose a model of the same sizes."
         )
-    system.load_state_dict(fitting, strict=False)
+    system.load_state_dict({key: given[key] for key in shared}, strict=False)
+
+
+def _essence(config: dict[str, Any]) -> dict[str, Any]:
+    kept = {key: config[key] for key in _SAME if key in config}
+    kept["network"] = {key: value for key, value in kept["network"].items() if "dropout" not in key}
+    return kept

@@ -13,6 +13,7 @@ from typing import cast
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.strategies.ddp import DDPStrategy
 
 from unmingle.attractors import FixedAttractors
 from unmingle.batch import MixtureBatch
@@ -78,8 +79,12 @@ def train(
         raise UnmingleError(
             f"{run} holds a run already; add --resume to go on with it, or name another folder."
         )
-    if options.resume and folder.load()[0].get("config") != recipe.system.model_dump_json():
-        raise UnmingleError(f"{run} was trained with another system than the recipe {recipe.name} has.")
+    if options.resume:
+        state, _ = folder.load()
+        if state.get("config") != recipe.system.model_dump_json():
+            raise UnmingleError(f"{run} was trained with another system than the recipe {recipe.name} has.")
+        if state.get("optimizer_name", "adam") != recipe.optimizer:
+            raise UnmingleError(f"{run} was trained with another optimizer than {recipe.optimizer}.")
     if options.init_from and not options.resume:
         system_from_model(recipe, options.init_from)  # That it fits is known before any work.
     if options.device == "cuda" and not torch.cuda.is_available():
@@ -95,7 +100,10 @@ def train(
     fabric = Fabric(
         accelerator="cuda" if options.device == "cuda" else "cpu",
         devices=options.devices,
-        strategy="ddp_spawn" if options.devices > 1 else "auto",
+        # A system of two stages trains a part at a time.
+        strategy=DDPStrategy(start_method="spawn", find_unused_parameters=True)
+        if options.devices > 1
+        else "auto",
         precision=recipe.precision,
     )
     if options.devices > 1:
@@ -187,6 +195,7 @@ class _Loop:
 
     def _batches(self, stage: Stage) -> Iterator[MixtureBatch]:
         # Every stage draws mixtures of its own.
+        self.mixer = training_mixer(self.recipe, self.options.cache, stage)
         self.mixer.seed = self.recipe.seed + 1_000_003 * self.progress.stage
         crops = Crops(
             self.mixer,
@@ -261,16 +270,12 @@ class _Loop:
             store_fixed_attractors(system, points)
         sums = self.validation.sums(self.system, self.fabric.device)
         total = cast(torch.Tensor, self.fabric.all_reduce(sums, reduce_op="sum"))
-        self.score, validation_loss = float(total[0] / total[2]), float(total[1] / total[2])
+        self.score = float(total[0] / total[1].clamp_min(1))
+        validation_loss = float(total[2] / total[3])
         progress = self.progress
-        progress.since_best = 0 if validation_loss < progress.stage_best else progress.since_best + 1
-        progress.stage_best = min(progress.stage_best, validation_loss)
-        epochs = progress.step // stage.validate_every
-        stuck = progress.since_best > 0 and progress.since_best % stage.halve_after == 0
-        if (stage.schedule == "plateau" and stuck) or (
-            stage.schedule == "halving" and epochs % stage.halve_after == 0
-        ):
-            progress.factor /= 2
+        # A stop in the middle of an epoch is scored, but is no epoch to the schedule.
+        if progress.step % stage.validate_every == 0:
+            self._adapt_rate(stage, validation_loss)
         best = self.score > progress.best
         progress.best = max(progress.best, self.score)
         progress.work_seconds = time.monotonic() - self.began
@@ -292,6 +297,17 @@ class _Loop:
             self.folder.draw_curve()
         self._save()
 
+    def _adapt_rate(self, stage: Stage, validation_loss: float) -> None:
+        progress = self.progress
+        progress.since_best = 0 if validation_loss < progress.stage_best else progress.since_best + 1
+        progress.stage_best = min(progress.stage_best, validation_loss)
+        epochs = progress.step // stage.validate_every
+        stuck = progress.since_best > 0 and progress.since_best % stage.halve_after == 0
+        if (stage.schedule == "plateau" and stuck) or (
+            stage.schedule == "halving" and epochs % stage.halve_after == 0
+        ):
+            progress.factor /= 2
+
     def _save_model(self, path: Path) -> None:
         facts = self.recipe.facts.model_copy(
             update={
@@ -310,6 +326,7 @@ class _Loop:
             state = {
                 "config": self.system.config.model_dump_json(),
                 "system": self.system.state_dict(),
+                "optimizer_name": self.recipe.optimizer,
                 "optimizer": self.optimizer.optimizer.state_dict(),
                 "generators": generators,
                 "score": self.score,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ from unmingle.data.premixed import PremixedMixtures, is_premixed
 from unmingle.errors import UnmingleError
 from unmingle.scoring import best_permutation, pairwise_si_sdr
 from unmingle.systems import System
-from unmingle.training.recipe import Recipe
+from unmingle.training.recipe import Recipe, Stage
 
 _BATCH = 25
 
@@ -29,19 +29,22 @@ def prepare(recipe: Recipe, cache: Path | None, on_decoded: Callable[[int, int],
         UnmingleError: the data is missing or malformed.
     """
     for split in ("train", "valid"):
-        if not _is_premixed(recipe):
+        if not any_premixed(recipe.data):
             decode(read_corpora(recipe.data, split), recipe.system.sample_rate, cache, on_decoded)
 
 
-def training_mixer(recipe: Recipe, cache: Path | None) -> MixtureSource:
-    """Mixes the training split as the recipe says."""
-    return _mixer(recipe, "train", recipe.mixing, recipe.seed, cache)
+def training_mixer(recipe: Recipe, cache: Path | None, stage: Stage | None = None) -> MixtureSource:
+    """Mixes the training split as the recipe, or one of its stages, says."""
+    mixing = recipe.mixing
+    if stage is not None and stage.fewest_talkers is not None:
+        mixing = mixing.model_copy(update={"fewest_talkers": stage.fewest_talkers})
+    return open_mixtures(recipe.data, "train", recipe.system.sample_rate, mixing, recipe.seed, cache)
 
 
 def validation_mixer(recipe: Recipe, cache: Path | None) -> MixtureSource:
     """Mixes the validation split at full overlap and original speed."""
     weights = recipe.mixing.corpus_weights
-    if weights:
+    if weights and not any_premixed(recipe.data):
         # A corpus with a share in training may have no validation talkers.
         names = {utterance.corpus for utterance in read_corpora(recipe.data, "valid")}
         weights = {name: weight for name, weight in weights.items() if name in names}
@@ -55,19 +58,32 @@ def validation_mixer(recipe: Recipe, cache: Path | None) -> MixtureSource:
         "corpus_weights": weights,
     }
     mixing = recipe.mixing.model_copy(update=changes)
-    return _mixer(recipe, "valid", mixing, recipe.validation.seed, cache)
+    return open_mixtures(
+        recipe.data, "valid", recipe.system.sample_rate, mixing, recipe.validation.seed, cache
+    )
 
 
-def _mixer(recipe: Recipe, split: str, mixing: MixingConfig, seed: int, cache: Path | None) -> MixtureSource:
-    rate = recipe.system.sample_rate
-    if _is_premixed(recipe):
-        return PremixedMixtures(Path(recipe.data[0]), split, rate, recipe.system.talkers, seed)
-    utterances = read_corpora(recipe.data, split)
-    return Mixer(utterances, decode(utterances, rate, cache), rate, mixing, seed)
+def open_mixtures(
+    data: Sequence[str], split: str, sample_rate: int, mixing: MixingConfig, seed: int, cache: Path | None
+) -> MixtureSource:
+    """Mixtures of a split: drawn from corpora, or from a folder of mixtures that were made before.
+
+    Raises:
+        UnmingleError: the data is missing or malformed.
+    """
+    if any_premixed(data):
+        return PremixedMixtures(Path(data[0]), split, sample_rate, mixing.talkers, seed)
+    utterances = read_corpora(data, split)
+    return Mixer(utterances, decode(utterances, sample_rate, cache), sample_rate, mixing, seed)
 
 
-def _is_premixed(recipe: Recipe) -> bool:
-    premixed = [is_premixed(Path(source)) for source in recipe.data]
+def any_premixed(data: Sequence[str]) -> bool:
+    """Whether the data is a folder of mixtures that were made before.
+
+    Raises:
+        UnmingleError: it is one, and not the only data.
+    """
+    premixed = [is_premixed(Path(source)) for source in data]
     if any(premixed) and len(premixed) > 1:
         raise UnmingleError("A folder of mixtures must be the only --data; mixtures are not mixed again.")
     return any(premixed)
@@ -80,10 +96,13 @@ class Validation:
         mixer = validation_mixer(recipe, cache)
         samples = round(recipe.validation.seconds * mixer.sample_rate)
         mine = range(rank, recipe.validation.count, world_size)
-        sources = [mixer.render(mixer.crop(index, samples)) for index in mine]
         groups: dict[int, list[Samples]] = {}
-        for each in sources:
-            groups.setdefault(int(active_sources(each).sum()), []).append(each)
+        for index in mine:
+            sources = mixer.render(mixer.crop(index, samples))
+            active = active_sources(sources)
+            # Talkers first, silence after them.
+            ordered = np.concatenate([sources[active], sources[~active]])
+            groups.setdefault(int(active.sum()), []).append(ordered)
         self._batches = [
             (number, as_batch(np.stack(group[k : k + _BATCH])))
             for number, group in groups.items()
@@ -91,23 +110,25 @@ class Validation:
         ]
 
     def sums(self, system: System, device: torch.device) -> torch.Tensor:
-        """Sums over the mixtures of SI-SDR improvement in dB and loss, and their number: ``(3,)``.
+        """SI-SDR improvement in dB, mixtures of it, loss, mixtures of it; sums over mixtures: ``(4,)``.
 
-        The system is told how many talkers there are. Before the second part of a system of two is
-        trained, the first part alone is scored.
+        The system is told how many talkers there are; with fewer than two there is nothing to improve.
+        Before the second part of a system of two is trained, the first part alone is scored.
         """
         system.eval()
-        sums = torch.zeros(3)
+        sums = torch.zeros(4)
         for number, batch in self._batches:
-            # Talkers come first, silence after them.
+            with torch.no_grad():
+                loss = float(system.loss(batch.to(device))["loss"])
+            sums += torch.tensor([0.0, 0.0, loss * len(batch.mixture), float(len(batch.mixture))])
+            if number < 2:
+                continue
             references = batch.sources[:, :number]
             separated = system.trained_system().separate(batch.mixture.to(device), number)
             estimates = separated.sources.cpu()
             mixture = batch.mixture.unsqueeze(1).expand_as(estimates)
             after, _ = best_permutation(pairwise_si_sdr(estimates, references))
             before, _ = best_permutation(pairwise_si_sdr(mixture, references))
-            with torch.no_grad():
-                loss = float(system.loss(batch.to(device))["loss"])
-            sums += torch.tensor([float((after - before).sum()), loss * len(after), float(len(after))])
+            sums += torch.tensor([float((after - before).sum()), float(len(after)), 0.0, 0.0])
         system.train()
         return sums

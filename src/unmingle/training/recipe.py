@@ -39,6 +39,8 @@ class Stage(Config):
     """``plateau``: halved after ``halve_after`` validations without a better loss, ended after
     ``stop_after``, as Luo does; ``halving``: halved after every ``halve_after`` validations, as Isik
     does; ``decay``: linear to zero over the stage."""
+    fewest_talkers: int | None = Field(None, ge=1)
+    """Of this stage's mixtures; as ``mixing`` has it if not given."""
     part: Part = "all"
     """Of a system of two stages: ``first``, then ``second`` with the first held fixed, then ``all``."""
     halve_after: int = Field(3, ge=1)
@@ -71,6 +73,8 @@ class Recipe(Config):
             mixed, separated = getattr(self.mixing, name), getattr(self.system, name)
             if mixed != separated:
                 raise ValueError(f"mixing has {name} {mixed}, the system {separated}; make them the same")
+        if any((stage.fewest_talkers or 1) > self.mixing.talkers for stage in self.stages):
+            raise ValueError(f"a stage's fewest_talkers is more than the {self.mixing.talkers} talkers")
         two = isinstance(self.system, TwoStageConfig)
         if not two and any(stage.part != "all" for stage in self.stages):
             raise ValueError("a stage's part must be all for a system of one stage")
@@ -80,6 +84,11 @@ class Recipe(Config):
                 raise ValueError(
                     "formation must not be oracle: validation separates without the true sources"
                 )
+            trained = None if first.objective == "affinity" else first.training_formation
+            if first.formation == "anchored" and trained != "anchored":
+                raise ValueError("formation anchored needs training_formation anchored: anchors are trained")
+            if first.mask == "assignment" and trained in ("oracle", "kmeans", "spherical_kmeans"):
+                raise ValueError(f"mask assignment gives no gradient with training_formation {trained}")
             clusters = first.training_formation in ("kmeans", "spherical_kmeans", "soft_kmeans")
             if first.fewest_talkers is not None and clusters and first.objective != "affinity":
                 raise ValueError("k-means in training cannot know a number of talkers that varies")
