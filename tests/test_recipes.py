@@ -149,7 +149,7 @@ _X = "name: x\nsystem: {kind: embedding_separator, "
         (f"{_X}}}\nstages: [{{seconds: 1, steps: 1, part: second}}]", "part"),
         (f"{_X}training_formation: oracle}}\nstages: [{{seconds: 1, steps: 1}}]", "anchors are trained"),
         (
-            f"{_X}mask: assignment, training_formation: oracle, formation: kmeans}}\nstages: [{{seconds: 1, steps: 1}}]",
+            f"{_X}mask: assignment, {_ORACLE}}}\nstages: [{{seconds: 1, steps: 1}}]",
             "gradient",
         ),
         (f"{_X}}}\nstages: [{{seconds: 1, steps: 1, fewest_talkers: 3}}]", "fewest_talkers"),
