@@ -120,7 +120,7 @@ def read_recipe(path: Path, *, small: bool = False) -> Recipe:
 
 
 def _read(path: Path, depth: int) -> dict[str, Any]:
-    if depth > 8:
+    if depth > 32:
         raise UnmingleError(f"The recipe {path} inherits from itself; mend its 'base'.")
     if not path.is_file():
         raise UnmingleError(f"The recipe {path} does not exist.")
