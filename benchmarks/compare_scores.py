@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import csv
 import datetime
-import json
 import platform
 import sys
 from pathlib import Path
@@ -22,6 +21,7 @@ import torch
 
 from unmingle.evaluation.evaluate import evaluate_folder, model_candidate, oracle_candidate
 from unmingle.evaluation.summary import bootstrap_interval
+from unmingle.models import parse_changes
 
 METRICS = ["si_sdr", "magnitude_snr"]
 
@@ -34,17 +34,9 @@ def score(folder: Path, output: Path, row: str) -> Path:
         if model.startswith("oracle:"):
             candidate = oracle_candidate(model.removeprefix("oracle:"))
         else:
-            candidate = model_candidate(model, "cpu", dict(_parse(setting) for setting in settings))
+            candidate = model_candidate(model, "cpu", parse_changes(settings))
         evaluate_folder(folder, candidate, target, metrics=METRICS)
     return target
-
-
-def _parse(setting: str) -> tuple[str, object]:
-    key, _, value = setting.partition("=")
-    try:
-        return key, json.loads(value)
-    except ValueError:
-        return key, value
 
 
 def column(target: Path, name: str) -> np.ndarray:

@@ -10,7 +10,6 @@ the embeddings is what counts, with anchors the energy of the outputs.
 from __future__ import annotations
 
 import datetime
-import json
 import platform
 import sys
 
@@ -20,7 +19,7 @@ from unmingle.data.batches import Crops
 from unmingle.data.cache import decode
 from unmingle.data.corpora import read_corpora
 from unmingle.data.mixing import Mixer, MixingConfig
-from unmingle.models import load_system
+from unmingle.models import load_system, parse_changes
 
 MIXTURES = 100
 SECONDS = 6.0
@@ -28,13 +27,7 @@ CONFIDENT = 0.9
 
 
 def main(corpus: str, model: str, split: str, settings: list[str]) -> None:
-    changes = {}
-    for setting in settings:
-        key, _, value = setting.partition("=")
-        try:
-            changes[key] = json.loads(value)
-        except ValueError:
-            changes[key] = value
+    changes = parse_changes(settings)
     system = load_system(model, changes=changes)
     utterances = read_corpora([corpus], split)
     speech = decode(utterances, system.sample_rate)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -188,6 +188,24 @@ def load_system(name: str | Path, device: str = "cpu", changes: Mapping[str, Any
     system = build_system(config)
     system.load_state_dict(state, strict=False)
     return system.to(device).eval()
+
+
+def parse_changes(settings: Sequence[str]) -> dict[str, Any]:
+    """``KEY=VALUE`` words as changes for :func:`load_system`; a value is JSON, or a word without quotes.
+
+    Raises:
+        UnmingleError: a setting without an equals sign.
+    """
+    parsed: dict[str, Any] = {}
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not equals:
+            raise UnmingleError(f"A setting must be KEY=VALUE; got {setting!r}.")
+        try:
+            parsed[key] = json.loads(value)
+        except ValueError:
+            parsed[key] = value
+    return parsed
 
 
 def _changed(config: SystemConfig, changes: Mapping[str, Any]) -> SystemConfig:

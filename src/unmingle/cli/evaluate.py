@@ -63,7 +63,7 @@ def command(
     from rich.progress import Progress
 
     from unmingle.evaluation import evaluate
-    from unmingle.models import DEFAULT_MODEL
+    from unmingle.models import DEFAULT_MODEL, parse_changes
 
     if sum((model is not None, oracle is not None, mixture)) > 1:
         raise UnmingleError("--model, --oracle and --mixture exclude each other; give one of them.")
@@ -75,7 +75,7 @@ def command(
     elif oracle:
         candidate = evaluate.oracle_candidate(oracle)
     else:
-        candidate = evaluate.model_candidate(model or DEFAULT_MODEL, device, _parse(changes or []))
+        candidate = evaluate.model_candidate(model or DEFAULT_MODEL, device, parse_changes(changes or []))
     target = output or Path("scores") / f"{folder.resolve().name}-{candidate.name}"
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
@@ -91,19 +91,6 @@ def command(
         print(json.dumps(summary, indent=2))
     else:
         _print_summary(summary, target)
-
-
-def _parse(changes: list[str]) -> dict[str, Any]:
-    parsed: dict[str, Any] = {}
-    for change in changes:
-        key, equals, value = change.partition("=")
-        if not equals:
-            raise UnmingleError(f"--set needs KEY=VALUE; got {change!r}.")
-        try:
-            parsed[key] = json.loads(value)
-        except ValueError:
-            parsed[key] = value  # A word needs no quotes.
-    return parsed
 
 
 def _print_summary(summary: dict[str, Any], target: Path) -> None:

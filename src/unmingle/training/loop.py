@@ -20,12 +20,13 @@ from unmingle.batch import MixtureBatch
 from unmingle.data.batches import Crops, iterate
 from unmingle.errors import UnmingleError
 from unmingle.models import save_system
-from unmingle.systems import EmbeddingSeparator, System
+from unmingle.systems import EmbeddingSeparator
 from unmingle.training.fixed_attractors import collect_fixed_attractors, store_fixed_attractors
 from unmingle.training.initial import fresh_system, system_from_model
 from unmingle.training.mixtures import Validation, prepare, training_mixer
 from unmingle.training.recipe import Recipe, Stage
 from unmingle.training.run_folder import LogRow, Progress, RunFolder
+from unmingle.training.schedule import adapt_rate, build_optimizer, learning_rate
 
 _CHECKPOINT_SECONDS = 240.0
 _FIXED_MIXTURES = 200
@@ -137,13 +138,6 @@ def keep_freed_memory() -> None:
         pass  # Another C library: slower, no less right.
 
 
-def _optimizer(recipe: Recipe, system: System) -> torch.optim.Optimizer:
-    rate = recipe.stages[0].learning_rate
-    if recipe.optimizer == "rmsprop":
-        return torch.optim.RMSprop(system.parameters(), lr=rate)
-    return torch.optim.Adam(system.parameters(), lr=rate, fused=True)
-
-
 class _Loop:
     def __init__(
         self,
@@ -165,7 +159,7 @@ class _Loop:
         )
         self.progress = Progress()
         self.score: float | None = None
-        self.module, self.optimizer = fabric.setup(self.system, _optimizer(recipe, self.system))
+        self.module, self.optimizer = fabric.setup(self.system, build_optimizer(recipe, self.system))
         self.module.mark_forward_method("loss")
         if options.resume:
             self._restore()
@@ -241,7 +235,7 @@ class _Loop:
 
     def _step(self, stage: Stage, batch: MixtureBatch) -> float:
         for group in self.optimizer.param_groups:
-            group["lr"] = self._learning_rate(stage)
+            group["lr"] = learning_rate(stage, self.progress)
         # Fabric wraps a marked method in its precision only when a strategy wraps the module.
         with self.fabric.autocast():
             loss = self.module.loss(batch)["loss"]
@@ -256,13 +250,6 @@ class _Loop:
         self.optimizer.zero_grad()
         return float(loss.detach())
 
-    def _learning_rate(self, stage: Stage) -> float:
-        step = self.progress.step
-        rate = stage.learning_rate * self.progress.factor
-        if stage.schedule == "decay":
-            rate *= 1 - step / stage.steps
-        return rate * min(1.0, (step + 1) / stage.warmup_steps) if stage.warmup_steps else rate
-
     def _validate(self, stage: Stage, loss: float, speed: float) -> None:
         system = self.system.trained_system()
         if isinstance(system, EmbeddingSeparator) and isinstance(system.formation, FixedAttractors):
@@ -275,7 +262,7 @@ class _Loop:
         progress = self.progress
         # A stop in the middle of an epoch is scored, but is no epoch to the schedule.
         if progress.step % stage.validate_every == 0:
-            self._adapt_rate(stage, validation_loss)
+            adapt_rate(stage, progress, validation_loss)
         best = self.score > progress.best
         progress.best = max(progress.best, self.score)
         progress.work_seconds = time.monotonic() - self.began
@@ -287,7 +274,7 @@ class _Loop:
                 progress.total_steps,
                 progress.audio_seconds / 3600,
                 progress.work_seconds / 60,
-                self._learning_rate(stage),
+                learning_rate(stage, self.progress),
                 loss,
                 validation_loss,
                 self.score,
@@ -296,17 +283,6 @@ class _Loop:
             self.folder.add_row(row)
             self.folder.draw_curve()
         self._save()
-
-    def _adapt_rate(self, stage: Stage, validation_loss: float) -> None:
-        progress = self.progress
-        progress.since_best = 0 if validation_loss < progress.stage_best else progress.since_best + 1
-        progress.stage_best = min(progress.stage_best, validation_loss)
-        epochs = progress.step // stage.validate_every
-        stuck = progress.since_best > 0 and progress.since_best % stage.halve_after == 0
-        if (stage.schedule == "plateau" and stuck) or (
-            stage.schedule == "halving" and epochs % stage.halve_after == 0
-        ):
-            progress.factor /= 2
 
     def _save_model(self, path: Path) -> None:
         facts = self.recipe.facts.model_copy(

@@ -1,0 +1,38 @@
+"""Optimizers, and how the learning rate goes over the steps of a stage."""
+
+from __future__ import annotations
+
+import torch
+
+from unmingle.systems import System
+from unmingle.training.recipe import Recipe, Stage
+from unmingle.training.run_folder import Progress
+
+
+def build_optimizer(recipe: Recipe, system: System) -> torch.optim.Optimizer:
+    """The recipe's optimizer for all parameters; the loop sets the rate before every step."""
+    rate = recipe.stages[0].learning_rate
+    if recipe.optimizer == "rmsprop":
+        return torch.optim.RMSprop(system.parameters(), lr=rate)
+    return torch.optim.Adam(system.parameters(), lr=rate, fused=True)
+
+
+def learning_rate(stage: Stage, progress: Progress) -> float:
+    """The rate of the next step."""
+    step = progress.step
+    rate = stage.learning_rate * progress.factor
+    if stage.schedule == "decay":
+        rate *= 1 - step / stage.steps
+    return rate * min(1.0, (step + 1) / stage.warmup_steps) if stage.warmup_steps else rate
+
+
+def adapt_rate(stage: Stage, progress: Progress, validation_loss: float) -> None:
+    """Count an epoch that ended with this validation loss; halve the rate where it is time."""
+    progress.since_best = 0 if validation_loss < progress.stage_best else progress.since_best + 1
+    progress.stage_best = min(progress.stage_best, validation_loss)
+    epochs = progress.step // stage.validate_every
+    stuck = progress.since_best > 0 and progress.since_best % stage.halve_after == 0
+    if (stage.schedule == "plateau" and stuck) or (
+        stage.schedule == "halving" and epochs % stage.halve_after == 0
+    ):
+        progress.factor /= 2
