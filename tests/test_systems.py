@@ -293,3 +293,14 @@ def test_a_silent_crop_spoils_no_step(values: dict[str, object], example_sources
     loss.backward()
     assert loss.isfinite()
     assert all(bool(p.grad.isfinite().all()) for p in system.parameters() if p.grad is not None)
+
+
+def test_a_model_for_several_numbers_always_forms_all_attractors(example_sources: Samples) -> None:
+    """Asked for two of three, it gives the loudest two of its three masks: subsets of two were never trained."""
+    mixture = _batch(example_sources).mixture
+    system = tiny_system(talkers=3, fewest_talkers=1)
+    three, two = system.separate(mixture, 3).sources[0], system.separate(mixture, 2).sources[0]
+    assert all(any(torch.allclose(one, other, atol=1e-5) for other in three) for one in two)
+    only_three = tiny_system(talkers=3)
+    subset = only_three.separate(mixture, 2).sources[0]
+    torch.testing.assert_close(subset.sum(dim=0), mixture[0], atol=1e-4, rtol=0)

@@ -27,7 +27,14 @@ from unmingle.counting import Counted, count_by_spread
 from unmingle.errors import UnmingleError
 from unmingle.frontend import Spectra, WeightConfig, bin_weights
 from unmingle.losses import affinity_loss
-from unmingle.masks import hard_masks, ideal_binary_mask, ideal_ratio_mask, sigmoid_masks, softmax_masks
+from unmingle.masks import (
+    hard_masks,
+    ideal_binary_mask,
+    ideal_ratio_mask,
+    loudest_masks,
+    sigmoid_masks,
+    softmax_masks,
+)
 from unmingle.networks import BlstmConfig, DilatedCnnConfig, build_embedding_network, unit_norm
 from unmingle.systems.base import MaskingSystem, SystemConfig
 from unmingle.systems.objectives import ObjectiveName, mask_objective
@@ -197,9 +204,18 @@ class EmbeddingSeparator(MaskingSystem):
         weight = self.weight(spectra, lengths)
         with torch.autocast(embedding.device.type, enabled=False):
             assignment = None if sources is None else self._ideal(sources)
-            attractors = self.formation.form(embedding, weight, talkers, assignment=assignment)
-            rule = self._config.evaluation_mask or self._config.mask
-            return spectra, self._masks(rule, embedding, attractors)
+            formed = self.talkers if self._always_all() and talkers < self.talkers else talkers
+            attractors = self.formation.form(embedding, weight, formed, assignment=assignment)
+            masks = self._masks(self._config.evaluation_mask or self._config.mask, embedding, attractors)
+            return spectra, masks if formed == talkers else loudest_masks(
+                masks, spectra.spectrum.abs(), talkers
+            )
+
+    def _always_all(self) -> bool:
+        """Whether the attractors stand for the largest number of talkers, whoever talks (Luo, Table V)."""
+        return self._config.fewest_talkers is not None and isinstance(
+            self.formation, AnchoredAttractors | FixedAttractors
+        )
 
     @torch.no_grad()
     def oracle_attractors(self, batch: MixtureBatch) -> Tensor:
