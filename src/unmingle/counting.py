@@ -16,9 +16,9 @@ from torch.nn.functional import normalize
 
 ENERGY_RANGE_DB = 20.0
 """An output so far below the loudest one is no talker."""
-SPREAD_SHARE = 0.08
-"""A direction with less of the embeddings' energy is no talker; a talker with 9 % of the bins beside
-one with 91 % reaches it."""
+SPREAD_SHARE = 0.04
+"""A direction with less of the embeddings' energy is no talker. The best share on validation mixtures of
+one to three talkers, for deep clustering trained on as many."""
 _EMPTY_SHARE = 1e-12
 _FRAMES_AT_ONCE = 1000
 
