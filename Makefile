@@ -13,7 +13,7 @@ test: .venv/test
 	$(BIN)/mypy
 	$(BIN)/pytest
 
-# Every system learns a batch of real mixtures by heart: about ten minutes.
+# Every system learns a batch of real mixtures by heart: some minutes.
 test-slow: .venv/test
 	$(BIN)/pytest -m slow -s
 
