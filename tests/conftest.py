@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,14 @@ import soundfile
 import torch
 
 from unmingle.audio import Samples
+from unmingle.cli.main import main
 from unmingle.models import ModelFacts, save_system
-from unmingle.systems import EmbeddingSeparator, EmbeddingSeparatorConfig
+from unmingle.systems import (
+    EmbeddingSeparator,
+    EmbeddingSeparatorConfig,
+    LocalExperts,
+    LocalExpertsConfig,
+)
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 MIXTURE = EXAMPLES / "two_talkers" / "mix" / "reader_and_commands.flac"
@@ -41,6 +48,22 @@ def tiny_config(**changes: object) -> EmbeddingSeparatorConfig:
 def tiny_system(**changes: object) -> EmbeddingSeparator:
     torch.manual_seed(0)
     return EmbeddingSeparator(tiny_config(**changes)).eval()
+
+
+def tiny_experts(**changes: object) -> LocalExperts:
+    """A sparse mixture of local experts that runs in milliseconds."""
+    torch.manual_seed(0)
+    tiny = {"layers": 1, "hidden_size": 8}
+    values = {"network": tiny, "gate": tiny} | changes
+    return LocalExperts(LocalExpertsConfig.model_validate(values)).eval()
+
+
+@pytest.fixture(scope="session")
+def tiny_denoiser(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A denoiser's file with random weights."""
+    path = tmp_path_factory.mktemp("models") / "tiny-denoiser.safetensors"
+    save_system(tiny_experts(), path, ModelFacts(task="denoise"))
+    return path
 
 
 @pytest.fixture(scope="session")
@@ -72,6 +95,20 @@ def crowd_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return _manifest(tmp_path_factory.mktemp("crowd") / "speech.csv", one_talker_a_file=True)
 
 
+@pytest.fixture(scope="session")
+def example_noise(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of steady and of beating noise, enough files for every split, named ``noise``."""
+    folder = tmp_path_factory.mktemp("made") / "noise"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(30):
+        noise = 0.1 * rng.standard_normal(16000, dtype=np.float32)
+        if number % 2:
+            noise *= 0.5 + 0.5 * np.sin(np.arange(16000) / 1000).astype(np.float32)
+        soundfile.write(folder / f"{number}.wav", noise, 16000)
+    return folder
+
+
 def _manifest(manifest: Path, *, one_talker_a_file: bool) -> Path:
     rows = ["path,corpus,speaker,gender,split,text"]
     for path in sorted((EXAMPLES / "speech").rglob("*.flac")):
@@ -83,6 +120,28 @@ def _manifest(manifest: Path, *, one_talker_a_file: bool) -> Path:
             )
     manifest.write_text("\n".join(rows) + "\n", encoding="utf-8")
     return manifest
+
+
+class Result:
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code, self.out, self.err = code, out, err
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):  # type: ignore[no-untyped-def]
+    """Run a command in this process: torch is imported once, not for every test."""
+
+    def call(*arguments: object) -> Result:
+        monkeypatch.setattr(sys, "argv", ["unmingle", *map(str, arguments)])
+        try:
+            main()
+            code = 0
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        captured = capsys.readouterr()
+        return Result(code, captured.out, captured.err)
+
+    return call
 
 
 @pytest.fixture(autouse=True)

@@ -11,30 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from conftest import EXAMPLES, MIXTURE
-from unmingle.cli.main import main
-
-
-class Result:
-    def __init__(self, code: int, out: str, err: str) -> None:
-        self.code, self.out, self.err = code, out, err
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):  # type: ignore[no-untyped-def]
-    """Run a command in this process: torch is imported once, not for every test."""
-
-    def call(*arguments: object) -> Result:
-        monkeypatch.setattr(sys, "argv", ["unmingle", *map(str, arguments)])
-        try:
-            main()
-            code = 0
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        captured = capsys.readouterr()
-        return Result(code, captured.out, captured.err)
-
-    return call
+from conftest import EXAMPLES, MIXTURE, Result
 
 
 def _refused(result: Result, word: str) -> None:

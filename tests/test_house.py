@@ -16,6 +16,7 @@ SOURCE = Path(unmingle.__file__).parent
 FLOORS = [
     {"errors", "config", "batch"},
     {"audio", "stft", "masks", "clustering", "networks"},
+    {"audio_blocks"},
     {"metrics"},
     {"scoring", "frontend"},
     {"attractors", "counting", "losses", "data"},

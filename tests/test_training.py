@@ -325,5 +325,5 @@ def test_a_stage_may_have_its_own_number_of_talkers(crowd_corpus: Path) -> None:
     counts = []
     for each in recipe.stages:
         mixer = training_mixer(recipe, None, each)
-        counts.append({int(active_sources(mixer.render(mixer.crop(k, 4000))).sum()) for k in range(20)})
+        counts.append({int(active_sources(mixer.example(k, 4000)).sum()) for k in range(20)})
     assert counts == [{3}, {2, 3}]

@@ -4,6 +4,7 @@
 >>> unmingle.separate("meeting.wav")                                    # doctest: +SKIP
 >>> model = unmingle.load()                                             # doctest: +SKIP
 >>> estimates = model.separate(samples, sample_rate=44100, talkers=2)   # doctest: +SKIP
+>>> cleaned = unmingle.load_denoiser().denoise(samples, sample_rate=48000)  # doctest: +SKIP
 """
 
 from __future__ import annotations
@@ -13,15 +14,24 @@ from typing import TYPE_CHECKING, Any
 from unmingle.errors import UnmingleError
 
 if TYPE_CHECKING:
-    from unmingle.separation import Separator, load, separate
+    from unmingle.separation import Enhancer, Separator, denoise, load, load_denoiser, separate
 
 __version__ = "0.1.0"
-__all__ = ["Separator", "UnmingleError", "__version__", "load", "separate"]
+__all__ = [
+    "Enhancer",
+    "Separator",
+    "UnmingleError",
+    "__version__",
+    "denoise",
+    "load",
+    "load_denoiser",
+    "separate",
+]
 
 
 def __getattr__(name: str) -> Any:
     # torch takes seconds to import: `unmingle --help` must not pay for it.
-    if name in ("Separator", "load", "separate"):
+    if name in __all__:
         from unmingle import separation
 
         return getattr(separation, name)

@@ -116,14 +116,23 @@ def _reason(error: OSError) -> str:
 
 
 def _check(path: Path, recording: Recording) -> None:
-    if recording.sample_rate < LOWEST_SAMPLE_RATE:
-        raise UnmingleError(
-            f"{path} has a sample rate of {recording.sample_rate} Hz; at least {LOWEST_SAMPLE_RATE} Hz is needed."
-        )
+    check_rate(path, recording.sample_rate)
     if recording.samples.shape[-1] == 0:
         raise UnmingleError(f"{path} holds 0 samples; there is nothing to read.")
     if not np.isfinite(recording.samples).all():
         raise UnmingleError(f"{path} holds samples that are NaN or infinite; export it again.")
+
+
+def check_rate(path: Path, sample_rate: int) -> None:
+    """Refuse a file whose sample rate leaves no speech.
+
+    Raises:
+        UnmingleError: it is below 1 kHz.
+    """
+    if sample_rate < LOWEST_SAMPLE_RATE:
+        raise UnmingleError(
+            f"{path} has a sample rate of {sample_rate} Hz; at least {LOWEST_SAMPLE_RATE} Hz is needed."
+        )
 
 
 def _read_with_soundfile(path: Path) -> Recording:
@@ -139,7 +148,7 @@ def _read_with_soundfile(path: Path) -> Recording:
     if samples is None:
         samples = _read_until_damage(name, channels)
     warning = None
-    if len(samples) < declared < 2**62 or _wav_data_is_cut(path):
+    if len(samples) < declared < 2**62 or wav_data_is_cut(path):
         warning = f"{path.name} ends early; the {len(samples) / rate:.2f} s that are there were used"
     return Recording(np.ascontiguousarray(samples.T), rate, warning)
 
@@ -156,7 +165,7 @@ def _read_until_damage(name: str, channels: int) -> Samples:
     return np.concatenate(blocks)
 
 
-def _wav_data_is_cut(path: Path) -> bool:
+def wav_data_is_cut(path: Path) -> bool:
     """True if a RIFF file's data chunk says that it is longer than the file."""
     size = path.stat().st_size
     with path.open("rb") as file:
@@ -237,11 +246,15 @@ def encode_audio(samples: Samples, sample_rate: int, name: str, bits: int | None
             f"{name} cannot hold {channels} channels at {sample_rate} Hz; write wav instead."
         ) from error
     buffer = encoded.getbuffer()
-    # A float WAV has a PEAK chunk with the time of day: the same audio must be the same bytes.
-    peak = bytes(buffer[:128]).find(b"PEAK")
-    if name == "wav" and peak >= 0:
-        buffer[peak + 12 : peak + 16] = bytes(4)
+    zero_time_stamp(buffer, name)
     return buffer
+
+
+def zero_time_stamp(encoded: memoryview, name: str) -> None:
+    """Take the time of day out of a float WAV's PEAK chunk: the same audio must be the same bytes."""
+    peak = bytes(encoded[:128]).find(b"PEAK")
+    if name == "wav" and peak >= 0:
+        encoded[peak + 12 : peak + 16] = bytes(4)
 
 
 def write_audio(path: Path, samples: Samples, sample_rate: int, bits: int | None = None) -> None:

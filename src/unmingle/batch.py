@@ -8,10 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+GENDERS = ("F", "M", "unknown")
+
 
 @dataclass
 class MixtureBatch:
-    """Mixtures with what is known of them."""
+    """Mixtures with what is known of them. A mixture may hold noise beside its sources."""
 
     mixture: Tensor
     """``(batch, samples)``."""
@@ -21,6 +23,10 @@ class MixtureBatch:
     """``(batch, sources)`` bool: false where the target is silence and no talker."""
     lengths: Tensor | None = None
     """``(batch,)``: samples that are not padding; None if none are padding."""
+    snr: Tensor | None = None
+    """``(batch,)``: active level of the talkers over the level of the noise in dB; None without noise."""
+    gender: Tensor | None = None
+    """``(batch,)``: of the first talker, an index into :data:`GENDERS`; None if nobody asked."""
 
     def to(self, device: torch.device) -> MixtureBatch:
         moved: dict[str, Any] = {

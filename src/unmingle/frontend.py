@@ -14,6 +14,9 @@ from unmingle.stft import Stft, WindowName
 
 _LOG_FLOOR = 1e-4
 """Magnitudes relative to the level are floored here (-80 dB) before the logarithm."""
+_HALF_LIFE_FRAMES = 250
+"""Of the running level: four seconds at a hop of 16 ms."""
+_FADE = 0.5 ** (1 / _HALF_LIFE_FRAMES)
 
 
 @dataclass
@@ -33,6 +36,9 @@ class StftConfig(Config):
     hop: int = Field(64, ge=1)
     window: WindowName = "sqrt_hann"
     feature: Literal["log_magnitude", "magnitude"] = "log_magnitude"
+    level: Literal["whole", "running"] = "whole"
+    """What magnitudes are relative to: the level of the whole mixture, or, for systems that stream,
+    the level of what has been heard so far."""
 
     @model_validator(mode="after")
     def _overlaps(self) -> StftConfig:
@@ -41,6 +47,16 @@ class StftConfig(Config):
                 f"hop must be at most half of window_length {self.window_length}, got {self.hop}"
             )
         return self
+
+
+@dataclass
+class LevelState:
+    """What a running level remembers: sums of frame power and of its square, fading."""
+
+    power: Tensor
+    """``(batch,)``."""
+    square: Tensor
+    """``(batch,)``."""
 
 
 class FrontEnd(nn.Module):
@@ -53,24 +69,58 @@ class FrontEnd(nn.Module):
         super().__init__()
         self.stft = Stft(config.window_length, config.hop, config.window)
         self._logarithmic = config.feature == "log_magnitude"
+        self._running = config.level == "running"
         self.register_buffer("mean", torch.zeros(self.stft.freqs))
         self.register_buffer("deviation", torch.ones(self.stft.freqs))
 
     def forward(self, mixture: Tensor) -> Spectra:
         """Mixture ``(batch, samples)`` to its spectrogram and features."""
         spectrum = self.stft.analyse(mixture)
-        return Spectra(spectrum, (self._relative(spectrum) - self.mean) / self.deviation)
+        return Spectra(spectrum, (self._relative(spectrum.abs()) - self.mean) / self.deviation)
+
+    def initial_state(self, batch: int) -> LevelState:
+        """The running level's state before the first frame, for ``batch`` streams side by side."""
+        return LevelState(self.mean.new_zeros(batch), self.mean.new_zeros(batch))
+
+    def step(self, magnitude: Tensor, state: LevelState) -> Tensor:
+        """Features of some more frames ``(batch, frames, freqs)``; ``state`` is updated in place.
+
+        Together they equal the features of the whole.
+        """
+        return (self._against(magnitude, running_level(magnitude, state)) - self.mean) / self.deviation
 
     def fit(self, mixtures: Tensor) -> None:
         """Store mean and deviation of the features of ``mixtures`` ``(batch, samples)``."""
-        values = self._relative(self.stft.analyse(mixtures)).flatten(0, 1)
+        values = self._relative(self.stft.analyse(mixtures).abs()).flatten(0, 1)
         self.mean.copy_(values.mean(dim=0))
         self.deviation.copy_(values.std(dim=0).clamp_min(1e-3))
 
-    def _relative(self, spectrum: Tensor) -> Tensor:
-        magnitude = spectrum.abs()
-        relative = magnitude / level(magnitude)[:, None, None]
+    def _relative(self, magnitude: Tensor) -> Tensor:
+        if self._running:
+            return self._against(magnitude, running_level(magnitude, self.initial_state(len(magnitude))))
+        return self._against(magnitude, level(magnitude)[:, None])
+
+    def _against(self, magnitude: Tensor, levels: Tensor) -> Tensor:
+        relative = magnitude / levels.unsqueeze(-1)
         return relative.clamp_min(_LOG_FLOOR).log() if self._logarithmic else relative
+
+
+def running_level(magnitude: Tensor, state: LevelState) -> Tensor:
+    """Level of every frame ``(batch, frames)`` from it and the frames before; ``state`` goes on.
+
+    The same formula as :func:`level`, its sums fading by half in :data:`_HALF_LIFE_FRAMES`: because
+    frame power weighs itself, the level holds through pauses and grows with the gain.
+    """
+    power = magnitude.square().sum(dim=-1)
+    sums = torch.stack([power, power.square()])
+    sums[..., 0] += _FADE * torch.stack([state.power, state.square])
+    # Sums over 1, 2, 4 ... frames, each from the last: no loop over time.
+    reach, fade = 1, _FADE
+    while reach < sums.shape[-1] and fade > 1e-12:
+        faded = nn.functional.pad(fade * sums, (reach, 0))[..., : sums.shape[-1]]
+        sums, reach, fade = sums + faded, 2 * reach, fade * fade
+    state.power, state.square = sums[0, :, -1], sums[1, :, -1]
+    return (sums[1] / sums[0].clamp_min(1e-30)).clamp_min(1e-20).sqrt()
 
 
 def level(magnitude: Tensor) -> Tensor:

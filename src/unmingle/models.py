@@ -20,6 +20,7 @@ from unmingle.systems import AnySystemConfig, System, SystemConfig, build_system
 FORMAT_VERSION = "2"
 PRETRAINED = Path(__file__).parent / "pretrained"
 DEFAULT_MODEL = "adanet-2talkers-8khz"
+DEFAULT_DENOISER = "denoiser-16khz"
 _CONFIG: TypeAdapter[SystemConfig] = TypeAdapter(AnySystemConfig)
 
 

@@ -17,11 +17,14 @@ LABELS = {
     "magnitude_snr": "magnitude SNR (dB)",
     "pesq": "PESQ",
     "stoi": "STOI",
+    "dnsmos": "DNSMOS overall",
 }
 
 
 def command(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Holds mix/ (or mix_clean/), s1/, s2/ ...")],
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="Holds mix/, s1/, s2/ ..., or noisy/, clean/.")
+    ],
     model: Annotated[
         str | None,
         typer.Option(
@@ -43,7 +46,12 @@ def command(
     mixture: Annotated[bool, typer.Option("--mixture", help="Score the mixture itself instead.")] = False,
     metrics: Annotated[
         list[str] | None,
-        typer.Option("--metric", metavar="NAME", help="Only these: si_sdr, sdr, magnitude_snr, pesq, stoi."),
+        typer.Option(
+            "--metric", metavar="NAME", help="Only these: si_sdr, sdr, magnitude_snr, pesq, stoi, dnsmos."
+        ),
+    ] = None,
+    task: Annotated[
+        str | None, typer.Option("--task", help="separate or denoise; by the folder's layout if not given.")
     ] = None,
     output: Annotated[
         Path | None,
@@ -56,35 +64,38 @@ def command(
     """Score a model, an oracle or the mixture on mixtures with known sources.
 
     SI-SDR and BSS-eval SDR, PESQ and STOI where installed, each with its improvement over the
-    mixture, by the best permutation. Writes one row a mixture and a summary with 95 % intervals.
+    mixture, by the best permutation; for noisy/ and clean/ (VoiceBank-DEMAND's names too): SI-SDR,
+    PESQ, STOI and DNSMOS. Writes one row a mixture and a summary with 95 % intervals.
     """
     require("evaluate", "fast_bss_eval")
     from rich.console import Console
     from rich.progress import Progress
 
     from unmingle.evaluation import evaluate
-    from unmingle.models import DEFAULT_MODEL, parse_changes
+    from unmingle.models import DEFAULT_DENOISER, DEFAULT_MODEL, parse_changes
 
     if sum((model is not None, oracle is not None, mixture)) > 1:
         raise UnmingleError("--model, --oracle and --mixture exclude each other; give one of them.")
     if changes and (oracle or mixture):
         raise UnmingleError("--set changes a model's config; leave out --oracle and --mixture.")
     set_threads(threads)
+    found = evaluate.check_task(folder, task)
     if mixture:
         candidate = evaluate.mixture_candidate()
     elif oracle:
         candidate = evaluate.oracle_candidate(oracle)
     else:
-        candidate = evaluate.model_candidate(model or DEFAULT_MODEL, device, parse_changes(changes or []))
+        name = model or (DEFAULT_DENOISER if found == "denoise" else DEFAULT_MODEL)
+        candidate = evaluate.model_candidate(name, device, parse_changes(changes or []))
     target = output or Path("scores") / f"{folder.resolve().name}-{candidate.name}"
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task(candidate.name, total=None)
+        bar = progress.add_task(candidate.name, total=None)
         summary = evaluate.evaluate_folder(
             folder,
             candidate,
             target,
-            lambda done, total: progress.update(task, completed=done, total=total),
+            lambda done, total: progress.update(bar, completed=done, total=total),
             metrics,
         )
     if as_json:

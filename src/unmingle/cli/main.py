@@ -7,13 +7,14 @@ from typing import Annotated
 
 import typer
 
-from unmingle.cli import evaluate, fix_attractors, mix, models, separate, train
+from unmingle.cli import denoise, evaluate, fix_attractors, mix, models, separate, train
 from unmingle.errors import UnmingleError
 
-HELP = """Separate people talking at once, from one microphone, into one clean file each.
+HELP = """Separate people talking at once, and clean speech of noise, from one microphone.
 
 \b
   unmingle separate meeting.wav            two files in the folder separated/
+  unmingle denoise noisy.wav               a clean file in the folder denoised/
   unmingle models                          what models there are, and how good
   unmingle mix CORPUS -o test --count 300  make test mixtures, WSJ0-mix layout
   unmingle evaluate test                   score a model on them
@@ -51,6 +52,7 @@ def _options(
 
 
 app.command("separate")(separate.command)
+app.command("denoise")(denoise.command)
 app.add_typer(models.app, name="models")
 app.command("mix")(mix.command)
 app.command("evaluate")(evaluate.command)

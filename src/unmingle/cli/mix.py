@@ -20,8 +20,16 @@ def command(
     talkers: Annotated[int, typer.Option("--talkers", help="Talkers in each.")] = 2,
     snr: Annotated[
         tuple[float, float],
-        typer.Option("--snr", metavar="LOW HIGH", help="Range of talker 1 over talker 2 in dB."),
+        typer.Option(
+            "--snr", metavar="LOW HIGH", help="Range of talker 1 over talker 2, or over the noise, in dB."
+        ),
     ] = (0.0, 5.0),
+    noise: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--noise", metavar="CORPUS", help="Noise for one talker: noise.csv, or folders of audio."
+        ),
+    ] = None,
     rate: Annotated[int, typer.Option("--rate", help="Sample rate in hertz.")] = 8000,
     mode: Annotated[
         str, typer.Option("--mode", help="min: cut to the shortest; max: pad to the longest.")
@@ -34,7 +42,8 @@ def command(
     """Make mixtures of known talkers, in the layout of WSJ0-mix and LibriMix: mix/, s1/, s2/ ...
 
     Levels are active speech levels. mixtures.csv lists sources, talkers, genders, gains and SNR. A
-    corpus without splits gets them by its speakers' names: 80 % train, 10 % valid, 10 % test.
+    corpus without splits gets them by its speakers' names: 80 % train, 10 % valid, 10 % test. With
+    --noise and --talkers 1: noisy/, clean/, noise/, the talker's active level over the noise's.
     """
     from pydantic import ValidationError
     from rich.console import Console
@@ -45,6 +54,7 @@ def command(
     try:
         config = MixtureFolderConfig(
             corpora=[str(path) for path in corpora],
+            noise=[str(path) for path in noise or []],
             split=split,
             count=count,
             talkers=talkers,
@@ -67,4 +77,5 @@ def command(
             on_progress=lambda done, total: progress.update(task, completed=done, total=total),
             on_decoded=lambda done, total: progress.update(decoding, completed=done, total=total),
         )
-    print(f"{count} mixtures of {talkers} talkers at {rate} Hz: {output}")
+    what = "one talker in noise" if noise else f"{talkers} talkers"
+    print(f"{count} mixtures of {what} at {rate} Hz: {output}")

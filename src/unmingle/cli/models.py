@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from unmingle.cli.options import Json
+
+if TYPE_CHECKING:
+    from unmingle.systems import System
 
 app = typer.Typer(help="List the models in the package, or show the card of one.", rich_markup_mode=None)
 
@@ -53,9 +56,15 @@ def _describe(name: str) -> dict[str, Any]:
         "task": facts.task,
         "rate": f"{system.sample_rate} Hz",
         "talkers": system.talkers,
-        "parameters": f"{system.parameter_count() / 1e6:.2f} M",
-        "arithmetic": f"{system.multiply_accumulates(1.0) / 1e9:.2f} GMAC per second of audio",
+        "parameters": _parameters(system),
+        "arithmetic": f"{system.multiply_accumulates(1.0) / 1e9:.3f} GMAC per second of audio",
         "data": facts.data,
         "score": facts.score,
         "licence": facts.licence,
     }
+
+
+def _parameters(system: System) -> str:
+    learned, active = system.parameter_count(), system.active_parameter_count()
+    text = f"{learned / 1e6:.2f} M"
+    return text if learned == active else f"{text}, of which {active / 1e6:.2f} M work on one recording"

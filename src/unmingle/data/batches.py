@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, Protocol
+from collections.abc import Iterator, Sequence
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from unmingle.audio import Samples
 from unmingle.batch import MixtureBatch
-from unmingle.data.mixing import active_sources
+from unmingle.data.mixing import Example, active_sources, gender_index
 from unmingle.errors import UnmingleError
 
 
@@ -21,11 +20,8 @@ class MixtureSource(Protocol):
     sample_rate: int
     seed: int
 
-    def crop(self, index: int, samples: int) -> Any:
-        """All that is random about crop ``index``."""
-
-    def render(self, plan: Any) -> Samples:
-        """Its sources ``(talkers, samples)``."""
+    def example(self, index: int, samples: int) -> Example:
+        """Crop ``index`` of the run, of a fixed length."""
 
 
 class Crops(Dataset[MixtureBatch]):
@@ -64,8 +60,7 @@ class Crops(Dataset[MixtureBatch]):
             raise IndexError(index)
         start = (self._first + index) * self._batch_size
         numbers = range(start + self._rank, start + self._batch_size, self._world_size)
-        sources = np.stack([self._mixer.render(self._mixer.crop(k, self._samples)) for k in numbers])
-        return as_batch(sources)
+        return as_batch([self._mixer.example(k, self._samples) for k in numbers])
 
 
 class _Answers(Dataset[MixtureBatch | UnmingleError]):
@@ -84,12 +79,15 @@ class _Answers(Dataset[MixtureBatch | UnmingleError]):
             return UnmingleError(str(error))
 
 
-def as_batch(sources: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> MixtureBatch:
-    """Sources ``(batch, sources, samples)`` and their sum as a batch."""
+def as_batch(examples: Sequence[Example]) -> MixtureBatch:
+    """Examples of one length and one number of sources as a batch."""
+    snrs = [example.snr for example in examples if example.snr is not None]
     return MixtureBatch(
-        mixture=torch.from_numpy(sources.sum(axis=1)),
-        sources=torch.from_numpy(sources),
-        active=torch.from_numpy(np.stack([active_sources(each) for each in sources])),
+        mixture=torch.from_numpy(np.stack([example.mixture for example in examples])),
+        sources=torch.from_numpy(np.stack([example.sources for example in examples])),
+        active=torch.from_numpy(np.stack([active_sources(example) for example in examples])),
+        snr=torch.tensor(snrs) if len(snrs) == len(examples) else None,
+        gender=torch.tensor([gender_index(example) for example in examples]),
     )
 
 

@@ -55,6 +55,36 @@ def read_corpora(sources: Sequence[Path | str], split: str | None = None) -> lis
     return kept
 
 
+def read_noise(sources: Sequence[Path | str], split: str | None = None) -> list[Utterance]:
+    """Read corpora of noise: manifests, folders with ``noise.csv``, or any folders of audio files.
+
+    The class of a recording stands in place of the speaker. Without a column ``split``, or without a
+    manifest, a recording's split depends on its name alone.
+
+    Raises:
+        UnmingleError: a source is missing or malformed, or nothing is left in the split.
+    """
+    recordings: list[Utterance] = []
+    for source in map(Path, sources):
+        if not source.exists():
+            raise UnmingleError(f"The noise {source} does not exist.")
+        manifest = source if source.is_file() else source / "noise.csv"
+        if manifest.is_file():
+            recordings += _read_manifest(manifest, "class")
+        elif not (source / "speech.csv").is_file():
+            recordings += [
+                Utterance(path, source.name, path.parent.name, "unknown", _split_of(path.name))
+                for path in sorted(source.rglob("*"))
+                if path.suffix.lower() in AUDIO_SUFFIXES
+            ]
+    kept = [recording for recording in recordings if split is None or recording.split == split]
+    if not kept:
+        names = ", ".join(str(source) for source in sources)
+        where = f"the {split} split of " if split else ""
+        raise UnmingleError(f"There is no noise in {where}{names}; it needs noise.csv, or audio files.")
+    return kept
+
+
 def by_speaker(utterances: Sequence[Utterance]) -> dict[str, dict[str, list[int]]]:
     """Indices of ``utterances``, grouped as ``{corpus: {speaker: [index, ...]}}``."""
     grouped: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
@@ -72,7 +102,7 @@ def _read_corpus(source: Path) -> list[Utterance]:
     return _read_manifest(manifest) if manifest.is_file() else _read_speaker_folders(source)
 
 
-def _read_manifest(manifest: Path) -> list[Utterance]:
+def _read_manifest(manifest: Path, speaker: str = "speaker") -> list[Utterance]:
     try:
         with manifest.open(newline="", encoding="utf-8") as file:
             reader = csv.DictReader(file)
@@ -80,18 +110,18 @@ def _read_manifest(manifest: Path) -> list[Utterance]:
             columns = set(reader.fieldnames or ())
     except (UnicodeDecodeError, csv.Error) as error:
         raise UnmingleError(f"The manifest {manifest} is not a UTF-8 CSV file ({error}).") from error
-    missing = {"path", "speaker"} - columns
-    if not missing and any(not row["path"] or not row["speaker"] for row in rows):
-        raise UnmingleError(f"The manifest {manifest} has a row without path or speaker; complete it.")
+    missing = {"path", speaker} - columns
+    if not missing and any(not row["path"] or not row[speaker] for row in rows):
+        raise UnmingleError(f"The manifest {manifest} has a row without path or {speaker}; complete it.")
     if missing:
         raise UnmingleError(f"The manifest {manifest} lacks the column {' and '.join(sorted(missing))}.")
     return [
         Utterance(
             path=manifest.parent / row["path"],
             corpus=row.get("corpus") or manifest.parent.name,
-            speaker=row["speaker"],
+            speaker=row[speaker],
             gender=_gender(row.get("gender")),
-            split=row.get("split") or _split_of(row["speaker"]),
+            split=row.get("split") or _split_of(row[speaker] if speaker == "speaker" else row["path"]),
             license=row.get("license") or "unknown",
             text=row.get("text") or "",
         )

@@ -13,10 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from unmingle.audio import Samples, resample
+from unmingle.audio import Samples, active_level, resample
+from unmingle.batch import GENDERS
 from unmingle.config import Config
 from unmingle.data.cache import DecodedSpeech
 from unmingle.data.corpora import Utterance, by_speaker
+from unmingle.data.noise import NoiseConfig, NoiseMaker
 from unmingle.errors import UnmingleError
 
 ACTIVE_LEVEL = 0.056
@@ -24,6 +26,8 @@ ACTIVE_LEVEL = 0.056
 _SPEED_STEPS = 40
 """Speeds are multiples of 1/40: a small set of resampling ratios, each a ratio of small integers."""
 _PAUSE_SECONDS = (0.1, 0.5)
+_QUIETEST_LEVEL = 0.1 * ACTIVE_LEVEL
+"""Noise is not lowered further with speech that hardly is any."""
 
 
 class MixingConfig(Config):
@@ -43,6 +47,8 @@ class MixingConfig(Config):
     """Share of mixtures in which all talkers but the first speak only for a part of the time."""
     lone: float = Field(0.0, ge=0.0, le=1.0)
     """Share of mixtures in which the first talker alone speaks."""
+    noise: NoiseConfig | None = None
+    """Noise beside the talkers; none if not given."""
 
     @model_validator(mode="after")
     def _ranges(self) -> MixingConfig:
@@ -87,6 +93,28 @@ class MixturePlan:
     samples: int
 
 
+@dataclass(frozen=True)
+class Example:
+    """One mixture with what is known of it."""
+
+    sources: Samples
+    """``(talkers, samples)``."""
+    noise: Samples | None = None
+    """``(samples,)``: what the mixture holds beside the sources."""
+    snr: float | None = None
+    """Active level of the talkers over the level of the noise, in dB."""
+    gender: str = "unknown"
+    """Of the first talker."""
+    noise_name: str = ""
+    """What the noise is."""
+
+    @property
+    def mixture(self) -> Samples:
+        """``(samples,)``."""
+        total: Samples = self.sources.sum(axis=0)
+        return total if self.noise is None else total + self.noise
+
+
 class Mixer:
     """Draws and renders mixtures of decoded speech.
 
@@ -96,6 +124,7 @@ class Mixer:
         sample_rate: of the decoded speech, in hertz.
         config: how to mix.
         seed: of the run.
+        noise: makes the noise, where the config wants some.
     """
 
     def __init__(
@@ -105,9 +134,10 @@ class Mixer:
         sample_rate: int,
         config: MixingConfig,
         seed: int,
+        noise: NoiseMaker | None = None,
     ) -> None:
         self.config, self.seed, self.sample_rate = config, seed, sample_rate
-        self._speech = speech
+        self._speech, self._noise, self._utterances = speech, noise, utterances
         self._speakers = by_speaker(utterances)
         unknown = set(config.corpus_weights) - set(self._speakers)
         if unknown:
@@ -129,6 +159,35 @@ class Mixer:
         )
         if total < config.talkers:
             raise UnmingleError(f"{config.talkers} talkers are to be mixed, but the data has {total}.")
+
+    def example(self, index: int, samples: int) -> Example:
+        """Mixture ``index`` as a crop of a fixed length, for training, with noise if there is any."""
+        return self.add_noise(index, self.crop(index, samples), crop=True)
+
+    def add_noise(self, index: int, plan: MixturePlan, *, crop: bool = False) -> Example:
+        """Render mixture ``index`` by its plan, and add its noise if the config wants some.
+
+        The level of the noise counts against the active level of the sources' sum. In some crops,
+        if the config says so, nobody talks.
+        """
+        sources = self.render(plan)
+        # Drawn from a generator of their own, so that noise changes nothing about the speech.
+        rng = np.random.default_rng([self.seed, index, 1])
+        first = plan.voices[0].segments
+        gender = self._utterances[first[0].utterance].gender if first else "unknown"
+        if self._noise is None:
+            return Example(sources, gender=gender)
+        config = self._noise.config
+        snr = float(rng.choice(config.snr_levels) + rng.uniform(-1.0, 1.0) * config.snr_spread)
+        noise, name = self._noise.draw(rng, plan.samples)
+        level = max(active_level(sources.sum(axis=0), self.sample_rate), _QUIETEST_LEVEL)
+        noise = noise * np.float32(level * 10 ** (-snr / 20))
+        if crop and rng.random() < config.noise_only:
+            sources = np.zeros_like(sources)
+        peak = float(np.abs(sources.sum(axis=0) + noise).max(initial=0.0))
+        if peak > 0.95:
+            sources, noise = sources * np.float32(0.95 / peak), noise * np.float32(0.95 / peak)
+        return Example(sources, noise, snr, gender, name)
 
     def crop(self, index: int, samples: int) -> MixturePlan:
         """Plan of mixture ``index`` as a crop of a fixed length, for training."""
@@ -249,8 +308,13 @@ class Mixer:
         return tuple(segments)
 
 
-def active_sources(sources: Samples) -> NDArray[np.bool_]:
-    """Which of ``(talkers, samples)`` talk: those within 40 dB of the mixture's energy."""
-    energy = np.square(sources).sum(axis=-1)
-    active: NDArray[np.bool_] = energy > 1e-4 * max(float(np.square(sources.sum(axis=0)).sum()), 1e-12)
+def active_sources(example: Example) -> NDArray[np.bool_]:
+    """Which of ``(talkers,)`` talk: those within 40 dB of the mixture's energy."""
+    energy = np.square(example.sources).sum(axis=-1)
+    active: NDArray[np.bool_] = energy > 1e-4 * max(float(np.square(example.mixture).sum()), 1e-12)
     return active
+
+
+def gender_index(example: Example) -> int:
+    """The place of the first talker's gender among :data:`~unmingle.batch.GENDERS`."""
+    return GENDERS.index(example.gender)

@@ -4,7 +4,10 @@
     DIR/mixtures.csv   one row a mixture: sources, talkers, genders, gains, SNR, seconds
     DIR/recipe.json    how the folder was made
 
-LibriMix's ``mix_clean/`` is read too, where there is no ``mix/``.
+LibriMix's ``mix_clean/`` is read too, where there is no ``mix/``. One talker in noise is a folder of the layout
+that users of VoiceBank-DEMAND know, whose names ``noisy_testset_wav/``, ``clean_testset_wav/`` are read too:
+
+    DIR/noisy/NAME.wav   DIR/clean/NAME.wav   DIR/noise/NAME.wav
 """
 
 from __future__ import annotations
@@ -24,8 +27,9 @@ from pydantic import Field, model_validator
 from unmingle.audio import Samples, read_audio, replace_files, write_audio
 from unmingle.config import Config
 from unmingle.data.cache import decode
-from unmingle.data.corpora import Utterance, read_corpora
+from unmingle.data.corpora import Utterance, read_corpora, read_noise
 from unmingle.data.mixing import Mixer, MixingConfig, MixturePlan
+from unmingle.data.noise import NoiseConfig, NoiseMaker
 from unmingle.errors import UnmingleError
 
 
@@ -33,6 +37,8 @@ class MixtureFolderConfig(Config):
     """How a folder of mixtures is made."""
 
     corpora: list[str]
+    noise: list[str] = []
+    """Corpora of noise; with one talker, ``snr`` is then that of the talker over the noise."""
     split: str | None = None
     count: int = Field(ge=1)
     talkers: int = Field(2, ge=1, le=16)
@@ -45,7 +51,18 @@ class MixtureFolderConfig(Config):
     def _ranges(self) -> MixtureFolderConfig:
         if self.snr[0] > self.snr[1]:
             raise ValueError(f"snr must be low and high, got {self.snr[0]:g} and {self.snr[1]:g}")
+        if self.noise and self.talkers != 1:
+            raise ValueError("noise goes with one talker")
         return self
+
+    @property
+    def mixing(self) -> MixingConfig:
+        """What the mixer is told."""
+        if not self.noise:
+            return MixingConfig(talkers=self.talkers, snr=self.snr)
+        low, high = self.snr
+        noise = NoiseConfig(snr_levels=[(low + high) / 2], snr_spread=(high - low) / 2)
+        return MixingConfig(talkers=1, noise=noise)
 
 
 @dataclass(frozen=True)
@@ -57,6 +74,8 @@ class MixtureItem:
     sources: tuple[Path, ...]
     details: dict[str, str]
     """Its row of ``mixtures.csv``, or empty."""
+    noisy: bool = False
+    """One talker in noise."""
 
     @property
     def gender_pair(self) -> str:
@@ -82,9 +101,14 @@ def write_mixture_folder(
     if folder.exists() and any(folder.iterdir()):
         raise UnmingleError(f"{folder} is not empty; name another folder.")
     utterances = read_corpora(config.corpora, config.split)
-    mixing = MixingConfig(talkers=config.talkers, snr=config.snr)
+    mixing = config.mixing
+    recordings = read_noise(config.noise, config.split) if config.noise else []
     speech = decode(utterances, config.sample_rate, cache, on_decoded)
-    mixer = Mixer(utterances, speech, config.sample_rate, mixing, config.seed)
+    noise = None
+    if mixing.noise is not None:
+        decoded = decode(recordings, config.sample_rate, cache, on_decoded)
+        noise = NoiseMaker(recordings, decoded, speech, config.sample_rate, mixing.noise)
+    mixer = Mixer(utterances, speech, config.sample_rate, mixing, config.seed, noise)
     partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
     try:
         _write(partial, config, mixer, utterances, on_progress)
@@ -107,13 +131,20 @@ def _write(
     rows = []
     for index in range(config.count):
         plan = mixer.whole(index, config.mode)
-        sources = mixer.render(plan)
+        example = mixer.add_noise(index, plan)
         name = _name(index, plan, utterances)
         # The mixture is the sum of the sources as written, in float: no rounding between them.
-        write_audio(folder / "mix" / f"{name}.wav", sources.sum(axis=0), config.sample_rate)
-        for number, source in enumerate(sources, start=1):
-            write_audio(folder / f"s{number}" / f"{name}.wav", source, config.sample_rate)
-        rows.append(_row(name, plan, utterances, config.sample_rate))
+        parts = {f"s{number}": source for number, source in enumerate(example.sources, start=1)}
+        if example.noise is None:
+            parts["mix"] = example.mixture
+        else:
+            parts = {"noisy": example.mixture, "clean": parts["s1"], "noise": example.noise}
+        for part, audio in parts.items():
+            write_audio(folder / part / f"{name}.wav", audio, config.sample_rate)
+        row = _row(name, plan, utterances, config.sample_rate)
+        if example.snr is not None:
+            row |= {"snr_db": f"{example.snr:.4f}", "noise": example.noise_name}
+        rows.append(row)
         if on_progress:
             on_progress(index + 1, config.count)
     text = io.StringIO()
@@ -154,7 +185,8 @@ def read_mixture_folder(folder: Path) -> list[MixtureItem]:
     """The mixtures of a folder with their references, by name.
 
     Raises:
-        UnmingleError: it has no ``mix/`` (or ``mix_clean/``), no ``s1/``, or a reference is missing.
+        UnmingleError: it has no ``mix/`` (or ``mix_clean/``) and ``s1/``, no ``noisy/`` and ``clean/``,
+            or a reference is missing.
     """
     if not folder.is_dir():
         raise UnmingleError(f"The folder {folder} does not exist.")
@@ -162,9 +194,13 @@ def read_mixture_folder(folder: Path) -> list[MixtureItem]:
     source_folders: list[Path] = []
     while (path := folder / f"s{len(source_folders) + 1}").is_dir():
         source_folders.append(path)
+    noisy = _noisy_folders(folder) if mixes is None else None
+    if noisy is not None:
+        mixes, source_folders = noisy[0], [noisy[1]]
     if mixes is None or not source_folders:
         raise UnmingleError(
-            f"{folder} needs the folders mix/ (or mix_clean/), s1/, s2/ ... with equal file names."
+            f"{folder} needs the folders mix/ (or mix_clean/), s1/, s2/ ..., or noisy/ and clean/, "
+            "with equal file names."
         )
     details = _read_details(folder / "mixtures.csv")
     items = []
@@ -177,10 +213,21 @@ def read_mixture_folder(folder: Path) -> list[MixtureItem]:
             raise UnmingleError(
                 f"{mixture} has no reference {missing[0]}; every folder needs equal file names."
             )
-        items.append(MixtureItem(mixture.stem, mixture, sources, details.get(mixture.stem, {})))
+        items.append(
+            MixtureItem(mixture.stem, mixture, sources, details.get(mixture.stem, {}), noisy is not None)
+        )
     if not items:
         raise UnmingleError(f"{mixes} is empty; there is nothing to score.")
     return items
+
+
+def _noisy_folders(folder: Path) -> tuple[Path, Path] | None:
+    """``noisy...`` and the ``clean...`` of the same name, if there are such folders."""
+    for noisy in sorted(folder.glob("noisy*")):
+        clean = folder / noisy.name.replace("noisy", "clean", 1)
+        if noisy.is_dir() and clean.is_dir():
+            return noisy, clean
+    return None
 
 
 def _read_details(path: Path) -> dict[str, dict[str, str]]:

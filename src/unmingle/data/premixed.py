@@ -7,8 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from unmingle.audio import Samples
+from unmingle.audio import active_level
+from unmingle.data.mixing import Example
 from unmingle.data.mixture_folders import read_item, read_mixture_folder
+from unmingle.data.noise import noise_level
 from unmingle.errors import UnmingleError
 
 _SPLITS = {
@@ -72,20 +74,30 @@ class PremixedMixtures:
         rng = np.random.default_rng([self.seed, index])
         return PremixedPlan(int(rng.integers(len(self._items))), float(rng.random()), samples)
 
-    def render(self, plan: PremixedPlan) -> Samples:
+    def example(self, index: int, samples: int) -> Example:
+        """Crop ``index``, of a fixed length; noise is what the mixture holds beside its sources."""
+        return self.render(self.crop(index, samples))
+
+    def render(self, plan: PremixedPlan) -> Example:
         """Sources ``(talkers, samples)``; a mixture shorter than the crop is followed by silence.
 
         Raises:
             UnmingleError: a file is damaged, or has another sample rate.
         """
         item = self._items[plan.item]
-        _, sources, rate = read_item(item)
+        mixture, sources, rate = read_item(item)
         if rate != self.sample_rate:
             raise UnmingleError(
                 f"{item.mixture} has {rate} Hz, the recipe {self.sample_rate} Hz; name the folder of that rate."
             )
         start = int(plan.position * (max(0, sources.shape[1] - plan.samples) + 1))
-        cut = sources[:, start : start + plan.samples]
+        stop = start + plan.samples
+        cut, rest = sources[:, start:stop], (mixture - sources.sum(axis=0))[start:stop]
         rendered = np.zeros((self._talkers, plan.samples), dtype=np.float32)
         rendered[: len(cut), : cut.shape[1]] = cut
-        return rendered
+        if noise_level(rest) <= 1e-3 * noise_level(mixture):  # What rounding left.
+            return Example(rendered)
+        noise = np.zeros(plan.samples, dtype=np.float32)
+        noise[: len(rest)] = rest
+        speech_level = active_level(cut.sum(axis=0), self.sample_rate)
+        return Example(rendered, noise, 20 * float(np.log10(max(speech_level, 1e-9) / noise_level(rest))))

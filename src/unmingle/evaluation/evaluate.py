@@ -21,15 +21,18 @@ from unmingle import __version__
 from unmingle.audio import Samples, replace_files, resample
 from unmingle.data.mixture_folders import MixtureItem, read_item, read_mixture_folder
 from unmingle.errors import UnmingleError
-from unmingle.evaluation.scores import DEFINITIONS, available_metrics, check_metrics, score_mixture
+from unmingle.evaluation.scores import DEFINITIONS, check_metrics, default_metrics, score_mixture
 from unmingle.evaluation.summary import MixtureScores, summarize
-from unmingle.models import file_hash
-from unmingle.separation import load
+from unmingle.models import file_hash, find_model, load_system
+from unmingle.separation.offline import pick_device
 from unmingle.systems import MaskingSystem
 from unmingle.systems.oracle import Oracle
 
 Estimator = Callable[[Samples, Samples, int], Samples]
 """Mixture ``(samples,)``, references ``(sources, samples)`` and rate, to estimates ``(sources, samples)``."""
+
+_ROUNDING = 1e-5
+"""What a mixture holds beside its sources counts as noise from this share of its energy on."""
 
 
 @dataclass(frozen=True)
@@ -51,10 +54,19 @@ def oracle_candidate(name: str) -> Candidate:
     Oracle(name, 8000)  # An unknown name is an error now, not at the first mixture.
 
     def estimate(mixture: Samples, sources: Samples, rate: int) -> Samples:
-        separated = Oracle(name, rate).separate(
-            torch.from_numpy(mixture).unsqueeze(0), torch.from_numpy(sources).unsqueeze(0)
+        # What the sources leave of the mixture is noise, and gets a mask of its own.
+        rest = (mixture - sources.sum(axis=0))[None]
+        parts = (
+            np.concatenate([sources, rest])
+            if np.square(rest).sum() > _ROUNDING * np.square(mixture).sum()
+            else sources
         )
-        array: Samples = separated[0].numpy()
+        if len(parts) < 2:
+            raise UnmingleError("An oracle mask needs two sources, or one and noise; there is one source.")
+        separated = Oracle(name, rate).separate(
+            torch.from_numpy(mixture).unsqueeze(0), torch.from_numpy(parts).unsqueeze(0)
+        )
+        array: Samples = separated[0, : len(sources)].numpy()
         return array
 
     return Candidate(f"oracle-{name}", estimate, {"stft": "32 ms square root of Hann, every 8 ms"})
@@ -68,9 +80,8 @@ def model_candidate(
     ``changes`` of its config as in :func:`unmingle.models.load_system`; ``formation: oracle`` forms
     attractors from the references, as the "ideal" rows of the papers do.
     """
-    separator = load(model, device, changes)
-    system = separator.system
-    where = next(system.parameters()).device
+    path, where = find_model(model), pick_device(device)
+    system = load_system(path, where, changes)
 
     def to_model(audio: Samples, rate: int) -> torch.Tensor:
         heard = np.ascontiguousarray(resample(audio, rate, system.sample_rate))
@@ -88,15 +99,30 @@ def model_candidate(
         return fitted
 
     details: dict[str, Any] = {
-        "model": separator.name,
-        "sha256": file_hash(separator.path),
+        "model": path.stem,
+        "sha256": file_hash(path),
         "rate": system.sample_rate,
     }
-    name = separator.name
+    name = path.stem
     if changes:
         details["changes"] = dict(changes)
         name += "-" + "-".join(f"{key}-{value}" for key, value in changes.items())
     return Candidate(name, estimate, details)
+
+
+def check_task(folder: Path, task: str | None) -> str:
+    """The task that a folder is for, ``separate`` or ``denoise``, by its layout.
+
+    Raises:
+        UnmingleError: it is not for the ``task`` that was asked for, or there is no such task.
+    """
+    if task not in (None, "separate", "denoise"):
+        raise UnmingleError(f"There is no task {task!r}; choose separate or denoise.")
+    found = "denoise" if read_mixture_folder(folder)[0].noisy else "separate"
+    if task not in (None, found):
+        needed = "noisy/ and clean/" if task == "denoise" else "mix/, s1/, s2/ ..."
+        raise UnmingleError(f"{folder} is not for --task {task}, which needs the folders {needed}.")
+    return found
 
 
 def evaluate_folder(
@@ -113,10 +139,9 @@ def evaluate_folder(
     Raises:
         UnmingleError: the folder is malformed, or a file in it cannot be read.
     """
-    metrics = check_metrics(metrics or available_metrics())
     items = read_mixture_folder(folder)
-    if candidate.name.startswith("oracle") and len(items[0].sources) < 2:
-        raise UnmingleError(f"{folder} has one source a mixture; an oracle mask needs at least two.")
+    task = "denoise" if items[0].noisy else "separate"
+    metrics = check_metrics(metrics or default_metrics(task))
     scores, work = [], 0.0
     for number, item in enumerate(items, start=1):
         mixture, sources, rate = read_item(item)
@@ -156,6 +181,9 @@ def evaluate_folder(
 def _groups(item: MixtureItem) -> dict[str, str]:
     if not item.details:
         return {}
+    if item.noisy:
+        level = 5 * round(float(item.details.get("snr_db", "nan")) / 5)
+        return {"snr": f"{level:+d} dB", "noise": item.details.get("noise", "unknown").split("/")[0]}
     corpora = sorted({value for key, value in item.details.items() if key.startswith("corpus_")})
     return {"genders": item.gender_pair, "corpora": " + ".join(corpora)}
 

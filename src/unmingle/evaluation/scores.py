@@ -15,6 +15,7 @@ import torch
 
 from unmingle.audio import Samples
 from unmingle.errors import UnmingleError
+from unmingle.evaluation.dnsmos import dnsmos
 from unmingle.metrics import magnitude_snr, si_sdr
 from unmingle.scoring import best_permutation, pairwise_si_sdr
 
@@ -24,13 +25,24 @@ DEFINITIONS = {
     "magnitude_snr": "SNR of magnitude spectrograms in dB, Isik et al. 2016",
     "pesq": "PESQ MOS-LQO, ITU-T P.862: narrow band below 16 kHz, wide band at 16 kHz",
     "stoi": "short-time objective intelligibility, Taal et al. 2011",
+    "dnsmos": "DNSMOS P.835 overall rating at 16 kHz, Reddy et al. 2022; no reference needed",
 }
+_PACKAGES = {"pesq": ("pesq",), "stoi": ("pystoi",), "dnsmos": ("speechmos", "onnxruntime")}
+TASK_METRICS = {
+    "separate": ["si_sdr", "sdr", "magnitude_snr", "pesq", "stoi"],
+    "denoise": ["si_sdr", "pesq", "stoi", "dnsmos"],
+}
+"""What is scored if nothing is said."""
 
 
 def available_metrics() -> list[str]:
-    """SI-SDR, BSS-eval SDR and magnitude SNR always; PESQ and STOI where their packages are installed."""
-    metrics = ["si_sdr", "sdr", "magnitude_snr"]
-    return metrics + [name for name, module in (("pesq", "pesq"), ("stoi", "pystoi")) if find_spec(module)]
+    """SI-SDR, BSS-eval SDR and magnitude SNR always; the others where their packages are installed."""
+    return [name for name in DEFINITIONS if all(map(find_spec, _PACKAGES.get(name, ())))]
+
+
+def default_metrics(task: str) -> list[str]:
+    """Those of a task that are available."""
+    return [name for name in TASK_METRICS[task] if name in available_metrics()]
 
 
 def check_metrics(names: Sequence[str]) -> list[str]:
@@ -90,6 +102,8 @@ def _values(metric: str, references: Samples, estimates: Samples, sample_rate: i
         return _bss_eval_sdr(references, estimates)
     if metric == "magnitude_snr":
         return [float(v) for v in magnitude_snr(_tensor(estimates), _tensor(references), sample_rate)]
+    if metric == "dnsmos":
+        return [dnsmos(estimate, sample_rate) for estimate in estimates]
     pairs = zip(references, estimates, strict=True)
     if metric == "pesq":
         return [_pesq(reference, estimate, sample_rate) for reference, estimate in pairs]

@@ -2,6 +2,7 @@
 
 from unmingle.networks.blstm import Blstm, BlstmConfig, BlstmEmbedding, BlstmMasks
 from unmingle.networks.dilated_cnn import DilatedCnnConfig, DilatedCnnEmbedding
+from unmingle.networks.lstm import Lstm, LstmConfig, LstmState, mean_over_time
 from unmingle.networks.refiners import EnhancementNetwork, SecondStageNetwork
 from unmingle.networks.unit_norm import unit_norm
 
@@ -15,8 +16,12 @@ __all__ = [
     "EmbeddingNetwork",
     "EmbeddingNetworkConfig",
     "EnhancementNetwork",
+    "Lstm",
+    "LstmConfig",
+    "LstmState",
     "SecondStageNetwork",
     "build_embedding_network",
+    "mean_over_time",
     "unit_norm",
 ]
 

@@ -107,7 +107,7 @@ def separate_files(
     """
     wanted = separator.check_talkers(talkers)
     check_format(output.format, 48000, output.bits)
-    _check_template(output.name)
+    check_template(output.name, 2)
     taken = {os.path.realpath(path) for path in paths}
     results = []
     for path, stem in zip(paths, distinct_stems(paths), strict=True):
@@ -115,7 +115,7 @@ def separate_files(
         result = FileResult(str(path))
         try:
             # Where talkers are counted, there is room for as many as the model can find.
-            targets = _targets(stem, wanted or separator.talkers, output, taken)
+            targets = targets_of(stem, wanted or separator.talkers, output, taken)
             taken.update(os.path.realpath(target) for target in targets)
             _separate_file(path, targets, separator, output, channel, result, counted=wanted is None)
             result.real_time_factor = (time.perf_counter() - began) / result.seconds
@@ -234,20 +234,27 @@ def distinct_stems(paths: Sequence[Path]) -> list[str]:
     return stems
 
 
-def _check_template(name: str) -> None:
+def check_template(name: str, outputs: int) -> None:
+    """Refuse a template that gives one name to two outputs; with one output a file, {n} may be missing.
+
+    Raises:
+        UnmingleError: it does, or is no template.
+    """
+    fields = "{stem}" if outputs == 1 else "{stem} and {n}"
     try:
-        names = [name.format(stem=stem, n=n) for stem in ("first", "second") for n in (1, 2)]
+        names = [name.format(stem=stem, n=n) for stem in ("first", "second") for n in range(1, outputs + 1)]
     except (KeyError, IndexError, ValueError, AttributeError) as error:
-        raise UnmingleError(
-            f"The name {name!r} is not a template; use {{stem}} and {{n}}, as in '{{stem}}_talker{{n}}'."
-        ) from error
+        raise UnmingleError(f"The name {name!r} is not a template; use {fields}.") from error
     if len(set(names)) < len(names):
-        raise UnmingleError(
-            f"The name {name!r} needs {{stem}} and {{n}}, or outputs would overwrite each other."
-        )
+        raise UnmingleError(f"The name {name!r} needs {fields}, or outputs would overwrite each other.")
 
 
-def _targets(stem: str, talkers: int, output: Output, taken: set[str]) -> list[Path]:
+def targets_of(stem: str, talkers: int, output: Output, taken: set[str]) -> list[Path]:
+    """Where a recording's outputs go.
+
+    Raises:
+        UnmingleError: out of the output's folder, or onto a file in ``taken``.
+    """
     targets = [
         output.folder / f"{output.name.format(stem=stem, n=n)}.{output.format}" for n in range(1, talkers + 1)
     ]

@@ -17,7 +17,7 @@ from unmingle.errors import UnmingleError
 from unmingle.models import DEFAULT_MODEL, find_model, load_system
 from unmingle.separation.adding_up import frame_gains, share_residual
 from unmingle.separation.order import order_of_speaking
-from unmingle.systems import System
+from unmingle.systems import DenoisingSystem, System
 
 MOST_TALKERS = 16
 Talkers = int | Literal["auto"] | None
@@ -164,16 +164,30 @@ def load(
         changes: of its config, where no training is needed; see :func:`unmingle.models.load_system`.
 
     Raises:
-        UnmingleError: no such model, a damaged file, or no such device.
+        UnmingleError: no such model, a damaged file, a denoiser, or no such device.
+    """
+    where, path = pick_device(device), find_model(name)
+    system = load_system(path, where, changes)
+    if isinstance(system, DenoisingSystem):
+        raise UnmingleError(
+            f"{path.stem} cleans speech of noise; use `unmingle denoise`, or name a model that separates."
+        )
+    return Separator(system, path.stem, path)
+
+
+def pick_device(device: str) -> str:
+    """PyTorch's name of ``auto`` (a GPU if there is one), ``cpu`` or ``cuda``.
+
+    Raises:
+        UnmingleError: no such device.
     """
     if device not in ("auto", "cpu", "cuda"):
         raise UnmingleError(f"There is no device {device!r}; choose auto, cpu or cuda.")
     if device == "cuda" and not torch.cuda.is_available():
         raise UnmingleError("This machine has no CUDA device that PyTorch can use; choose cpu.")
     if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    path = find_model(name)
-    return Separator(load_system(path, device, changes), path.stem, path)
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return device
 
 
 def _as_batch(audio: NDArray[np.generic], sample_rate: int) -> Samples:

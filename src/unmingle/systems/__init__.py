@@ -5,15 +5,23 @@ from typing import Annotated
 from pydantic import Field
 
 from unmingle.systems.base import Estimates, MaskingSystem, Part, System, SystemConfig
+from unmingle.systems.denoiser import Denoiser, DenoiserConfig, DenoisingConfig, DenoisingSystem
 from unmingle.systems.embedding_separator import EmbeddingSeparator, EmbeddingSeparatorConfig
+from unmingle.systems.local_experts import LocalExperts, LocalExpertsConfig
 from unmingle.systems.mask_inference import MaskInference, MaskInferenceConfig
 from unmingle.systems.two_stage import TwoStage, TwoStageConfig
 
 __all__ = [
     "AnySystemConfig",
+    "Denoiser",
+    "DenoiserConfig",
+    "DenoisingConfig",
+    "DenoisingSystem",
     "EmbeddingSeparator",
     "EmbeddingSeparatorConfig",
     "Estimates",
+    "LocalExperts",
+    "LocalExpertsConfig",
     "MaskInference",
     "MaskInferenceConfig",
     "MaskingSystem",
@@ -26,7 +34,8 @@ __all__ = [
 ]
 
 AnySystemConfig = Annotated[
-    EmbeddingSeparatorConfig | MaskInferenceConfig | TwoStageConfig, Field(discriminator="kind")
+    EmbeddingSeparatorConfig | MaskInferenceConfig | TwoStageConfig | DenoiserConfig | LocalExpertsConfig,
+    Field(discriminator="kind"),
 ]
 
 
@@ -39,4 +48,8 @@ def build_system(config: SystemConfig) -> System:
             return MaskInference(config)
         case TwoStageConfig():
             return TwoStage(config)
+        case DenoiserConfig():
+            return Denoiser(config)
+        case LocalExpertsConfig():
+            return LocalExperts(config)
     raise TypeError(f"there is no system for {type(config).__name__}")

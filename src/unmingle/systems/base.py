@@ -17,8 +17,9 @@ from unmingle.errors import UnmingleError
 from unmingle.frontend import FrontEnd, Spectra, StftConfig
 from unmingle.masks import apply_masks
 
-Part = Literal["all", "first", "second"]
-"""What a stage of training trains, in systems of two stages."""
+Part = Literal["all", "first", "second", "apart"]
+"""What a stage of training trains: ``first`` and ``second`` in systems of two stages, ``apart`` in those
+of local experts, whose networks can be trained each on its own."""
 
 
 @dataclass
@@ -42,6 +43,8 @@ class System(nn.Module):
     """The largest number of talkers it was built for."""
     hop: int
     """Samples between frames."""
+    statistics_mixtures: int = 64
+    """Training mixtures that :meth:`fit` is given."""
 
     @property
     @abstractmethod
@@ -90,6 +93,10 @@ class System(nn.Module):
     def parameter_count(self) -> int:
         """Number of trained values."""
         return sum(parameter.numel() for parameter in self.parameters())
+
+    def active_parameter_count(self) -> int:
+        """Number of those that work on any one mixture."""
+        return self.parameter_count()
 
 
 class SystemConfig(Config):

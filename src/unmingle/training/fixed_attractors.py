@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from unmingle.attractors import FixedAttractors, mean_of_largest_cluster
@@ -38,7 +37,7 @@ def collect_fixed_attractors(
     sets = []
     for first in range(0, mixtures, _BATCH):
         numbers = range(first, min(first + _BATCH, mixtures))
-        batch = as_batch(np.stack([mixer.render(mixer.crop(k, samples)) for k in numbers])).to(device)
+        batch = as_batch([mixer.example(k, samples) for k in numbers]).to(device)
         points = system.oracle_attractors(batch)
         sets.append(points[batch.active.all(dim=1)])
     if not any(len(each) for each in sets):

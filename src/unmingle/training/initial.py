@@ -11,13 +11,23 @@ import torch
 from unmingle.data.batches import MixtureSource
 from unmingle.errors import UnmingleError
 from unmingle.models import find_model, load_system
-from unmingle.systems import MaskingSystem, System, TwoStage, build_system
+from unmingle.systems import Denoiser, LocalExperts, MaskingSystem, System, TwoStage, build_system
 from unmingle.training.recipe import Recipe
 
-_STATISTICS_MIXTURES = 64
 _OWN = ("formation.", "training_formation.", "log_scale")
 """Beginnings of names that may be new: a model may get other attractors than it was trained with."""
-_SAME = ("kind", "sample_rate", "stft", "network", "dimension", "unit_norm", "refiner")
+_SAME = (
+    "kind",
+    "sample_rate",
+    "stft",
+    "network",
+    "dimension",
+    "unit_norm",
+    "refiner",
+    "gate",
+    "latent",
+    "snr_levels",
+)
 """What must be the same in both configs, where they have it."""
 
 
@@ -25,8 +35,8 @@ def fresh_system(recipe: Recipe, mixer: MixtureSource) -> System:
     """A system with random weights and the statistics of the first training mixtures."""
     system = build_system(recipe.system)
     samples = round(recipe.stages[0].seconds * mixer.sample_rate)
-    crops = [mixer.render(mixer.crop(k, samples)) for k in range(_STATISTICS_MIXTURES)]
-    system.fit(torch.from_numpy(np.stack(crops).sum(axis=1)))
+    crops = [mixer.example(k, samples).mixture for k in range(system.statistics_mixtures)]
+    system.fit(torch.from_numpy(np.stack(crops)))
     return system
 
 
@@ -44,9 +54,29 @@ def system_from_model(recipe: Recipe, name: str | Path) -> System:
     if isinstance(system, TwoStage) and isinstance(donor, MaskingSystem) and not isinstance(donor, TwoStage):
         _take(system.first, donor, recipe, name)
         system.frontend.load_state_dict(donor.frontend.state_dict())
+    elif isinstance(system, LocalExperts) and isinstance(donor, Denoiser):
+        _share_out(system, donor, recipe, name)
     else:
         _take(system, donor, recipe, name)
     return system
+
+
+def _share_out(system: LocalExperts, donor: Denoiser, recipe: Recipe, name: str | Path) -> None:
+    """Every specialist begins with the generalist's weights."""
+    ours, theirs = system.config, donor.config
+    if (ours.network, ours.stft, ours.sample_rate) != (theirs.network, theirs.stft, theirs.sample_rate):
+        raise UnmingleError(
+            f"The model {name} has another network or front end than the specialists of {recipe.name}; "
+            "choose a model of the same sizes."
+        )
+    if ours.latent == "spectrum":
+        raise UnmingleError(
+            f"{recipe.name} divides by the spectrum, which the model {name} has no clusters of; "
+            "begin without --init-from."
+        )
+    system.frontend.load_state_dict(donor.frontend.state_dict())
+    for specialist in system.specialists:
+        specialist.load_state_dict(donor.network.state_dict())
 
 
 def _take(system: System, donor: System, recipe: Recipe, name: str | Path) -> None:

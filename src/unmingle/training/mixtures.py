@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from unmingle.audio import Samples
 from unmingle.data.batches import MixtureSource, as_batch
 from unmingle.data.cache import decode
-from unmingle.data.corpora import read_corpora
-from unmingle.data.mixing import Mixer, MixingConfig, active_sources
+from unmingle.data.corpora import read_corpora, read_noise
+from unmingle.data.mixing import Example, Mixer, MixingConfig, active_sources
+from unmingle.data.noise import MADE, NoiseMaker
 from unmingle.data.premixed import PremixedMixtures, is_premixed
 from unmingle.errors import UnmingleError
 from unmingle.scoring import best_permutation, pairwise_si_sdr
@@ -31,6 +32,9 @@ def prepare(recipe: Recipe, cache: Path | None, on_decoded: Callable[[int, int],
     for split in ("train", "valid"):
         if not any_premixed(recipe.data):
             decode(read_corpora(recipe.data, split), recipe.system.sample_rate, cache, on_decoded)
+            if recipe.mixing.noise is not None:
+                noise = read_noise(recipe.noise_data or recipe.data, split)
+                decode(noise, recipe.system.sample_rate, cache, on_decoded)
 
 
 def training_mixer(recipe: Recipe, cache: Path | None, stage: Stage | None = None) -> MixtureSource:
@@ -38,7 +42,9 @@ def training_mixer(recipe: Recipe, cache: Path | None, stage: Stage | None = Non
     mixing = recipe.mixing
     if stage is not None and stage.fewest_talkers is not None:
         mixing = mixing.model_copy(update={"fewest_talkers": stage.fewest_talkers})
-    return open_mixtures(recipe.data, "train", recipe.system.sample_rate, mixing, recipe.seed, cache)
+    return open_mixtures(
+        recipe.data, "train", recipe.system.sample_rate, mixing, recipe.seed, cache, recipe.noise_data
+    )
 
 
 def validation_mixer(recipe: Recipe, cache: Path | None) -> MixtureSource:
@@ -49,6 +55,11 @@ def validation_mixer(recipe: Recipe, cache: Path | None) -> MixtureSource:
         names = {utterance.corpus for utterance in read_corpora(recipe.data, "valid")}
         weights = {name: weight for name, weight in weights.items() if name in names}
     fewest = recipe.mixing.fewest_talkers
+    noise = recipe.mixing.noise
+    noise_weights = {}
+    if noise is not None and noise.weights:
+        there = {each.corpus for each in read_noise(recipe.noise_data or recipe.data, "valid")}
+        noise_weights = {name: w for name, w in noise.weights.items() if name in {*there, *MADE}}
     changes = {
         "speed": (1.0, 1.0),
         "partial_overlap": 0.0,
@@ -56,17 +67,32 @@ def validation_mixer(recipe: Recipe, cache: Path | None) -> MixtureSource:
         # A lone talker's mixture cannot be improved.
         "fewest_talkers": fewest and max(2, fewest),
         "corpus_weights": weights,
+        "noise": noise and noise.model_copy(update={"noise_only": 0.0, "weights": noise_weights}),
     }
     mixing = recipe.mixing.model_copy(update=changes)
     return open_mixtures(
-        recipe.data, "valid", recipe.system.sample_rate, mixing, recipe.validation.seed, cache
+        recipe.data,
+        "valid",
+        recipe.system.sample_rate,
+        mixing,
+        recipe.validation.seed,
+        cache,
+        recipe.noise_data,
     )
 
 
 def open_mixtures(
-    data: Sequence[str], split: str, sample_rate: int, mixing: MixingConfig, seed: int, cache: Path | None
+    data: Sequence[str],
+    split: str,
+    sample_rate: int,
+    mixing: MixingConfig,
+    seed: int,
+    cache: Path | None,
+    noise_data: Sequence[str] = (),
 ) -> MixtureSource:
     """Mixtures of a split: drawn from corpora, or from a folder of mixtures that were made before.
+
+    Where ``mixing`` wants noise, it comes from ``noise_data``, or from the corpora if that is empty.
 
     Raises:
         UnmingleError: the data is missing or malformed.
@@ -74,7 +100,12 @@ def open_mixtures(
     if any_premixed(data):
         return PremixedMixtures(Path(data[0]), split, sample_rate, mixing.talkers, seed)
     utterances = read_corpora(data, split)
-    return Mixer(utterances, decode(utterances, sample_rate, cache), sample_rate, mixing, seed)
+    speech, noise = decode(utterances, sample_rate, cache), None
+    if mixing.noise is not None:
+        recordings = read_noise(noise_data or data, split)
+        decoded = decode(recordings, sample_rate, cache)
+        noise = NoiseMaker(recordings, decoded, speech, sample_rate, mixing.noise)
+    return Mixer(utterances, speech, sample_rate, mixing, seed, noise)
 
 
 def any_premixed(data: Sequence[str]) -> bool:
@@ -96,15 +127,15 @@ class Validation:
         mixer = validation_mixer(recipe, cache)
         samples = round(recipe.validation.seconds * mixer.sample_rate)
         mine = range(rank, recipe.validation.count, world_size)
-        groups: dict[int, list[Samples]] = {}
+        groups: dict[int, list[Example]] = {}
         for index in mine:
-            sources = mixer.render(mixer.crop(index, samples))
-            active = active_sources(sources)
+            example = mixer.example(index, samples)
+            active = active_sources(example)
             # Talkers first, silence after them.
-            ordered = np.concatenate([sources[active], sources[~active]])
-            groups.setdefault(int(active.sum()), []).append(ordered)
+            ordered = np.concatenate([example.sources[active], example.sources[~active]])
+            groups.setdefault(int(active.sum()), []).append(replace(example, sources=ordered))
         self._batches = [
-            (number, as_batch(np.stack(group[k : k + _BATCH])))
+            (number, as_batch(group[k : k + _BATCH]))
             for number, group in groups.items()
             for k in range(0, len(group), _BATCH)
         ]
@@ -112,7 +143,7 @@ class Validation:
     def sums(self, system: System, device: torch.device) -> torch.Tensor:
         """SI-SDR improvement in dB, mixtures of it, loss, mixtures of it; sums over mixtures: ``(4,)``.
 
-        The system is told how many talkers there are; with fewer than two there is nothing to improve.
+        The system is told how many talkers there are; a lone talker without noise cannot be improved.
         Before the second part of a system of two is trained, the first part alone is scored.
         """
         system.eval()
@@ -121,7 +152,7 @@ class Validation:
             with torch.no_grad():
                 loss = float(system.loss(batch.to(device))["loss"])
             sums += torch.tensor([0.0, 0.0, loss * len(batch.mixture), float(len(batch.mixture))])
-            if number < 2:
+            if number < (2 if batch.snr is None else 1):
                 continue
             references = batch.sources[:, :number]
             separated = system.trained_system().separate(batch.mixture.to(device), number)

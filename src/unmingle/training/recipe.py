@@ -13,7 +13,15 @@ from unmingle.config import Config
 from unmingle.data.mixing import MixingConfig
 from unmingle.errors import UnmingleError
 from unmingle.models import ModelFacts
-from unmingle.systems import AnySystemConfig, EmbeddingSeparatorConfig, Part, SystemConfig, TwoStageConfig
+from unmingle.systems import (
+    AnySystemConfig,
+    DenoisingConfig,
+    EmbeddingSeparatorConfig,
+    LocalExpertsConfig,
+    Part,
+    SystemConfig,
+    TwoStageConfig,
+)
 
 
 class ValidationConfig(Config):
@@ -42,7 +50,8 @@ class Stage(Config):
     fewest_talkers: int | None = Field(None, ge=1)
     """Of this stage's mixtures; as ``mixing`` has it if not given."""
     part: Part = "all"
-    """Of a system of two stages: ``first``, then ``second`` with the first held fixed, then ``all``."""
+    """Of a system of two stages: ``first``, then ``second`` with the first held fixed, then ``all``. Of
+    local experts: ``apart``, then ``all``, together through the soft gate."""
     halve_after: int = Field(3, ge=1)
     stop_after: int = Field(10, ge=1)
     validate_every: int = Field(250, ge=1)
@@ -56,6 +65,8 @@ class Recipe(Config):
     seed: int = Field(0, ge=0)
     data: list[str] = []
     """Corpora: manifests or folders; the command line's ``--data`` goes before it."""
+    noise_data: list[str] = []
+    """Corpora of noise, where ``mixing`` wants noise; ``noise.csv`` beside the speech if not given."""
     system: AnySystemConfig
     mixing: MixingConfig = MixingConfig()
     validation: ValidationConfig = ValidationConfig()
@@ -75,9 +86,15 @@ class Recipe(Config):
                 raise ValueError(f"mixing has {name} {mixed}, the system {separated}; make them the same")
         if any((stage.fewest_talkers or 1) > self.mixing.talkers for stage in self.stages):
             raise ValueError(f"a stage's fewest_talkers is more than the {self.mixing.talkers} talkers")
-        two = isinstance(self.system, TwoStageConfig)
-        if not two and any(stage.part != "all" for stage in self.stages):
-            raise ValueError("a stage's part must be all for a system of one stage")
+        parts = {"all"}
+        if isinstance(self.system, TwoStageConfig):
+            parts = {"all", "first", "second"}
+        elif isinstance(self.system, LocalExpertsConfig):
+            parts = {"all", "apart"}
+        if not {stage.part for stage in self.stages} <= parts:
+            raise ValueError(f"a stage's part must be one of {', '.join(sorted(parts))} for this system")
+        if isinstance(self.system, DenoisingConfig) and self.mixing.noise is None:
+            raise ValueError("a denoiser needs mixing.noise")
         first = self.system.first if isinstance(self.system, TwoStageConfig) else self.system
         if isinstance(first, EmbeddingSeparatorConfig):
             if first.formation == "oracle":

@@ -1,0 +1,163 @@
+"""``unmingle denoise``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from unmingle.cli.options import Json, Threads, set_threads
+from unmingle.errors import UnmingleError
+
+if TYPE_CHECKING:
+    from unmingle.separation import Enhancer, Output
+    from unmingle.separation.denoising import DenoisingResult
+
+
+def command(
+    files: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[FILE...]", help="Audio files, folders, quoted globs; or - - for raw samples in a pipe."
+        ),
+    ] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Where to write.")] = Path(
+        "denoised"
+    ),
+    model: Annotated[
+        str | None,
+        typer.Option("--model", metavar="NAME|PATH", help="See `unmingle models`, or a .safetensors file."),
+    ] = None,
+    format: Annotated[str, typer.Option("--format", help="wav, flac, ogg or mp3.")] = "wav",
+    bits: Annotated[
+        int | None, typer.Option("--bits", help="Bits a sample: 16, 24, or 32 (float). wav: 32, flac: 24.")
+    ] = None,
+    name: Annotated[
+        str, typer.Option("--name", metavar="TEMPLATE", help="Name of an output; {stem} is the input's.")
+    ] = "{stem}_denoised",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace outputs that exist.")] = False,
+    raw: Annotated[
+        str | None,
+        typer.Option(
+            "--raw",
+            metavar="FORMAT:RATE[:CHANNELS]",
+            help="What goes through the pipe: s16le, s32le or f32le, as s16le:16000.",
+        ),
+    ] = None,
+    live: Annotated[
+        bool, typer.Option("--live", help="From the microphone to the loudspeaker, until Ctrl-C.")
+    ] = False,
+    threads: Threads = None,
+    as_json: Json = False,
+) -> None:
+    """Clean recordings of one person talking in noise.
+
+    Any sample rate, length and number of channels; the outputs have the input's. The model works
+    below 8 kHz; what lies above is turned down as the octave below it was. Long files take no more
+    memory than short ones (but mp3 and m4a are decoded whole).
+
+    \b
+      unmingle denoise talk.wav                                  denoised/talk_denoised.wav
+      arecord -t raw -f S16_LE -r 16000 | unmingle denoise - - --raw s16le:16000 | aplay ...
+      unmingle denoise --live                                    needs the extra "live"
+    """
+    set_threads(threads)
+    piped = files is not None and "-" in files
+    if live and files:
+        raise UnmingleError("--live takes no files; give one or the other.")
+    if piped and files != ["-", "-"]:
+        raise UnmingleError("A pipe is `unmingle denoise - - --raw s16le:16000`; - does not go with files.")
+    if piped != (raw is not None):
+        raise UnmingleError(
+            "A pipe needs both - - and --raw FORMAT:RATE, as in: denoise - - --raw s16le:16000"
+        )
+    if not files and not live:
+        raise UnmingleError("Name a file to clean; see unmingle denoise --help.")
+
+    from unmingle.models import DEFAULT_DENOISER
+    from unmingle.separation import Output, load_denoiser
+    from unmingle.separation.live import run_live
+
+    enhancer = load_denoiser(model or DEFAULT_DENOISER)
+    if live:
+        print("Cleaning the microphone; Ctrl-C ends.", file=sys.stderr)
+        run_live(enhancer)
+    elif raw is not None:
+        _pipe(enhancer, raw)
+    else:
+        assert files
+        _files(files, enhancer, Output(output, format.lower(), name, bits, overwrite), as_json)
+
+
+def _pipe(enhancer: Enhancer, text: str) -> None:
+    from unmingle.separation.live import parse_raw_format, run_pipe
+
+    raw = parse_raw_format(text)
+    stream = enhancer.stream(raw.sample_rate, raw.channels)
+    seconds = run_pipe(stream, raw, sys.stdin.buffer, sys.stdout.buffer)
+    print(
+        f"{seconds:.1f} s cleaned, {1000 * stream.lag_seconds:.0f} ms behind the input at most",
+        file=sys.stderr,
+    )
+
+
+def _files(names: list[str], enhancer: Enhancer, output: Output, as_json: bool) -> None:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from unmingle.separation import denoise_files
+    from unmingle.separation.files import find_inputs
+
+    paths, problems = find_inputs(names)
+    if not paths:
+        raise UnmingleError(str(problems[0].error))
+    console = Console(stderr=True)
+    with Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console,
+        transient=True, disable=not console.is_terminal,
+    ) as progress:  # fmt: skip
+        task = progress.add_task("denoising", total=len(paths))
+        results = denoise_files(paths, enhancer, output, lambda _: progress.advance(task))
+    failures = [r.error for r in results if r.error] + [p.error for p in problems if p.error]
+    if as_json:
+        told = [result.as_dict() for result in results]
+        told += [{"input": problem.input, "error": problem.error} for problem in problems]
+        print(json.dumps({"model": enhancer.name, "files": told}, indent=2))
+    else:
+        _print_table(results, enhancer.sample_rate)
+    for failure in failures:
+        print(f"unmingle: {failure}", file=sys.stderr)
+    if failures:
+        if len(results) + len(problems) > 1:
+            raise UnmingleError(
+                f"{len(failures)} of {len(results) + len(problems)} files could not be cleaned."
+            )
+        raise typer.Exit(2)
+
+
+def _print_table(results: list[DenoisingResult], model_rate: int) -> None:
+    from rich.markup import escape
+
+    from unmingle.cli.tables import print_table
+
+    rows = []
+    for result in results:
+        if result.error:
+            continue
+        notes = list(result.warnings)
+        if result.sample_rate > model_rate:
+            notes.append(f"above {model_rate / 2000:g} kHz turned down by frame gains")
+        rows.append(
+            (
+                escape(result.input),
+                escape(result.output),
+                f"{result.seconds:.1f}",
+                f"{1 / result.real_time_factor:.0f}",
+                escape("; ".join(notes)),
+            )
+        )
+    if rows:
+        print_table(("input", "output", "seconds", "x real time", "notes"), rows)

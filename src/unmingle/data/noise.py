@@ -1,0 +1,200 @@
+"""Noise for mixtures: recordings, changed in many ways, and noise that is made.
+
+There is far less recorded noise than speech that may be used freely. So a recording is played at
+another speed, filtered, and put into a room; and babble, shaped and modulated noise are made anew
+for every mixture. Noise k of a run is a pure function of (seed, k), as its mixture is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from pydantic import Field, field_validator
+
+from unmingle.audio import Samples, resample
+from unmingle.config import Config
+from unmingle.data.cache import DecodedSpeech
+from unmingle.data.corpora import Utterance, by_speaker
+from unmingle.errors import UnmingleError
+
+MADE = ("babble", "shaped", "modulated")
+"""Noise that is made: several talkers at once; a random spectrum; that, rising and falling."""
+_SPEED_STEPS = 20
+_FILTER_POINTS = 8
+_CROSSFADE_SECONDS = 0.02
+_QUIETEST = 0.1
+"""Noise is not raised to the wanted level over gaps: its own level counts as at least this share of
+the recording's active level."""
+
+
+class NoiseConfig(Config):
+    """What noise a mixture gets, and how loud."""
+
+    snr_levels: list[float] = Field([-5.0, 0.0, 5.0, 10.0], min_length=1)
+    """Active level of the talkers over the level of the noise in dB; each as likely."""
+    snr_spread: float = Field(0.0, ge=0.0)
+    """So many dB above or below the level that was drawn, evenly."""
+    weights: dict[str, float] = {}
+    """Chance of each corpus of noise, and of :data:`MADE` noise, by name; if empty, all recordings
+    the same and nothing made."""
+    speed: tuple[float, float] = (1.0, 1.0)
+    """Range of speeds of recordings."""
+    filter_db: float = Field(0.0, ge=0.0, le=40.0)
+    """Recordings go through a random filter of at most so many dB up or down."""
+    room: float = Field(0.0, ge=0.0, le=1.0)
+    """Share of the noise that sounds in a room: exponentially decaying reverberation of 0.1 to 0.8 s."""
+    noise_only: float = Field(0.0, ge=0.0, lt=1.0)
+    """Share of training crops in which nobody talks."""
+
+    @field_validator("speed")
+    @classmethod
+    def _speeds(cls, speed: tuple[float, float]) -> tuple[float, float]:
+        if not 0.25 <= speed[0] <= speed[1] <= 4.0:
+            raise ValueError(f"speed must be [low, high] between 0.25 and 4, got {list(speed)}")
+        return speed
+
+
+class NoiseMaker:
+    """Draws noise of any length.
+
+    Args:
+        recordings: of noise, of one split, in the order in which ``noise`` was decoded.
+        noise: the decoded recordings.
+        speech: decoded utterances of the same split, for babble.
+        sample_rate: of both, in hertz.
+        config: what to draw.
+
+    Raises:
+        UnmingleError: ``weights`` names a corpus that is not there, or leaves nothing.
+    """
+
+    def __init__(
+        self,
+        recordings: Sequence[Utterance],
+        noise: DecodedSpeech,
+        speech: DecodedSpeech,
+        sample_rate: int,
+        config: NoiseConfig,
+    ) -> None:
+        self._noise, self._speech, self._rate, self.config = noise, speech, sample_rate, config
+        self._recordings = recordings
+        self._corpora = {
+            corpus: [index for indices in classes.values() for index in indices]
+            for corpus, classes in by_speaker(recordings).items()
+        }
+        weights = config.weights or {name: float(len(indices)) for name, indices in self._corpora.items()}
+        known = [*sorted(self._corpora), *MADE]
+        unknown = set(weights) - set(known)
+        if unknown:
+            raise UnmingleError(
+                f"The weights of noise name {', '.join(sorted(unknown))}; there is {', '.join(known)}."
+            )
+        self._kinds = [name for name in known if weights.get(name, 0.0) > 0]
+        if not self._kinds:
+            raise UnmingleError("The weights of noise leave no noise with a chance above 0.")
+        chances = np.array([weights[name] for name in self._kinds])
+        self._chances = chances / chances.sum()
+
+    def draw(self, rng: np.random.Generator, samples: int) -> tuple[Samples, str]:
+        """Noise ``(samples,)`` whose level, by :func:`noise_level`, is 1, and what it is."""
+        kind = self._kinds[int(rng.choice(len(self._kinds), p=self._chances))]
+        name, floor = kind, 0.0
+        if kind == "babble":
+            noise = self._babble(rng, samples)
+        elif kind in MADE:
+            noise = shaped_noise(rng, samples, self._rate)
+            if kind == "modulated":
+                noise = noise * _modulation(rng, samples, self._rate)
+        else:
+            index = int(rng.choice(self._corpora[kind]))
+            name = f"{kind}/{self._recordings[index].path.stem}"
+            noise = self._recording(rng, index, samples)
+            floor = _QUIETEST * self._noise.level(index)
+        if rng.random() < self.config.room:
+            noise = _in_a_room(rng, noise, self._rate)
+        scaled: Samples = (noise / max(noise_level(noise), floor, 1e-9)).astype(np.float32)
+        return scaled, name
+
+    def _recording(self, rng: np.random.Generator, index: int, samples: int) -> Samples:
+        low, high = self.config.speed
+        speed = round(float(rng.uniform(low, high)) * _SPEED_STEPS) / _SPEED_STEPS
+        wanted = int(np.ceil(samples * speed)) + 1
+        length = self._noise.length(index)
+        if length >= wanted:
+            noise = self._noise.read(index, int(rng.integers(length - wanted + 1)), wanted)
+        else:
+            noise = _looped(self._noise.read(index, 0, length), wanted, int(self._rate * _CROSSFADE_SECONDS))
+            noise = np.roll(noise, int(rng.integers(length)))
+        if speed != 1.0:
+            noise = resample(noise, round(speed * _SPEED_STEPS), _SPEED_STEPS)
+        noise = np.pad(noise[:samples], (0, max(0, samples - len(noise))))
+        if self.config.filter_db:
+            spectrum = np.fft.rfft(noise)
+            gains = _random_curve(rng, len(spectrum), self.config.filter_db, self._rate)
+            noise = np.fft.irfft(spectrum * gains, samples).astype(np.float32)
+        return noise
+
+    def _babble(self, rng: np.random.Generator, samples: int) -> Samples:
+        babble = np.zeros(samples, dtype=np.float32)
+        for _ in range(int(rng.integers(4, 9))):
+            index = int(rng.integers(len(self._speech)))
+            length = self._speech.length(index)
+            voice = _looped(self._speech.read(index, 0, length), max(samples, length), 0)
+            start = int(rng.integers(len(voice) - samples + 1))
+            gain = 10 ** (rng.uniform(-6.0, 0.0) / 20) / max(self._speech.level(index), 1e-6)
+            babble += np.float32(gain) * voice[start : start + samples]
+        return babble
+
+
+def noise_level(noise: Samples) -> float:
+    """Root mean square of ``(samples,)``."""
+    return float(np.sqrt(np.mean(np.square(noise, dtype=np.float64))))
+
+
+def shaped_noise(rng: np.random.Generator, samples: int, sample_rate: int) -> Samples:
+    """Gaussian noise with a random smooth spectrum that falls by 0 to 12 dB an octave: ``(samples,)``."""
+    spectrum = np.fft.rfft(rng.standard_normal(samples, dtype=np.float32))
+    octaves = np.log2(np.maximum(np.arange(len(spectrum)) * sample_rate / samples, 60.0) / 60.0)
+    tilt = 10 ** (-rng.uniform(0.0, 12.0) * octaves / 20)
+    shape = tilt * _random_curve(rng, len(spectrum), 12.0, sample_rate)
+    return np.fft.irfft(spectrum * shape, samples).astype(np.float32)
+
+
+def _random_curve(rng: np.random.Generator, size: int, decibels: float, sample_rate: int) -> Samples:
+    """Gains ``(size,)``, smooth over the logarithm of frequency, at most ``decibels`` up or down."""
+    points = rng.uniform(-decibels, decibels, _FILTER_POINTS)
+    frequency = np.linspace(0.0, sample_rate / 2, size)
+    places = np.geomspace(60.0, sample_rate / 2, _FILTER_POINTS)
+    curve: Samples = (10 ** (np.interp(frequency, places, points) / 20)).astype(np.float32)
+    return curve
+
+
+def _modulation(rng: np.random.Generator, samples: int, sample_rate: int) -> Samples:
+    """Gains ``(samples,)`` that wander between 0 and -25 dB, one to ten times a second."""
+    count = max(2, int(samples / sample_rate * rng.uniform(1.0, 10.0)) + 2)
+    decibels = rng.uniform(-25.0, 0.0, count)
+    gains = 10 ** (np.interp(np.linspace(0, count - 1, samples), np.arange(count), decibels) / 20)
+    return gains.astype(np.float32)
+
+
+def _in_a_room(rng: np.random.Generator, noise: Samples, sample_rate: int) -> Samples:
+    """Noise convolved with white noise that decays by 60 dB in 0.1 to 0.8 s (Polack's model)."""
+    seconds = float(rng.uniform(0.1, 0.8))
+    time = np.arange(int(min(seconds, 0.4) * sample_rate)) / sample_rate
+    response = rng.standard_normal(len(time)) * 10 ** (-3 * time / seconds)
+    # One circular convolution: the tail of the end comes before the beginning, as in a longer recording.
+    size = len(noise)
+    return np.fft.irfft(np.fft.rfft(noise) * np.fft.rfft(response, size), size).astype(np.float32)
+
+
+def _looped(samples: Samples, wanted: int, fade: int) -> Samples:
+    """``samples`` over and over, at least ``wanted`` long, with cross-fades of ``fade`` between."""
+    if len(samples) >= wanted:
+        return samples
+    if fade and len(samples) > 4 * fade:
+        rise = np.linspace(0.0, 1.0, fade, dtype=np.float32)
+        body = samples[:-fade].copy()
+        body[:fade] = body[:fade] * rise + samples[-fade:] * (1 - rise)
+        samples = body
+    return np.tile(samples, -(-wanted // max(1, len(samples))))[:wanted]

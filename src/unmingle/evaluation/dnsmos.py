@@ -1,0 +1,52 @@
+"""DNSMOS P.835 (Reddy et al. 2022): listeners' overall rating, 1 to 5, guessed without a reference.
+
+The networks come inside the package speechmos. Only its file is used: its code needs libraries that it
+does not ask for.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from unmingle.audio import Samples
+
+_RATE = 16000
+_WINDOW = int(9.01 * _RATE)
+_OVERALL = (-0.06766283, 1.11546468, 0.04602535)
+"""The authors' polynomial from the network's third output to the overall rating."""
+
+
+def dnsmos(audio: Samples, sample_rate: int) -> float:
+    """Overall rating of ``(samples,)``: the mean over windows of 9 s, one a second; NaN at other rates than 16 kHz.
+
+    Shorter recordings are repeated, as the authors' program does. Beyond full scale samples are clipped.
+    """
+    if sample_rate != _RATE or not audio.any():
+        return math.nan
+    audio = np.clip(audio, -1.0, 1.0).astype(np.float32)
+    while len(audio) < _WINDOW:
+        audio = np.concatenate([audio, audio])
+    windows = int(math.floor(len(audio) / _RATE) - 9.01) + 1
+    starts = [k * _RATE for k in range(windows) if k * _RATE + _WINDOW <= len(audio)]
+    session = _session()
+    raw = [session.run(None, {"input_1": audio[None, k : k + _WINDOW]})[0][0][2] for k in starts]
+    return float(np.mean(np.polyval(_OVERALL, np.array(raw, dtype=np.float64))))
+
+
+@cache
+def _session() -> Any:
+    import onnxruntime
+
+    spec = find_spec("speechmos")
+    assert spec is not None
+    assert spec.submodule_search_locations
+    path = Path(spec.submodule_search_locations[0]) / "dnsmos_models" / "sig_bak_ovr.onnx"
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

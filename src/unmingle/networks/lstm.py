@@ -1,0 +1,95 @@
+"""Unidirectional LSTMs, which see only the past and so can run frame by frame."""
+
+from __future__ import annotations
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from unmingle.config import Config
+
+LstmState = tuple[Tensor, Tensor]
+"""h and c of all layers, each ``(layers, batch, hidden_size)``."""
+
+_FEW_FRAMES = 8
+_WEIGHTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+
+
+class LstmConfig(Config):
+    """Sizes of an LSTM; Sivaraman & Kim 2020 go up to 3 layers of 1024."""
+
+    layers: int = Field(2, ge=1, le=32)
+    hidden_size: int = Field(512, ge=1, le=8192)
+
+
+class Lstm(nn.Module):
+    """LSTM layers and one dense layer: ``(batch, frames, inputs)`` to ``(batch, frames, outputs)``.
+
+    Args:
+        inputs: values in each frame of the input.
+        outputs: values in each frame of the output.
+        config: sizes.
+    """
+
+    lag_frames: int | None = 0
+    """An output needs no frame after its own."""
+    context_frames: int | None = None
+    """It remembers all frames before."""
+
+    def __init__(self, inputs: int, outputs: int, config: LstmConfig) -> None:
+        super().__init__()
+        self.layers = nn.LSTM(inputs, config.hidden_size, config.layers, batch_first=True)
+        self.linear = nn.Linear(config.hidden_size, outputs)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """All frames at once. Padding after the last frame changes nothing before it."""
+        outputs: Tensor = self.linear(self.layers(features)[0])
+        return outputs
+
+    def initial_state(self, batch: int) -> LstmState:
+        """The state before the first frame, for ``batch`` streams side by side."""
+        zeros = self.linear.weight.new_zeros(self.layers.num_layers, batch, self.layers.hidden_size)
+        return zeros, zeros
+
+    def step(self, features: Tensor, state: LstmState) -> tuple[Tensor, LstmState]:
+        """Some more frames: their outputs and the state after them; together equal to :meth:`forward`."""
+        if features.shape[1] <= _FEW_FRAMES and not torch.is_grad_enabled():
+            hidden, state = self._few(features, state)
+        else:
+            hidden, state = self.layers(features, state)
+        return self.linear(hidden), state
+
+    def _few(self, features: Tensor, state: LstmState) -> tuple[Tensor, LstmState]:
+        """As ``self.layers``, without the copy of all weights that it makes on every call."""
+        hidden = features
+        ends = []
+        for layer, (h, c) in enumerate(zip(*state, strict=True)):
+            weights = (getattr(self.layers, f"{name}_l{layer}") for name in _WEIGHTS)
+            from_input, from_past, bias, more_bias = weights
+            driven = nn.functional.linear(hidden, from_input, bias + more_bias)
+            outputs = []
+            for frame in driven.unbind(dim=1):
+                gates = torch.addmm(frame, h, from_past.T)
+                keep, forget, write, show = gates.chunk(4, dim=1)
+                c = torch.sigmoid(forget) * c + torch.sigmoid(keep) * torch.tanh(write)
+                h = torch.sigmoid(show) * torch.tanh(c)
+                outputs.append(h)
+            hidden = torch.stack(outputs, dim=1) if outputs else h.unsqueeze(1)[:, :0]
+            ends.append((h, c))
+        return hidden, (torch.stack([h for h, _ in ends]), torch.stack([c for _, c in ends]))
+
+    def multiply_accumulates(self, frames: int) -> int:
+        """Multiply-accumulate operations for ``frames`` frames, from the weights of all layers."""
+        return frames * sum(p.numel() for name, p in self.named_parameters() if "weight" in name)
+
+
+def mean_over_time(values: Tensor, frames: Tensor | None = None) -> Tensor:
+    """Mean ``(batch, values)`` of ``(batch, frames, values)`` over the frames that are not padding.
+
+    ``frames`` ``(batch,)`` counts them, if any are padding.
+    """
+    if frames is None:
+        return values.mean(dim=1)
+    time = torch.arange(values.shape[1], device=values.device)
+    inside = (time < frames.to(values.device)[:, None]).unsqueeze(-1)
+    return (values * inside).sum(dim=1) / inside.sum(dim=1)

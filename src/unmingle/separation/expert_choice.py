@@ -1,0 +1,138 @@
+"""Which specialist masks which frames of a stream, and how one takes over from another."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from unmingle.errors import UnmingleError
+from unmingle.networks import LstmState
+from unmingle.systems import DenoisingSystem, LocalExperts
+
+_KEPT_SECONDS = 1.0
+"""What a specialist that takes over is warmed with; and how long the gate listens at first."""
+_ASK_SECONDS = 2.0
+"""Between the gate's choices in a stream; also the half-life of what it has heard."""
+_FADE_SECONDS = 0.25
+"""Over which one specialist's mask turns into the next one's."""
+
+
+class ExpertMasks:
+    """Masks frame by frame from one specialist at a time; the gate chooses it.
+
+    Without look-ahead the default specialist begins; the gate chooses after a second and every two
+    seconds from then on, from all it has heard, which fades by half in two seconds. With look-ahead, frames
+    wait until so many are there; the gate hears them all, as it hears an utterance in training, and
+    its choice masks them. A specialist that takes over first hears the last second again; then its
+    mask fades in.
+
+    Args:
+        system: the denoiser.
+        expert: runs all the time, if given; the gate is not asked.
+        look_ahead: in frames; 0 for none.
+
+    Raises:
+        UnmingleError: there is no such specialist.
+    """
+
+    def __init__(self, system: DenoisingSystem, expert: int | None = None, look_ahead: int = 0) -> None:
+        if expert is not None and not 0 <= expert < len(system.experts):
+            raise UnmingleError(
+                f"This model has the specialists 0 to {len(system.experts) - 1}; there is no {expert}."
+            )
+        self._system = system
+        self._asks = isinstance(system, LocalExperts) and expert is None
+        self._look_ahead = look_ahead if self._asks else 0
+        self.expert = system.default_expert if expert is None else expert
+        """The specialist that runs now."""
+        self.switches = 0
+        """How often another one took over."""
+        freqs = system.frontend.stft.freqs
+        self._frames_a_second = system.sample_rate / system.hop
+        self._state = system.experts[self.expert].initial_state(1)
+        self._before: tuple[int, LstmState] | None = None
+        self._fade_frames, self._faded = self._frames(_FADE_SECONDS), 0
+        blank = system.frontend.mean.new_zeros(1, 0, freqs)
+        self._kept, self._waiting = blank, blank
+        self._begun = False
+        self._until_choice = self._frames(_KEPT_SECONDS)
+        if isinstance(system, LocalExperts):
+            self._gate_state = system.gate.initial_state(1)
+            self._scores = system.frontend.mean.new_zeros(len(system.experts))
+
+    def _frames(self, seconds: float) -> int:
+        return round(seconds * self._frames_a_second)
+
+    def push(self, features: Tensor, *, ended: bool = False) -> Tensor:
+        """Some more features ``(1, frames, freqs)``: the masks that are known now, of the same shape."""
+        if not self._asks:
+            return self._run(features)
+        return self._push_ahead(features, ended) if self._look_ahead else self._push_live(features)
+
+    def _push_live(self, features: Tensor) -> Tensor:
+        masks = [features[:, :0]]
+        while features.shape[1]:
+            part, features = features[:, : self._until_choice], features[:, self._until_choice :]
+            masks.append(self._run(part))
+            self._waiting = torch.cat([self._waiting, part], dim=1)
+            self._until_choice -= part.shape[1]
+            if self._until_choice == 0:
+                # All at once: frame by frame, the gate would cost several times as much.
+                self._listen(self._waiting)
+                self._waiting = self._waiting[:, :0]
+                self._choose(int(self._scores.argmax()))
+                self._until_choice = self._frames(_ASK_SECONDS)
+        return torch.cat(masks, dim=1)
+
+    def _push_ahead(self, features: Tensor, ended: bool) -> Tensor:
+        assert isinstance(self._system, LocalExperts)
+        masks = [features[:, :0]]
+        self._waiting = torch.cat([self._waiting, features], dim=1)
+        while self._waiting.shape[1] >= self._look_ahead or (ended and self._waiting.shape[1]):
+            part, self._waiting = self._waiting[:, : self._look_ahead], self._waiting[:, self._look_ahead :]
+            # A last piece of less than a second says too little to change the choice.
+            if not self._begun or part.shape[1] >= self._frames(_KEPT_SECONDS):
+                self._choose(int(self._system.score(part)[0].argmax()))
+            masks.append(self._run(part))
+        return torch.cat(masks, dim=1)
+
+    def _listen(self, features: Tensor) -> None:
+        assert isinstance(self._system, LocalExperts)
+        scores, self._gate_state = self._system.gate.step(features, self._gate_state)
+        fade = 0.5 ** (1 / self._frames(_ASK_SECONDS))
+        ages = torch.arange(scores.shape[1] - 1, -1, -1, device=scores.device)
+        self._scores = self._scores * fade ** scores.shape[1] + (fade**ages) @ scores[0]
+
+    def _choose(self, expert: int) -> None:
+        if expert == self.expert:
+            return
+        if self._begun:
+            self._before, self._faded = (self.expert, self._state), 0
+            self.switches += 1
+        self.expert = expert
+        network = self._system.experts[expert]
+        self._state = network.initial_state(1)
+        if self._kept.shape[1]:
+            _, self._state = network.step(self._kept, self._state)
+
+    def _run(self, features: Tensor) -> Tensor:
+        """Masks of the specialist that runs, faded from those of the one before."""
+        if not features.shape[1]:
+            return features
+        self._begun = True
+        if self._asks:
+            kept = torch.cat([self._kept, features], dim=1)
+            self._kept = kept[:, max(0, kept.shape[1] - self._frames(_KEPT_SECONDS)) :]
+        values, self._state = self._system.experts[self.expert].step(features, self._state)
+        masks = torch.sigmoid(values)
+        if self._before is None:
+            return masks
+        expert, state = self._before
+        frames = min(features.shape[1], self._fade_frames - self._faded)
+        values, state = self._system.experts[expert].step(features[:, :frames], state)
+        place = torch.arange(self._faded + 1, self._faded + frames + 1, device=masks.device)
+        share = (place / (self._fade_frames + 1)).reshape(1, -1, 1)
+        masks[:, :frames] = share * masks[:, :frames] + (1 - share) * torch.sigmoid(values)
+        self._faded += frames
+        self._before = (expert, state) if self._faded < self._fade_frames else None
+        return masks

@@ -1,0 +1,120 @@
+"""Streams at work: raw samples through a pipe, or microphone to loudspeaker."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import BinaryIO
+
+import numpy as np
+
+from unmingle.audio import LOWEST_SAMPLE_RATE, Samples
+from unmingle.errors import UnmingleError
+from unmingle.separation.denoising import Enhancer
+from unmingle.separation.streaming import Stream
+
+_FORMATS = {"s16le": ("<i2", 2.0**15), "s32le": ("<i4", 2.0**31), "f32le": ("<f4", 1.0)}
+"""Name, as ffmpeg has it, to NumPy's type and full scale."""
+_BLOCK_SECONDS = 0.032
+
+
+@dataclass(frozen=True)
+class RawFormat:
+    """Samples without a header, channels interleaved."""
+
+    name: str
+    sample_rate: int
+    channels: int = 1
+
+    @property
+    def frame_bytes(self) -> int:
+        """Bytes of one sample of all channels."""
+        return np.dtype(_FORMATS[self.name][0]).itemsize * self.channels
+
+    def decode(self, data: bytes) -> Samples:
+        """``(channels, samples)``."""
+        kind, full_scale = _FORMATS[self.name]
+        values = np.frombuffer(data, dtype=kind).astype(np.float32) / np.float32(full_scale)
+        return np.ascontiguousarray(values.reshape(-1, self.channels).T)
+
+    def encode(self, audio: Samples) -> bytes:
+        """Bytes of ``(channels, samples)``; beyond full scale integers are clipped."""
+        kind, full_scale = _FORMATS[self.name]
+        values = audio.T
+        if full_scale != 1.0:
+            # In double: float32 cannot tell the largest 32-bit integers apart.
+            values = np.round(values.astype(np.float64) * full_scale).clip(-full_scale, full_scale - 1)
+        return np.ascontiguousarray(values).astype(kind).tobytes()
+
+
+def parse_raw_format(text: str) -> RawFormat:
+    """``FORMAT:RATE`` or ``FORMAT:RATE:CHANNELS``, for example ``s16le:16000``.
+
+    Raises:
+        UnmingleError: it is something else.
+    """
+    name, *numbers = text.split(":")
+    if name in _FORMATS and 1 <= len(numbers) <= 2 and all(number.isdecimal() for number in numbers):
+        rate, channels = int(numbers[0]), int(numbers[1]) if len(numbers) == 2 else 1
+        if LOWEST_SAMPLE_RATE <= rate <= 768_000 and 1 <= channels <= 64:
+            return RawFormat(name, rate, channels)
+    raise UnmingleError(
+        f"--raw must be FORMAT:RATE or FORMAT:RATE:CHANNELS with the format {', '.join(_FORMATS)}, "
+        f"as s16le:16000; got {text!r}."
+    )
+
+
+def run_pipe(stream: Stream, raw: RawFormat, source: BinaryIO, sink: BinaryIO) -> float:
+    """Push what comes from ``source`` until it ends, and write what comes back; the seconds heard.
+
+    Raises:
+        UnmingleError: the input ends in the middle of a sample, or is not finite.
+    """
+    size = max(1, round(_BLOCK_SECONDS * raw.sample_rate)) * raw.frame_bytes
+    heard, rest = 0, b""
+    # What is there is taken, however little: a pipe that trickles must not wait for whole blocks.
+    read = getattr(source, "read1", source.read)
+    while data := read(size):
+        data = rest + data
+        whole = len(data) - len(data) % raw.frame_bytes
+        data, rest = data[:whole], data[whole:]
+        heard += whole // raw.frame_bytes
+        sink.write(raw.encode(stream.push(raw.decode(data))))
+        sink.flush()
+    sink.write(raw.encode(stream.flush()))
+    sink.flush()
+    if rest:
+        raise UnmingleError(
+            f"The input ended in the middle of a sample ({len(rest)} bytes too many); is it {raw.name}?"
+        )
+    return heard / raw.sample_rate
+
+
+def run_live(enhancer: Enhancer, *, sample_rate: int = 48000) -> None:
+    """Clean the default microphone to the default loudspeaker until the user interrupts.
+
+    Raises:
+        UnmingleError: sounddevice is missing, or there is no such device.
+    """
+    try:
+        import sounddevice
+    except ImportError as error:
+        raise UnmingleError(
+            "Live use needs sounddevice; install it with: pip install 'unmingle[live]'"
+        ) from error
+    except OSError as error:
+        raise UnmingleError(
+            "Live use needs the PortAudio library; install your system's package (Debian: libportaudio2)."
+        ) from error
+    stream = enhancer.stream(sample_rate)
+    block = round(_BLOCK_SECONDS * sample_rate)
+    try:
+        with sounddevice.Stream(
+            samplerate=sample_rate, blocksize=block, channels=1, dtype="float32"
+        ) as sound:
+            while True:
+                heard, _ = sound.read(block)
+                sound.write(np.ascontiguousarray(stream.push(heard[:, 0])[:, None]))
+    except sounddevice.PortAudioError as error:
+        raise UnmingleError(
+            f"The sound devices cannot be used ({error}); check microphone and loudspeaker."
+        ) from error

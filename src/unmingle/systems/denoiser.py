@@ -1,0 +1,102 @@
+"""One LSTM that masks noise: a specialist of Sivaraman & Kim 2020, or the generalist it is compared with."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from unmingle.batch import MixtureBatch
+from unmingle.frontend import Spectra, StftConfig
+from unmingle.networks import Lstm, LstmConfig
+from unmingle.systems.base import MaskingSystem, SystemConfig
+from unmingle.systems.objectives import ObjectiveName, mask_objective
+
+DENOISING_STFT = StftConfig(window_length=1024, hop=256, level="running")
+"""The paper's window and hop at 16 kHz."""
+
+
+class DenoisingConfig(SystemConfig):
+    """What all systems that clean one talker of noise share."""
+
+    sample_rate: int = 16000
+    talkers: Literal[1] = 1
+    stft: StftConfig = DENOISING_STFT
+    network: LstmConfig = LstmConfig()
+    objective: ObjectiveName = "si_sdr"
+
+
+class DenoiserConfig(DenoisingConfig):
+    """All that makes one denoiser."""
+
+    kind: Literal["denoiser"] = "denoiser"
+
+
+class DenoisingSystem(MaskingSystem):
+    """A system with one mask, for the talker, which it can also give frame by frame.
+
+    The mask is a ratio between 0 and 1, used on the mixture's magnitude with the mixture's phase.
+    """
+
+    gate: Lstm | None
+    """Scores the experts of every frame; None where there is only one."""
+    default_expert: int = 0
+    """The expert that runs in a stream until the gate has heard enough."""
+
+    def __init__(self, config: DenoisingConfig) -> None:
+        super().__init__(config)
+        self._config = config
+
+    @property
+    def config(self) -> DenoisingConfig:
+        return self._config
+
+    @property
+    @abstractmethod
+    def experts(self) -> Sequence[Lstm]:
+        """The networks of which one gives the mask, before the sigmoid."""
+
+    def most_talkers(self) -> int | None:
+        return 1
+
+    def objective(self, spectra: Spectra, masks: Tensor, batch: MixtureBatch) -> Tensor:
+        """What the config trains masks for: ``(batch,)``."""
+        stft = self.frontend.stft
+        with torch.autocast(masks.device.type, enabled=False):
+            return mask_objective(
+                self.config.objective, stft, spectra.spectrum, masks.float(), batch, ordered=True
+            )
+
+    def working_bytes(self, seconds: float, talkers: int) -> int:
+        frames = self.frontend.stft.frames(round(seconds * self.sample_rate))
+        return 4 * frames * (8 * self.frontend.stft.freqs + 8 * self.config.network.hidden_size)
+
+
+class Denoiser(DenoisingSystem):
+    """An LSTM and a dense sigmoid layer."""
+
+    def __init__(self, config: DenoiserConfig) -> None:
+        super().__init__(config)
+        freqs = self.frontend.stft.freqs
+        self.gate = None
+        self.network = Lstm(freqs, freqs, config.network)
+
+    @property
+    def experts(self) -> Sequence[Lstm]:
+        return [self.network]
+
+    def mask(
+        self, mixture: Tensor, talkers: int, lengths: Tensor | None = None, sources: Tensor | None = None
+    ) -> tuple[Spectra, Tensor]:
+        spectra: Spectra = self.frontend(mixture)
+        return spectra, torch.sigmoid(self.network(spectra.features)).unsqueeze(1)
+
+    def loss(self, batch: MixtureBatch) -> dict[str, Tensor]:
+        spectra, masks = self.mask(batch.mixture, 1)
+        return {"loss": self.objective(spectra, masks, batch).mean()}
+
+    def multiply_accumulates(self, seconds: float) -> int:
+        return self.network.multiply_accumulates(self.frontend.stft.frames(round(seconds * self.sample_rate)))

@@ -1,0 +1,192 @@
+"""A sparse mixture of local experts (Sivaraman & Kim 2020): a gate picks one small denoiser.
+
+Each specialist learns one part of a latent space; the gate hears the mixture and says which part it
+is from. At test time the specialist it prefers runs alone, so that only a fraction of what was
+learned costs arithmetic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, cast
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+from torch.nn.functional import adaptive_avg_pool1d, cross_entropy
+
+from unmingle.batch import GENDERS, MixtureBatch
+from unmingle.clustering import kmeans
+from unmingle.errors import UnmingleError
+from unmingle.frontend import Spectra
+from unmingle.networks import Lstm, LstmConfig, mean_over_time
+from unmingle.systems.base import Part
+from unmingle.systems.denoiser import DenoisingConfig, DenoisingSystem
+
+_BANDS = 32
+"""Of the profile by which the latent space ``spectrum`` tells mixtures apart."""
+
+
+class LocalExpertsConfig(DenoisingConfig):
+    """All that makes one sparse mixture of local experts. ``network`` is that of each specialist."""
+
+    kind: Literal["local_experts"] = "local_experts"
+    latent: Literal["snr", "gender", "spectrum"] = "snr"
+    """What the specialists divide among them. ``snr``: the nearest of ``snr_levels``; ``gender`` of the
+    talker, two specialists; ``spectrum`` (ours, needs no labels): clusters of mixtures by the mean and
+    the spread of their features in bands."""
+    snr_levels: list[float] = Field([-5.0, 0.0, 5.0, 10.0], min_length=2)
+    clusters: int = Field(4, ge=2, le=64)
+    """Specialists of the latent space ``spectrum``."""
+    gate: LstmConfig = LstmConfig(layers=2, hidden_size=128)
+    hardness: float = Field(10.0, gt=0.0)
+    """The paper's lambda: how near to one-hot the soft gate of joint training is (Eq. 5)."""
+    default_expert: int | None = Field(None, ge=0)
+    """Which specialist begins a stream; the middle one if not given."""
+
+    @property
+    def specialists(self) -> int:
+        """K, their number."""
+        return {"snr": len(self.snr_levels), "gender": 2, "spectrum": self.clusters}[self.latent]
+
+    @model_validator(mode="after")
+    def _default_is_there(self) -> LocalExpertsConfig:
+        if self.default_expert is not None and self.default_expert >= self.specialists:
+            raise ValueError(f"default_expert must be below {self.specialists}, got {self.default_expert}")
+        return self
+
+
+class LocalExperts(DenoisingSystem):
+    """K specialists and a gate.
+
+    Trained ``apart``, each specialist minimizes the objective on the mixtures of its own part of the
+    latent space, and the gate the cross-entropy of its choice (the paper takes the binary one of a
+    softmax). Trained together (``all``), the estimate is the sum of all specialists' estimates weighted
+    by a softmax of ``hardness`` times the gate's scores (Eq. 4 and 5), and the objective reaches
+    all networks through it.
+    """
+
+    statistics_mixtures = 400
+    gate: Lstm
+    centres: Tensor
+
+    def __init__(self, config: LocalExpertsConfig) -> None:
+        super().__init__(config)
+        freqs = self.frontend.stft.freqs
+        self.specialists = nn.ModuleList(
+            Lstm(freqs, freqs, config.network) for _ in range(config.specialists)
+        )
+        self.gate = Lstm(freqs, config.specialists, config.gate)
+        self.default_expert = (
+            config.specialists // 2 if config.default_expert is None else config.default_expert
+        )
+        if config.latent == "spectrum":
+            self.register_buffer("centres", torch.zeros(config.clusters, 2 * _BANDS))
+        self._part: Part = "all"
+
+    @property
+    def config(self) -> LocalExpertsConfig:
+        return cast(LocalExpertsConfig, self._config)
+
+    @property
+    def experts(self) -> Sequence[Lstm]:
+        return cast(list[Lstm], list(self.specialists))
+
+    def fit(self, mixtures: Tensor) -> None:
+        super().fit(mixtures)
+        if self.config.latent == "spectrum":
+            profiles = _profile(self.frontend(mixtures).features)
+            generator = torch.Generator().manual_seed(0)
+            _, centres = kmeans(
+                profiles, profiles.new_ones(len(profiles)), self.config.clusters, generator=generator
+            )
+            self.centres.copy_(centres)
+
+    def choose_part(self, part: Part) -> None:
+        if part not in ("all", "apart"):
+            raise UnmingleError(f"Local experts have no {part} part to train; say apart, or all.")
+        self._part = part
+
+    def labels(self, batch: MixtureBatch, features: Tensor) -> Tensor:
+        """Which specialist each mixture belongs to, ``(batch,)``; -1 where nobody knows.
+
+        Raises:
+            UnmingleError: the batch does not say what the latent space divides by.
+        """
+        if self.config.latent == "spectrum":
+            return torch.cdist(_profile(features), self.centres).argmin(dim=1)
+        if self.config.latent == "gender" and batch.gender is not None:
+            return torch.where(batch.gender == GENDERS.index("unknown"), -1, batch.gender)
+        if self.config.latent == "snr" and batch.snr is not None:
+            levels = batch.snr.new_tensor(self.config.snr_levels)
+            return (batch.snr[:, None] - levels).abs().argmin(dim=1)
+        raise UnmingleError(
+            f"The data does not tell the {self.config.latent} of a mixture, which the specialists divide "
+            "by; give noise and speech with --data, or choose the latent space spectrum."
+        )
+
+    def score(self, features: Tensor, frames: Tensor | None = None) -> Tensor:
+        """The gate's score of every specialist for each utterance, before the softmax: ``(batch, K)``.
+
+        The mean over the utterance's frames; ``frames`` ``(batch,)`` counts those that are not padding.
+        """
+        return mean_over_time(self.gate(features).float(), frames)
+
+    def mask(
+        self, mixture: Tensor, talkers: int, lengths: Tensor | None = None, sources: Tensor | None = None
+    ) -> tuple[Spectra, Tensor]:
+        spectra: Spectra = self.frontend(mixture)
+        frames = None if lengths is None else lengths // self.hop + 1
+        choice = self.score(spectra.features, frames).argmax(dim=1)
+        return spectra, self.masks_of(spectra.features, choice)
+
+    def masks_of(self, features: Tensor, choice: Tensor) -> Tensor:
+        """The masks ``(batch, 1, frames, freqs)`` of the specialists ``choice`` ``(batch,)``.
+
+        Only those run, each on its own utterances; -1 gives an empty mask.
+        """
+        order, masks = choice.argsort(), []
+        for number in sorted(set(choice.tolist())):
+            mine = features[order[choice[order] == number]]
+            values = torch.zeros_like(mine)
+            if number >= 0:
+                values = torch.sigmoid(self.specialists[number](mine).float())
+            masks.append(values)
+        return torch.cat(masks)[order.argsort()].unsqueeze(1)
+
+    def loss(self, batch: MixtureBatch) -> dict[str, Tensor]:
+        spectra: Spectra = self.frontend(batch.mixture)
+        return self._loss_apart(spectra, batch) if self._part == "apart" else self._loss(spectra, batch)
+
+    def _loss_apart(self, spectra: Spectra, batch: MixtureBatch) -> dict[str, Tensor]:
+        labels = self.labels(batch, spectra.features)
+        known = (labels >= 0).float()
+        error = self.objective(spectra, self.masks_of(spectra.features, labels), batch)
+        specialists = (error * known).sum() / known.sum().clamp_min(1)
+        scores = self.score(spectra.features)
+        gate = cross_entropy(scores, labels.clamp_min(0), reduction="none")
+        gate = (gate * known).sum() / known.sum().clamp_min(1)
+        return {"loss": specialists + gate, "specialists": specialists, "gate": gate}
+
+    def _loss(self, spectra: Spectra, batch: MixtureBatch) -> dict[str, Tensor]:
+        shares = torch.softmax(self.config.hardness * self.score(spectra.features), dim=1)
+        # The estimates' weighted sum is the estimate of the masks' weighted sum: synthesis is linear.
+        masks = sum(
+            share[:, None, None] * torch.sigmoid(expert(spectra.features)).float()
+            for share, expert in zip(shares.unbind(dim=1), self.experts, strict=True)
+        )
+        assert isinstance(masks, Tensor)
+        return {"loss": self.objective(spectra, masks.unsqueeze(1), batch).mean()}
+
+    def multiply_accumulates(self, seconds: float) -> int:
+        frames = self.frontend.stft.frames(round(seconds * self.sample_rate))
+        return self.gate.multiply_accumulates(frames) + self.experts[0].multiply_accumulates(frames)
+
+    def active_parameter_count(self) -> int:
+        return sum(p.numel() for network in (self.gate, self.experts[0]) for p in network.parameters())
+
+
+def _profile(features: Tensor) -> Tensor:
+    """Mean and spread over time of features ``(batch, frames, freqs)`` in bands: ``(batch, 2 * bands)``."""
+    bands = adaptive_avg_pool1d(features, _BANDS)
+    return torch.cat([bands.mean(dim=1), bands.std(dim=1)], dim=1)

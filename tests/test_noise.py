@@ -1,0 +1,158 @@
+"""Noise: what is drawn, how loud it is, and that the same seed gives the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from unmingle.audio import Samples, active_level
+from unmingle.data.batches import as_batch
+from unmingle.data.cache import decode
+from unmingle.data.corpora import read_corpora, read_noise
+from unmingle.data.mixing import Mixer, MixingConfig
+from unmingle.data.noise import MADE, NoiseConfig, NoiseMaker, _looped, noise_level, shaped_noise
+from unmingle.errors import UnmingleError
+
+RATE = 8000
+
+
+def _mixer(corpus: Path, noise: Path, seed: int = 0, **changes: object) -> Mixer:
+    utterances, recordings = read_corpora([corpus], "train"), read_noise([noise], "train")
+    speech = decode(utterances, RATE)
+    config = MixingConfig(talkers=1, noise=NoiseConfig.model_validate(changes))
+    assert config.noise is not None
+    maker = NoiseMaker(recordings, decode(recordings, RATE), speech, RATE, config.noise)
+    return Mixer(utterances, speech, RATE, config, seed, maker)
+
+
+def test_the_talkers_active_level_over_the_noise_is_what_was_drawn(
+    example_corpus: Path, example_noise: Path
+) -> None:
+    mixer = _mixer(example_corpus, example_noise, snr_levels=[-5.0, 10.0])
+    drawn = set()
+    for k in range(12):
+        example = mixer.example(k, 2 * RATE)
+        assert example.noise is not None
+        snr = 20 * np.log10(active_level(example.sources[0], RATE) / noise_level(example.noise))
+        assert snr == pytest.approx(example.snr, abs=0.1)
+        np.testing.assert_allclose(example.mixture, example.sources[0] + example.noise, atol=1e-7)
+        assert np.abs(example.mixture).max() <= 0.951
+        drawn.add(example.snr)
+    assert drawn == {-5.0, 10.0}
+
+
+def test_the_spread_fills_the_range_between_the_levels(example_corpus: Path, example_noise: Path) -> None:
+    mixer = _mixer(example_corpus, example_noise, snr_levels=[0.0], snr_spread=5.0)
+    snrs = np.array([mixer.example(k, 4000).snr for k in range(60)])
+    assert snrs.min() < -3
+    assert snrs.max() > 3
+    assert np.abs(snrs).max() <= 5
+
+
+def test_noise_k_is_a_pure_function_of_seed_and_k_and_leaves_the_speech_alone(
+    example_corpus: Path, example_noise: Path
+) -> None:
+    weights = {"noise": 1.0, **dict.fromkeys(MADE, 1.0)}
+    changes: dict[str, object] = {"weights": weights, "speed": (0.5, 2.0), "filter_db": 10.0, "room": 0.5}
+    first = _mixer(example_corpus, example_noise, **changes)
+    second = _mixer(example_corpus, example_noise, **changes)
+    kinds = set()
+    for k in reversed(range(16)):
+        one, other = first.example(k, 4000), second.example(k, 4000)
+        np.testing.assert_array_equal(one.mixture, other.mixture)
+        kinds.add(one.noise_name.split("/")[0])
+    assert kinds == {"noise", *MADE}
+    quiet = _mixer(example_corpus, example_noise, snr_levels=[60.0])
+    speech = Mixer(
+        read_corpora([example_corpus], "train"),
+        decode(read_corpora([example_corpus], "train"), RATE),
+        RATE,
+        MixingConfig(talkers=1),
+        0,
+    )
+    np.testing.assert_allclose(quiet.example(3, 4000).sources, speech.example(3, 4000).sources, rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", MADE)
+def test_made_noise_has_level_one_and_the_wanted_length(
+    kind: str, example_corpus: Path, example_noise: Path
+) -> None:
+    maker = _mixer(example_corpus, example_noise, weights={kind: 1.0})._noise
+    assert maker is not None
+    for samples in (100, 4001):
+        noise, name = maker.draw(np.random.default_rng(samples), samples)
+        assert (noise.shape, noise.dtype, name) == ((samples,), np.float32, kind)
+        assert noise_level(noise) == pytest.approx(1.0, rel=1e-3)
+
+
+def test_a_gap_in_a_recording_is_not_raised_to_full_level(example_corpus: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "knocks"
+    folder.mkdir()
+    noise = np.zeros(10 * RATE, dtype=np.float32)
+    noise[:400] = 0.5
+    noise[400:] = 1e-4
+    for name in ("a", "b", "c", "d", "e", "f"):
+        soundfile.write(folder / f"{name}.wav", noise, RATE)
+    maker = _mixer(example_corpus, folder)._noise
+    assert maker is not None
+    levels = [noise_level(maker.draw(np.random.default_rng(k), 800)[0]) for k in range(10)]
+    assert min(levels) < 0.1  # Crops of the gap stay quiet.
+
+
+def test_some_crops_hold_noise_alone_but_no_test_mixture_does(
+    example_corpus: Path, example_noise: Path
+) -> None:
+    mixer = _mixer(example_corpus, example_noise, noise_only=0.5)
+    batch = as_batch([mixer.example(k, 4000) for k in range(20)])
+    silent = ~batch.active[:, 0]
+    assert 3 < int(silent.sum()) < 17
+    assert float(batch.sources[silent].abs().max()) == 0
+    assert float(batch.mixture[silent].abs().amax(dim=1).min()) > 0
+    assert all(mixer.add_noise(k, mixer.whole(k, "min")).sources.any() for k in range(8))
+
+
+def test_a_short_recording_is_looped_without_a_step() -> None:
+    time = np.arange(1000) / 1000
+    ramp = np.sin(2 * np.pi * 1.25 * time).astype(np.float32)  # Ends far from where it begins.
+    looped = _looped(ramp, 5000, 50)
+    assert len(looped) == 5000
+    assert np.abs(np.diff(looped)).max() < 0.05
+    np.testing.assert_array_equal(_looped(ramp, 500, 50), ramp)
+
+
+def test_shaped_noise_falls_with_frequency_and_differs_each_time() -> None:
+    def power(samples: Samples) -> tuple[float, float]:
+        spectrum = np.abs(np.fft.rfft(samples)) ** 2
+        half = len(spectrum) // 8
+        return float(spectrum[1:half].mean()), float(spectrum[-half:].mean())
+
+    low, high = np.mean(
+        [power(shaped_noise(np.random.default_rng(k), 8000, RATE)) for k in range(10)], axis=0
+    )
+    assert low > 2 * high
+
+
+def test_bad_noise_is_told(example_corpus: Path, example_noise: Path, tmp_path: Path) -> None:
+    with pytest.raises(UnmingleError, match=r"name thunder; there is noise, babble"):
+        _mixer(example_corpus, example_noise, weights={"thunder": 1.0})
+    with pytest.raises(UnmingleError, match="leave no noise"):
+        _mixer(example_corpus, example_noise, weights={"noise": 0.0})
+    with pytest.raises(UnmingleError, match="does not exist"):
+        read_noise([tmp_path / "nowhere"])
+    with pytest.raises(UnmingleError, match=r"no noise in .*noise\.csv"):
+        read_noise([example_corpus.parent])
+    (tmp_path / "noise.csv").write_text("path,split\na.wav,train\n")
+    with pytest.raises(UnmingleError, match="lacks the column class"):
+        read_noise([tmp_path])
+
+
+def test_a_manifest_of_noise_names_corpora_and_splits(tmp_path: Path) -> None:
+    (tmp_path / "noise.csv").write_text(
+        "path,corpus,class,split,license\nn/a.wav,one,rain,train,CC0\nn/b.wav,two,dog,test,CC BY\n"
+    )
+    (rain,) = read_noise([tmp_path], "train")
+    assert (rain.corpus, rain.speaker, rain.license) == ("one", "rain", "CC0")
+    assert len(read_noise([tmp_path])) == 2
