@@ -198,6 +198,16 @@ def test_apart_each_network_learns_from_its_own_mixtures_only() -> None:
     assert [any(p.grad is not None for p in s.parameters()) for s in system.specialists] == [0, 1, 0, 0]
 
 
+def test_the_gate_can_be_trained_alone() -> None:
+    system, batch = tiny_experts(), _batch()
+    system.choose_part("apart")
+    gate = system.loss(batch)["gate"]
+    system.choose_part("gate")
+    calls = _counted(system)
+    torch.testing.assert_close(system.loss(batch)["loss"], gate)
+    assert calls == [[], [], [], []]
+
+
 def test_a_mixture_of_unknown_label_teaches_nothing() -> None:
     system, batch = tiny_experts(latent="gender"), _batch()
     system.choose_part("apart")
@@ -283,7 +293,7 @@ def test_impossible_recipes_and_parts_are_refused() -> None:
     }
     with pytest.raises(ValueError, match=r"needs mixing\.noise"):
         Recipe.model_validate(values | {"mixing": {"talkers": 1}})
-    with pytest.raises(ValueError, match="must be one of all, apart"):
+    with pytest.raises(ValueError, match="must be one of all, apart, gate"):
         Recipe.model_validate(values | {"stages": [{"part": "first", "seconds": 1.0, "steps": 1}]})
     with pytest.raises(UnmingleError, match="no second part"):
         tiny_experts().choose_part("second")

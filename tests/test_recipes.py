@@ -40,13 +40,17 @@ def _adds_up(config: SystemConfig) -> bool:
 
 @pytest.mark.parametrize("path", RECIPES, ids=_id)
 def test_every_recipe_trains_saves_loads_and_separates(
-    path: Path, crowd_corpus: Path, tmp_path: Path
+    path: Path, crowd_corpus: Path, example_noise: Path, tmp_path: Path
 ) -> None:
     recipe = shrink(read_recipe(path))
+    changes: dict[str, object] = {"corpus_weights": {}}
+    if recipe.mixing.noise is not None:
+        changes["noise"] = recipe.mixing.noise.model_copy(update={"weights": {"noise": 1.0, "babble": 1.0}})
     recipe = recipe.model_copy(
         update={
             "data": [str(crowd_corpus)],
-            "mixing": recipe.mixing.model_copy(update={"corpus_weights": {}}),
+            "noise_data": [str(example_noise)],
+            "mixing": recipe.mixing.model_copy(update=changes),
         }
     )
     torch.manual_seed(recipe.seed)
@@ -56,7 +60,10 @@ def test_every_recipe_trains_saves_loads_and_separates(
     assert progress.best > -60.0
     state = RunFolder(tmp_path / "run").load()[0]["system"]
     for name, parameter in before.named_parameters():
-        second = name.startswith("refiner.") and all(stage.part == "first" for stage in recipe.stages)
+        parts = {stage.part for stage in recipe.stages}
+        second = (name.startswith("refiner.") and parts == {"first"}) or (
+            name.startswith("specialists.") and parts == {"gate"}
+        )
         # A bias before batch norm has no effect, and anchors none on an affinity.
         if parameter.ndim > 1 and not second:
             assert not torch.equal(state[name], parameter), f"{name} was not trained"

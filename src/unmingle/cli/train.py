@@ -21,6 +21,10 @@ def command(
         list[Path] | None,
         typer.Option("--data", metavar="CORPUS", help="A corpus; may be given several times."),
     ] = None,
+    noise: Annotated[
+        list[Path] | None,
+        typer.Option("--noise", metavar="CORPUS", help="Noise, if not in the corpus as noise.csv."),
+    ] = None,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", metavar="RUN", help="The run's folder; runs/NAME if not given."),
@@ -61,6 +65,8 @@ def command(
     plan = read_recipe(recipe, small=small)
     if data:
         plan = plan.model_copy(update={"data": [str(path) for path in data]})
+    if noise:
+        plan = plan.model_copy(update={"noise_data": [str(path) for path in noise]})
     if not plan.data:
         raise UnmingleError(f"The recipe {recipe} names no data; give a corpus with --data.")
     if devices < 1:

@@ -17,9 +17,9 @@ from unmingle.errors import UnmingleError
 from unmingle.frontend import FrontEnd, Spectra, StftConfig
 from unmingle.masks import apply_masks
 
-Part = Literal["all", "first", "second", "apart"]
-"""What a stage of training trains: ``first`` and ``second`` in systems of two stages, ``apart`` in those
-of local experts, whose networks can be trained each on its own."""
+Part = Literal["all", "first", "second", "apart", "gate"]
+"""What a stage of training trains: ``first`` and ``second`` in systems of two stages; in those of local
+experts ``apart``, specialists and gate each on its own, or the ``gate`` alone."""
 
 
 @dataclass

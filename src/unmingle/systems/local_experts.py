@@ -61,9 +61,9 @@ class LocalExperts(DenoisingSystem):
 
     Trained ``apart``, each specialist minimizes the objective on the mixtures of its own part of the
     latent space, and the gate the cross-entropy of its choice (the paper takes the binary one of a
-    softmax). Trained together (``all``), the estimate is the sum of all specialists' estimates weighted
-    by a softmax of ``hardness`` times the gate's scores (Eq. 4 and 5), and the objective reaches
-    all networks through it.
+    softmax); ``gate`` trains the gate alone. Trained together (``all``), the estimate is the sum of all
+    specialists' estimates weighted by a softmax of ``hardness`` times the gate's scores (Eq. 4 and 5),
+    and the objective reaches all networks through it.
     """
 
     statistics_mixtures = 400
@@ -94,6 +94,10 @@ class LocalExperts(DenoisingSystem):
 
     def fit(self, mixtures: Tensor) -> None:
         super().fit(mixtures)
+        self.fit_clusters(mixtures)
+
+    def fit_clusters(self, mixtures: Tensor) -> None:
+        """Divide ``mixtures`` ``(batch, samples)`` into clusters, where the latent space is ``spectrum``."""
         if self.config.latent == "spectrum":
             profiles = _profile(self.frontend(mixtures).features)
             generator = torch.Generator().manual_seed(0)
@@ -103,8 +107,8 @@ class LocalExperts(DenoisingSystem):
             self.centres.copy_(centres)
 
     def choose_part(self, part: Part) -> None:
-        if part not in ("all", "apart"):
-            raise UnmingleError(f"Local experts have no {part} part to train; say apart, or all.")
+        if part not in ("all", "apart", "gate"):
+            raise UnmingleError(f"Local experts have no {part} part to train; say apart, gate, or all.")
         self._part = part
 
     def labels(self, batch: MixtureBatch, features: Tensor) -> Tensor:
@@ -156,16 +160,18 @@ class LocalExperts(DenoisingSystem):
 
     def loss(self, batch: MixtureBatch) -> dict[str, Tensor]:
         spectra: Spectra = self.frontend(batch.mixture)
-        return self._loss_apart(spectra, batch) if self._part == "apart" else self._loss(spectra, batch)
+        return self._loss(spectra, batch) if self._part == "all" else self._loss_apart(spectra, batch)
 
     def _loss_apart(self, spectra: Spectra, batch: MixtureBatch) -> dict[str, Tensor]:
         labels = self.labels(batch, spectra.features)
         known = (labels >= 0).float()
-        error = self.objective(spectra, self.masks_of(spectra.features, labels), batch)
-        specialists = (error * known).sum() / known.sum().clamp_min(1)
         scores = self.score(spectra.features)
         gate = cross_entropy(scores, labels.clamp_min(0), reduction="none")
         gate = (gate * known).sum() / known.sum().clamp_min(1)
+        if self._part == "gate":
+            return {"loss": gate}
+        error = self.objective(spectra, self.masks_of(spectra.features, labels), batch)
+        specialists = (error * known).sum() / known.sum().clamp_min(1)
         return {"loss": specialists + gate, "specialists": specialists, "gate": gate}
 
     def _loss(self, spectra: Spectra, batch: MixtureBatch) -> dict[str, Tensor]:

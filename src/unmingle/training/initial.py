@@ -34,17 +34,22 @@ _SAME = (
 def fresh_system(recipe: Recipe, mixer: MixtureSource) -> System:
     """A system with random weights and the statistics of the first training mixtures."""
     system = build_system(recipe.system)
-    samples = round(recipe.stages[0].seconds * mixer.sample_rate)
-    crops = [mixer.example(k, samples).mixture for k in range(system.statistics_mixtures)]
-    system.fit(torch.from_numpy(np.stack(crops)))
+    system.fit(_first_mixtures(recipe, mixer, system.statistics_mixtures))
     return system
 
 
-def system_from_model(recipe: Recipe, name: str | Path) -> System:
+def _first_mixtures(recipe: Recipe, mixer: MixtureSource, count: int) -> torch.Tensor:
+    samples = round(recipe.stages[0].seconds * mixer.sample_rate)
+    return torch.from_numpy(np.stack([mixer.example(k, samples).mixture for k in range(count)]))
+
+
+def system_from_model(recipe: Recipe, name: str | Path, mixer: MixtureSource | None = None) -> System:
     """The recipe's system with the weights of a model.
 
     The model's front end and network must be those of the recipe's system, or of its first stage;
-    attractors, objective, dropout and number of talkers may differ.
+    attractors, objective, dropout and number of talkers may differ. Every specialist of a mixture of local
+    experts may begin with the weights of one denoiser; clusters of its latent space then come from
+    the first training mixtures of ``mixer``.
 
     Raises:
         UnmingleError: they are not.
@@ -56,6 +61,8 @@ def system_from_model(recipe: Recipe, name: str | Path) -> System:
         system.frontend.load_state_dict(donor.frontend.state_dict())
     elif isinstance(system, LocalExperts) and isinstance(donor, Denoiser):
         _share_out(system, donor, recipe, name)
+        if mixer is not None:
+            system.fit_clusters(_first_mixtures(recipe, mixer, system.statistics_mixtures))
     else:
         _take(system, donor, recipe, name)
     return system
@@ -68,11 +75,6 @@ def _share_out(system: LocalExperts, donor: Denoiser, recipe: Recipe, name: str 
         raise UnmingleError(
             f"The model {name} has another network or front end than the specialists of {recipe.name}; "
             "choose a model of the same sizes."
-        )
-    if ours.latent == "spectrum":
-        raise UnmingleError(
-            f"{recipe.name} divides by the spectrum, which the model {name} has no clusters of; "
-            "begin without --init-from."
         )
     system.frontend.load_state_dict(donor.frontend.state_dict())
     for specialist in system.specialists:

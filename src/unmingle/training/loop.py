@@ -153,7 +153,7 @@ class _Loop:
         self.mixer = training_mixer(recipe, options.cache)
         self.validation = Validation(recipe, options.cache, fabric.global_rank, fabric.world_size)
         self.system = (
-            system_from_model(recipe, options.init_from)
+            system_from_model(recipe, options.init_from, self.mixer)
             if options.init_from
             else fresh_system(recipe, self.mixer)
         )

@@ -1,0 +1,203 @@
+"""Figure 2 of Sivaraman & Kim 2020 on open data: tables and pictures from trained runs.
+
+    python benchmarks/figure2.py CORPUS -o OUT RUN...
+
+CORPUS holds speech.csv and noise.csv; RUNs are folders of `unmingle train`: generalists, mixtures of local
+experts (their first stage is the naive ensemble, their last the fine-tuned one), and gates alone. On
+300 noisy test mixtures for each of -5, 0, 5 and 10 dB (made once, in OUT/mixtures): SI-SDR improvement by
+input SNR against arithmetic, and what each gate chose.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+
+from unmingle.batch import GENDERS, MixtureBatch
+from unmingle.data.mixture_folders import (
+    MixtureFolderConfig,
+    MixtureItem,
+    read_item,
+    read_mixture_folder,
+    write_mixture_folder,
+)
+from unmingle.evaluation.summary import bootstrap_interval
+from unmingle.masks import apply_masks
+from unmingle.metrics import si_sdr
+from unmingle.models import load_system
+from unmingle.systems import DenoisingSystem, LocalExperts
+
+LEVELS = (-5, 0, 5, 10)
+COUNT = 300
+
+
+@dataclass
+class Curve:
+    """One system's scores: SI-SDR improvement in dB by input SNR, one value a mixture."""
+
+    name: str
+    family: str
+    macs: float
+    """Millions a second of audio, of what runs."""
+    scores: dict[int, list[float]]
+
+    def mean(self) -> float:
+        return float(np.mean([value for values in self.scores.values() for value in values]))
+
+    def row(self) -> str:
+        every = [value for level in LEVELS for value in self.scores[level]]
+        low, high = bootstrap_interval(every)
+        cells = [f"{np.mean(self.scores[level]):.2f}" for level in LEVELS]
+        worse = np.mean([value < 0 for value in every])
+        return (
+            f"| {self.name} | {self.macs:.0f} | {' | '.join(cells)} "
+            f"| {self.mean():.2f} ({low:.2f} to {high:.2f}) | {worse:.1%} |"
+        )
+
+
+def mixtures(corpus: str, folder: Path) -> dict[int, list[MixtureItem]]:
+    """The test mixtures of every input SNR, made where they are not there yet."""
+    items = {}
+    for level in LEVELS:
+        if not (folder / str(level)).is_dir():
+            config = MixtureFolderConfig(
+                corpora=[corpus], noise=[corpus], split="test", count=COUNT, talkers=1,
+                snr=(level, level), sample_rate=16000, seed=1,
+            )  # fmt: skip
+            write_mixture_folder(folder / str(level), config)
+        items[level] = read_mixture_folder(folder / str(level))
+    return items
+
+
+def true_label(system: LocalExperts, item: MixtureItem, features: torch.Tensor) -> int:
+    gender = item.details.get("gender_1", "unknown")
+    known = MixtureBatch(
+        torch.zeros(1, 1),
+        torch.zeros(1, 1, 1),
+        torch.ones(1, 1, dtype=torch.bool),
+        snr=torch.tensor([float(item.details["snr_db"])]),
+        gender=torch.tensor([GENDERS.index(gender)]),
+    )
+    return int(system.labels(known, features)[0])
+
+
+@torch.inference_mode()
+def score(
+    system: DenoisingSystem, items: dict[int, list[MixtureItem]], *, oracle: bool = False
+) -> tuple[dict[int, list[float]], np.ndarray]:
+    """SI-SDR improvements by input SNR, and the confusion matrix (true, chosen) of the gate."""
+    size = len(system.experts)
+    confusion = np.zeros((size, size), dtype=int)
+    scores: dict[int, list[float]] = {}
+    for level, group in items.items():
+        scores[level] = []
+        for item in group:
+            mixture, clean, _ = read_item(item)
+            spectra = system.frontend(torch.from_numpy(mixture)[None])
+            chosen = 0
+            if isinstance(system, LocalExperts):
+                label = true_label(system, item, spectra.features)
+                chosen = int(system.score(spectra.features).argmax())
+                if label >= 0:
+                    confusion[label, chosen] += 1
+                    chosen = label if oracle else chosen
+            mask = torch.sigmoid(system.experts[chosen](spectra.features)).unsqueeze(1)
+            estimate = system.frontend.stft.synthesise(apply_masks(spectra.spectrum, mask), len(mixture))
+            reference = torch.from_numpy(clean[0])
+            before, after = si_sdr(torch.from_numpy(mixture), reference), si_sdr(estimate[0, 0], reference)
+            scores[level].append(float(after - before))
+    return scores, confusion
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("corpus")
+    parser.add_argument("-o", "--output", type=Path, required=True)
+    parser.add_argument("runs", nargs="+", type=Path)
+    arguments = parser.parse_args()
+    items = mixtures(arguments.corpus, arguments.output / "mixtures")
+    curves: list[Curve] = []
+    confusions: dict[str, np.ndarray] = {}
+    for run in arguments.runs:
+        stages = json.loads((run / "recipe.json").read_text())["stages"]
+        last = load_system(run / f"stage-{len(stages)}.safetensors")
+        assert isinstance(last, DenoisingSystem)
+        macs = last.multiply_accumulates(1.0) / 1e6
+        network = last.config.network
+        size = f"{network.hidden_size}x{network.layers}"
+        if not isinstance(last, LocalExperts):
+            curves.append(Curve(f"generalist {size}", "generalist", macs, score(last, items)[0]))
+        elif {stage["part"] for stage in stages} == {"gate"}:
+            gate = last.config.gate
+            confusions[f"{last.config.latent} gate {gate.hidden_size}x{gate.layers}"] = score(last, items)[1]
+            continue
+        else:
+            gate, latent = last.config.gate, last.config.latent
+            naive = load_system(run / "stage-1.safetensors")
+            assert isinstance(naive, LocalExperts)
+            alone = naive.experts[0].multiply_accumulates(last.frontend.stft.frames(last.sample_rate)) / 1e6
+            oracle, _ = score(naive, items, oracle=True)
+            curves.append(Curve(f"{latent} {size}, true choice", f"{latent}, true choice", alone, oracle))
+            scores, confusion = score(naive, items)
+            curves.append(Curve(f"{latent} {size}, naive", f"{latent}, naive", macs, scores))
+            confusions[f"{latent} gate {gate.hidden_size}x{gate.layers}"] = confusion
+            scores, confusion = score(last, items)
+            curves.append(Curve(f"{latent} {size}, fine-tuned", f"{latent}, fine-tuned", macs, scores))
+            confusions[f"{latent} gate {gate.hidden_size}x{gate.layers}, fine-tuned"] = confusion
+        print(curves[-1].row(), flush=True)
+    report(arguments.output, curves, confusions)
+
+
+def report(output: Path, curves: list[Curve], confusions: dict[str, np.ndarray]) -> None:
+    print(f"\n{datetime.date.today()}, {platform.machine()}, torch {torch.__version__}\n")
+    print("| system | MMAC/s | -5 dB | 0 dB | 5 dB | 10 dB | mean (95 %) | made worse |")
+    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
+    for curve in sorted(curves, key=lambda curve: (curve.family, curve.macs)):
+        print(curve.row())
+    print("\n| gate | right | rows: true, columns: chosen |\n| --- | --- | --- |")
+    for name, matrix in confusions.items():
+        print(f"| {name} | {np.trace(matrix) / matrix.sum():.1%} | {matrix.tolist()} |")
+    (output / "figure2.json").write_text(
+        json.dumps(
+            {
+                "curves": {c.name: {"macs": c.macs, "scores": c.scores} for c in curves},
+                "confusions": {name: matrix.tolist() for name, matrix in confusions.items()},
+            }
+        )
+    )
+    figure = Figure(figsize=(11, 4.5), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for family in sorted({curve.family for curve in curves}):
+        members = sorted((c for c in curves if c.family == family), key=lambda curve: curve.macs)
+        left.semilogx([c.macs for c in members], [c.mean() for c in members], marker="o", label=family)
+    left.set(xlabel="million multiply-accumulates a second", ylabel="SI-SDR improvement (dB)")
+    left.legend(fontsize=8)
+    for curve in curves:
+        right.plot(LEVELS, [np.mean(curve.scores[level]) for level in LEVELS], marker=".", label=curve.name)
+    right.set(xlabel="input SNR (dB)", ylabel="SI-SDR improvement (dB)")
+    right.legend(fontsize=6)
+    figure.savefig(output / "figure2a.png", dpi=120)
+    if not confusions:
+        return
+    figure = Figure(figsize=(3 * len(confusions), 3.4), layout="constrained")
+    for axes, (name, matrix) in zip(
+        np.atleast_1d(figure.subplots(1, len(confusions))), confusions.items(), strict=True
+    ):
+        axes.imshow(matrix / matrix.sum(axis=1, keepdims=True).clip(1), vmin=0, vmax=1, cmap="Blues")
+        axes.set(title=f"{name}\n{np.trace(matrix) / matrix.sum():.0%} right", xlabel="chosen", ylabel="true")
+        axes.title.set_fontsize(8)
+    figure.savefig(output / "figure2b.png", dpi=120)
+
+
+if __name__ == "__main__":
+    main()
