@@ -67,9 +67,8 @@ def main() -> None:
             f"| {1000 * statistics.median(slowest for _, slowest in runs):.1f} |",
             flush=True,
         )
-    print(
-        "\n| offline (s) | real-time factor | times real time | wall (s) | peak MiB |\n| --- | --- | --- | --- | --- |"
-    )
+    print("\n| offline (s) | real-time factor | times real time | wall (s) | peak MiB |")
+    print("| --- | --- | --- | --- | --- |")
     program = str(Path(sys.executable).parent / "unmingle")
     with tempfile.TemporaryDirectory() as folder:
         for seconds in (10, 60, 600, 3600):

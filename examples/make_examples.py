@@ -59,6 +59,19 @@ def main(data: Path) -> None:
     write(HERE / "two_talkers" / "s1" / name, first)
     write(HERE / "two_talkers" / "s2" / name, second)
 
+    # The reader in wind-like noise that comes and goes, 2 dB below the voice on average.
+    clean = at_level(book["0880"], -25)
+    rng = np.random.default_rng(5)
+    noise = np.fft.rfft(rng.standard_normal(len(clean)))
+    noise /= np.maximum(np.fft.rfftfreq(len(clean), 1 / RATE), 80.0) / 80.0
+    wind = np.fft.irfft(noise, len(clean))
+    gusts = rng.uniform(0.2, 1.0, 2 * len(clean) // RATE + 2)
+    wind *= np.interp(np.linspace(0, len(gusts) - 1, len(clean)), np.arange(len(gusts)), gusts)
+    wind *= 10 ** (-27 / 20) / np.sqrt(np.square(wind).mean())
+    clean, wind = (np.round(source * 32768) / 32768 for source in (clean, wind))
+    write(HERE / "in_noise" / "noisy" / "reader_in_wind.flac", clean + wind)
+    write(HERE / "in_noise" / "clean" / "reader_in_wind.flac", clean)
+
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]))

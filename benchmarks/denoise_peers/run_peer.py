@@ -1,4 +1,4 @@
-"""Clean the first COUNT files of a folder with another denoiser; runs in the peers' own environment and knows nothing of unmingle.
+"""Clean the first COUNT files of a folder with another denoiser, in the peers' own environment, without unmingle.
 
     peers/bin/python run_peer.py noisereduce|rnnoise|logmmse NOISY OUT COUNT
 
