@@ -56,11 +56,17 @@ def test_noise_k_is_a_pure_function_of_seed_and_k_and_leaves_the_speech_alone(
     example_corpus: Path, example_noise: Path
 ) -> None:
     weights = {"noise": 1.0, **dict.fromkeys(MADE, 1.0)}
-    changes: dict[str, object] = {"weights": weights, "speed": (0.5, 2.0), "filter_db": 10.0, "room": 0.5}
+    changes: dict[str, object] = {
+        "weights": weights,
+        "speed": (0.5, 2.0),
+        "reverse": True,
+        "filter_db": 10.0,
+        "room": 0.5,
+    }
     first = _mixer(example_corpus, example_noise, **changes)
     second = _mixer(example_corpus, example_noise, **changes)
     kinds = set()
-    for k in reversed(range(16)):
+    for k in reversed(range(40)):
         one, other = first.example(k, 4000), second.example(k, 4000)
         np.testing.assert_array_equal(one.mixture, other.mixture)
         kinds.add(one.noise_name.split("/")[0])
@@ -86,6 +92,14 @@ def test_made_noise_has_level_one_and_the_wanted_length(
         noise, name = maker.draw(np.random.default_rng(samples), samples)
         assert (noise.shape, noise.dtype, name) == ((samples,), np.float32, kind)
         assert noise_level(noise) == pytest.approx(1.0, rel=1e-3)
+
+
+def test_two_noises_at_once_still_have_level_one(example_corpus: Path, example_noise: Path) -> None:
+    maker = _mixer(example_corpus, example_noise, second=1.0)._noise
+    assert maker is not None
+    noise, name = maker.draw(np.random.default_rng(0), 4000)
+    assert noise_level(noise) == pytest.approx(1.0, rel=0.01)
+    assert name.count("noise/") == 2
 
 
 def test_a_gap_in_a_recording_is_not_raised_to_full_level(example_corpus: Path, tmp_path: Path) -> None:

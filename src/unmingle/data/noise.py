@@ -18,8 +18,9 @@ from unmingle.data.cache import DecodedSpeech
 from unmingle.data.corpora import Utterance, by_speaker
 from unmingle.errors import UnmingleError
 
-MADE = ("babble", "shaped", "modulated")
-"""Noise that is made: several talkers at once; a random spectrum; that, rising and falling."""
+MADE = ("babble", "shaped", "modulated", "tones", "impulses")
+"""Noise that is made: several talkers at once; a random spectrum; that, rising and falling; harmonic tones
+that wander; short decaying bursts."""
 _SPEED_STEPS = 20
 _FILTER_POINTS = 8
 _CROSSFADE_SECONDS = 0.02
@@ -40,10 +41,14 @@ class NoiseConfig(Config):
     the same and nothing made."""
     speed: tuple[float, float] = (1.0, 1.0)
     """Range of speeds of recordings."""
+    reverse: bool = False
+    """Play every other recording backwards."""
     filter_db: float = Field(0.0, ge=0.0, le=40.0)
     """Recordings go through a random filter of at most so many dB up or down."""
     room: float = Field(0.0, ge=0.0, le=1.0)
     """Share of the noise that sounds in a room: exponentially decaying reverberation of 0.1 to 0.8 s."""
+    second: float = Field(0.0, ge=0.0, le=1.0)
+    """Share of the noise that is a sum of two, the second one up to 12 dB quieter."""
     noise_only: float = Field(0.0, ge=0.0, lt=1.0)
     """Share of training crops in which nobody talks."""
 
@@ -98,14 +103,26 @@ class NoiseMaker:
 
     def draw(self, rng: np.random.Generator, samples: int) -> tuple[Samples, str]:
         """Noise ``(samples,)`` whose level, by :func:`noise_level`, is 1, and what it is."""
+        noise, name = self._draw_one(rng, samples)
+        if rng.random() < self.config.second:
+            other, more = self._draw_one(rng, samples)
+            noise, name = noise + np.float32(10 ** (rng.uniform(-12.0, 0.0) / 20)) * other, f"{name} + {more}"
+            noise = noise / np.float32(max(noise_level(noise), 1.0))
+        return noise, name
+
+    def _draw_one(self, rng: np.random.Generator, samples: int) -> tuple[Samples, str]:
         kind = self._kinds[int(rng.choice(len(self._kinds), p=self._chances))]
         name, floor = kind, 0.0
         if kind == "babble":
             noise = self._babble(rng, samples)
+        elif kind == "tones":
+            noise = _tones(rng, samples, self._rate)
         elif kind in MADE:
             noise = shaped_noise(rng, samples, self._rate)
             if kind == "modulated":
                 noise = noise * _modulation(rng, samples, self._rate)
+            elif kind == "impulses":
+                noise = _impulses(rng, noise, self._rate)
         else:
             index = int(rng.choice(self._corpora[kind]))
             name = f"{kind}/{self._recordings[index].path.stem}"
@@ -129,6 +146,8 @@ class NoiseMaker:
         if speed != 1.0:
             noise = resample(noise, round(speed * _SPEED_STEPS), _SPEED_STEPS)
         noise = np.pad(noise[:samples], (0, max(0, samples - len(noise))))
+        if self.config.reverse and rng.random() < 0.5:
+            noise = noise[::-1]
         if self.config.filter_db:
             spectrum = np.fft.rfft(noise)
             gains = _random_curve(rng, len(spectrum), self.config.filter_db, self._rate)
@@ -140,10 +159,10 @@ class NoiseMaker:
         for _ in range(int(rng.integers(4, 9))):
             index = int(rng.integers(len(self._speech)))
             length = self._speech.length(index)
-            voice = _looped(self._speech.read(index, 0, length), max(samples, length), 0)
-            start = int(rng.integers(len(voice) - samples + 1))
+            start = int(rng.integers(max(0, length - samples) + 1))
+            voice = _looped(self._speech.read(index, start, min(length, samples)), samples, 0)
             gain = 10 ** (rng.uniform(-6.0, 0.0) / 20) / max(self._speech.level(index), 1e-6)
-            babble += np.float32(gain) * voice[start : start + samples]
+            babble += np.float32(gain) * voice
         return babble
 
 
@@ -168,6 +187,34 @@ def _random_curve(rng: np.random.Generator, size: int, decibels: float, sample_r
     places = np.geomspace(60.0, sample_rate / 2, _FILTER_POINTS)
     curve: Samples = (10 ** (np.interp(frequency, places, points) / 20)).astype(np.float32)
     return curve
+
+
+def _tones(rng: np.random.Generator, samples: int, sample_rate: int) -> Samples:
+    """Up to eight harmonics of a tone that wanders by a few percent, or glides like a siren: ``(samples,)``."""
+    lowest = 60.0 * 2 ** rng.uniform(0.0, 5.0)
+    points = rng.uniform(-1.0, 1.0, max(2, 4 * samples // sample_rate + 2)) * rng.choice([0.03, 0.4])
+    bend = 2.0 ** np.interp(np.linspace(0, len(points) - 1, samples), np.arange(len(points)), points)
+    phase = np.cumsum(lowest * bend) * (2 * np.pi / sample_rate)
+    highest = int(min(8, sample_rate / 2 / (lowest * 1.4)))
+    tones = np.zeros(samples, dtype=np.float32)
+    for harmonic in range(1, max(1, int(rng.integers(1, highest + 1))) + 1):
+        gain = 10 ** (rng.uniform(-20.0, 0.0) / 20)
+        tones += (gain * np.sin(harmonic * phase + rng.uniform(0, 2 * np.pi))).astype(np.float32)
+    return tones * _modulation(rng, samples, sample_rate) if rng.random() < 0.5 else tones
+
+
+def _impulses(rng: np.random.Generator, noise: Samples, sample_rate: int) -> Samples:
+    """``noise`` cut into bursts that decay in 5 to 300 ms, one to twelve a second, as knocks and keys do."""
+    time = np.arange(len(noise)) / sample_rate
+    decay, envelope = 0.005 * 60 ** rng.random(), np.zeros(len(noise), dtype=np.float32)
+    rate = rng.uniform(1.0, 12.0)
+    for onset in rng.uniform(
+        0.0, time[-1] if len(time) else 0.0, max(1, rng.poisson(rate * len(noise) / sample_rate))
+    ):
+        first = int(onset * sample_rate)
+        burst = np.exp(-(time[: len(noise) - first]) / decay) * rng.uniform(0.2, 1.0)
+        envelope[first:] += burst.astype(np.float32)
+    return noise * envelope
 
 
 def _modulation(rng: np.random.Generator, samples: int, sample_rate: int) -> Samples:
