@@ -104,6 +104,8 @@ def test_one_bad_file_stops_no_other_and_leaves_nothing(run, tiny_denoiser: Path
     assert "NaN" in done.err
     assert "empty.wav is empty" in done.err
     assert "2 of 3 files" in done.err
+    run("denoise", tmp_path / "bad.wav", "--model", tiny_denoiser, "-o", "nothing")
+    assert not Path("nothing").exists()
     assert [path.name for path in Path("denoised").iterdir()] == [f"{MIXTURE.stem}_denoised.wav"]
 
 
@@ -162,6 +164,11 @@ def test_blocks_hold_the_whole_file_and_tell_of_its_early_end(tmp_path: Path) ->
     blocks = Blocks(MIXTURE, 0.7)
     np.testing.assert_array_equal(np.concatenate(list(blocks), axis=1)[0], whole)
     assert blocks.warning is None
+    flac = MIXTURE.read_bytes()
+    (tmp_path / "damaged.flac").write_bytes(flac[: len(flac) * 9 // 10])
+    damaged = Blocks(tmp_path / "damaged.flac", 10.0)
+    assert sum(block.shape[1] for block in damaged) > 0.8 * len(whole)
+    assert damaged.warning is not None
     soundfile.write(tmp_path / "a.wav", whole, 16000)
     data = (tmp_path / "a.wav").read_bytes()
     (tmp_path / "cut.wav").write_bytes(data[: len(data) // 2])
@@ -186,6 +193,10 @@ def test_a_writer_that_fails_leaves_nothing(tmp_path: Path) -> None:
         with pytest.raises(UnmingleError, match="cannot be written"), writer:
             writer.write(np.ones((1, 100000), dtype=np.float32))
         assert not list(tmp_path.iterdir())
+    with AudioWriter(tmp_path / "large.wav", 48000, 2, "wav", None, 4 * 3600) as writer:
+        writer.write(np.zeros((2, 100), dtype=np.float32))
+    assert (tmp_path / "large.wav").read_bytes()[:4] == b"RF64"
+    assert soundfile.info(tmp_path / "large.wav").frames == 100
     with AudioWriter(tmp_path / "c.flac", 8000, 1, "flac", 16) as writer:
         writer.write(np.full((1, 10), 1.5, dtype=np.float32))
     assert writer.clipped == 10
@@ -219,6 +230,10 @@ def test_noisy_folders_are_made_and_scored(
     assert sum(group["mixtures"] for group in summary["groups"]["snr"].values()) == 3
     oracle = json.loads(run("evaluate", "test", "--oracle", "root_irm", "--metric", "si_sdr", "--json").out)
     assert oracle["metrics"]["si_sdr_improvement"]["mean"] > 5
+    table = Path("test/mixtures.csv").read_text().splitlines()
+    Path("test/mixtures.csv").write_text("\n".join(line.split(",")[0] for line in table))
+    bare = run("evaluate", "test", "--mixture", "--metric", "si_sdr", "--json")
+    assert json.loads(bare.out)["groups"]["snr"]["unknown"]["mixtures"] == 3
     wrong = run("evaluate", "test", "--task", "separate")
     assert wrong.code == 2
     assert "needs the folders mix/" in wrong.err

@@ -40,8 +40,8 @@ def test_the_talkers_active_level_over_the_noise_is_what_was_drawn(
         assert snr == pytest.approx(example.snr, abs=0.1)
         np.testing.assert_allclose(example.mixture, example.sources[0] + example.noise, atol=1e-7)
         assert np.abs(example.mixture).max() <= 0.951
-        drawn.add(example.snr)
-    assert drawn == {-5.0, 10.0}
+        drawn.add(round(example.snr or 0.0))
+    assert drawn == {-5, 10}
 
 
 def test_the_spread_fills_the_range_between_the_levels(example_corpus: Path, example_noise: Path) -> None:
@@ -114,6 +114,9 @@ def test_a_gap_in_a_recording_is_not_raised_to_full_level(example_corpus: Path, 
     assert maker is not None
     levels = [noise_level(maker.draw(np.random.default_rng(k), 800)[0]) for k in range(10)]
     assert min(levels) < 0.1  # Crops of the gap stay quiet.
+    reverberant = _mixer(example_corpus, folder, room=1.0)
+    examples = [reverberant.example(k, 800) for k in range(10)]
+    assert max(example.snr or 0.0 for example in examples) > 30  # And their SNR is told as it became.
 
 
 def test_some_crops_hold_noise_alone_but_no_test_mixture_does(
@@ -124,6 +127,8 @@ def test_some_crops_hold_noise_alone_but_no_test_mixture_does(
     silent = ~batch.active[:, 0]
     assert 3 < int(silent.sum()) < 17
     assert float(batch.sources[silent].abs().max()) == 0
+    assert batch.snr is not None
+    assert set(batch.snr[silent].tolist()) == {-100.0}
     assert float(batch.mixture[silent].abs().amax(dim=1).min()) > 0
     assert all(mixer.add_noise(k, mixer.whole(k, "min")).sources.any() for k in range(8))
 
@@ -135,6 +140,21 @@ def test_a_short_recording_is_looped_without_a_step() -> None:
     assert len(looped) == 5000
     assert np.abs(np.diff(looped)).max() < 0.05
     np.testing.assert_array_equal(_looped(ramp, 500, 50), ramp)
+
+
+def test_recordings_shorter_than_the_mixture_have_no_step_wherever_they_begin(
+    example_corpus: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "hum"
+    folder.mkdir()
+    time = np.arange(RATE) / RATE
+    for name in ("a", "b", "c", "d", "e", "f"):
+        soundfile.write(folder / f"{name}.wav", 0.5 * np.sin(2 * np.pi * 50.5 * time), RATE, subtype="FLOAT")
+    maker = _mixer(example_corpus, folder)._noise
+    assert maker is not None
+    for k in range(8):
+        noise, _ = maker.draw(np.random.default_rng(k), 3 * RATE)
+        assert np.abs(np.diff(noise)).max() < 3 * 2 * np.pi * 50.5 / RATE
 
 
 def test_shaped_noise_falls_with_frequency_and_differs_each_time() -> None:
@@ -158,6 +178,9 @@ def test_bad_noise_is_told(example_corpus: Path, example_noise: Path, tmp_path: 
         read_noise([tmp_path / "nowhere"])
     with pytest.raises(UnmingleError, match=r"no noise in .*noise\.csv"):
         read_noise([example_corpus.parent])
+    # Speech is never taken for noise because nobody named any.
+    with pytest.raises(UnmingleError, match="name some with --noise"):
+        read_noise([example_noise, example_corpus], beside_speech=True)
     (tmp_path / "noise.csv").write_text("path,split\na.wav,train\n")
     with pytest.raises(UnmingleError, match="lacks the column class"):
         read_noise([tmp_path])

@@ -80,6 +80,14 @@ def test_the_running_level_is_the_level_of_what_was_heard_fading() -> None:
     torch.testing.assert_close(torch.cat(parts, dim=1), levels)
 
 
+def test_a_short_look_ahead_asks_the_gate_every_time() -> None:
+    system, asked = tiny_experts(), []
+    plain = system.score
+    system.score = lambda features: (asked.append(features.shape[1]), plain(features))[1]  # type: ignore
+    _in_blocks(DenoisingStream(system, RATE, look_ahead_seconds=0.5), _noisy(4.0), [5000])
+    assert len(asked) == 8
+
+
 def test_the_running_level_grows_with_the_gain_and_holds_through_digital_silence() -> None:
     magnitude = torch.rand(1, 50, 5) + 0.1
     magnitude[:, 30:] = 0
@@ -88,6 +96,12 @@ def test_the_running_level_grows_with_the_gain_and_holds_through_digital_silence
     torch.testing.assert_close(levels[:, 30:], levels[:, 29:30].expand(1, 20))
     loud = running_level(1000 * magnitude, frontend.initial_state(1))
     torch.testing.assert_close(loud, 1000 * levels)
+    click = torch.full((1, 1, 5), 1e10)
+    state = frontend.initial_state(1)
+    loudest = float(running_level(click, state))
+    later = running_level(torch.rand(1, 60_000, 5) + 0.1, state)  # A click is forgotten in the end.
+    assert float(later[0, -1]) == pytest.approx(float(levels[0, 29]), rel=0.2)
+    assert float(later[0, 0]) == pytest.approx(loudest, rel=0.01)
     assert bool(frontend.step(torch.zeros(1, 4, 129), frontend.initial_state(1)).isfinite().all())
 
 
@@ -240,6 +254,8 @@ def test_bad_blocks_and_streams_are_refused_and_the_stream_goes_on() -> None:
         DenoisingStream(system, RATE, 0)
     with pytest.raises(UnmingleError, match=r"specialists 0 to 3; there is no 4"):
         DenoisingStream(system, RATE, expert=4)
+    with pytest.raises(UnmingleError, match="between 0 and 3600; got -1"):
+        DenoisingStream(system, RATE, look_ahead_seconds=-1.0)
     stream, audio = DenoisingStream(system, RATE), _noisy(1.0)
     first = stream.push(audio[:8000])
     for block, word in (
@@ -251,3 +267,7 @@ def test_bad_blocks_and_streams_are_refused_and_the_stream_goes_on() -> None:
             stream.push(block)
     answer = np.concatenate([first, stream.push(audio[8000:]), stream.flush()])
     np.testing.assert_allclose(answer, _in_blocks(DenoisingStream(system, RATE), audio, [10**6]), atol=1e-6)
+    with pytest.raises(UnmingleError, match="has ended"):
+        stream.push(audio)
+    with pytest.raises(UnmingleError, match="has ended"):
+        stream.flush()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -27,6 +28,14 @@ from unmingle.errors import UnmingleError
 _WHOLE_SUFFIXES = (".mp3", *CONTAINER_SUFFIXES)
 """Formats that lose samples, or cannot be read at all, in several calls."""
 _HEADER_BYTES = 128
+_PIECE = 1 << 12
+_MOST_WAV_BYTES = 4_000_000_000
+"""Beyond it the sizes in a WAV header do not fit; RF64 is WAV with larger ones."""
+
+
+def must_be_decoded_whole(path: Path) -> bool:
+    """Whether a file's format cannot be read block by block."""
+    return path.suffix.lower() in _WHOLE_SUFFIXES
 
 
 class Blocks:
@@ -46,10 +55,11 @@ class Blocks:
     def __init__(self, path: Path, seconds: float) -> None:
         self._path, self._whole = path, None
         header = read_header(path)
-        if header is None or path.suffix.lower() in _WHOLE_SUFFIXES:
+        if header is None or must_be_decoded_whole(path):
             recording = read_audio(path)
             self._whole = recording.samples
-            header = Declared(0.0, recording.sample_rate, len(recording.samples))
+            seconds_there = recording.samples.shape[1] / recording.sample_rate
+            header = Declared(seconds_there, recording.sample_rate, len(recording.samples))
             self.warning = recording.warning
         else:
             check_rate(path, header.sample_rate)
@@ -57,6 +67,8 @@ class Blocks:
             self.warning = early if wav_data_is_cut(path) else None
         self.sample_rate, self.channels = header.sample_rate, header.channels
         """In hertz; how many."""
+        self.seconds = header.seconds
+        """By the header."""
         self._size = max(1, round(seconds * self.sample_rate))
 
     def __iter__(self) -> Iterator[Samples]:
@@ -65,12 +77,20 @@ class Blocks:
                 yield self._whole[:, start : start + self._size]
             return
         with soundfile.SoundFile(str(self._path.absolute())) as file:
-            while True:
-                try:
-                    block = file.read(self._size, dtype="float32", always_2d=True)
-                except soundfile.LibsndfileError:
-                    self.warning = f"{self._path.name} is damaged; what comes before the damage was used"
-                    return
+            ended = False
+            while not ended:
+                pieces, wanted = [], self._size
+                # In small pieces: where a file is damaged, a whole block would be lost.
+                while wanted and not ended:
+                    try:
+                        piece = file.read(min(wanted, _PIECE), dtype="float32", always_2d=True)
+                    except soundfile.LibsndfileError:
+                        self.warning = f"{self._path.name} is damaged; what comes before the damage was used"
+                        piece = np.zeros((0, self.channels), dtype=np.float32)
+                    ended = not len(piece)
+                    wanted -= len(piece)
+                    pieces.append(piece)
+                block = np.concatenate(pieces)
                 if not len(block):
                     return
                 if not np.isfinite(block).all():
@@ -86,34 +106,48 @@ class AudioWriter:
     Used as a context: what ends in an error leaves nothing behind. Samples beyond full scale are clipped
     where the format cannot hold them.
 
+    Args:
+        path: of the file.
+        sample_rate: in hertz.
+        channels: how many.
+        name: of the format.
+        bits: a sample; the format's default if not given.
+        seconds: roughly how long the audio will be: from 4 GB on, WAV becomes RF64.
+
     Raises:
         UnmingleError: the format cannot hold such audio, or the disk refuses.
     """
 
     def __init__(
-        self, path: Path, sample_rate: int, channels: int, name: str, bits: int | None = None
+        self,
+        path: Path,
+        sample_rate: int,
+        channels: int,
+        name: str,
+        bits: int | None = None,
+        seconds: float = 0.0,
     ) -> None:
         self._path = path
+        large = 4.0 * seconds * sample_rate * channels > _MOST_WAV_BYTES
+        self._container = "RF64" if name == "wav" and large else None
         self._subtype = check_format(name, sample_rate, bits)
         self._rate, self._channels, self._format = sample_rate, channels, name
-        self._partial = path.with_name(f".{os.getpid()}.{path.name}.partial")
+        self._partial = path.with_name(f".{os.getpid()}.partial")
+        self._made_folder = False
         self.clipped = 0
         """Samples that were beyond full scale."""
 
     def __enter__(self) -> AudioWriter:
         try:
+            self._made_folder = not self._path.parent.exists()
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._disk = _Disk(self._partial)
         except OSError as error:
             raise self._refusal(error) from error
         try:
+            container = self._container or OUTPUT_FORMATS[self._format][0]
             self._file = soundfile.SoundFile(
-                self._disk,
-                "w",
-                self._rate,
-                self._channels,
-                self._subtype,
-                format=OUTPUT_FORMATS[self._format][0],
+                self._disk, "w", self._rate, self._channels, self._subtype, format=container
             )
         except (soundfile.LibsndfileError, RuntimeError) as error:
             self._abandon()
@@ -149,16 +183,22 @@ class AudioWriter:
             raise self._refusal(refused) from refused
 
     def _check(self) -> None:
-        if self._disk.error is not None:
-            error = self._disk.error
-            self._abandon(close=True)
+        error = self._disk.error
+        if error is None:
+            return
+        self._abandon(close=True)
+        if isinstance(error, OSError):
             raise self._refusal(error) from error
+        raise error
 
     def _abandon(self, *, close: bool = False) -> None:
         if close:
             self._file.close()
         self._disk.file.close()
         self._partial.unlink(missing_ok=True)
+        if self._made_folder:
+            with suppress(OSError):  # Something else is in it by now.
+                self._path.parent.rmdir()
 
     def _refusal(self, error: OSError) -> UnmingleError:
         reason = (error.strerror or str(error)).lower()
@@ -171,14 +211,14 @@ class _Disk:
     def __init__(self, path: Path) -> None:
         # Unbuffered: a buffer would meet the full disk in a seek, where the encoder cannot be stopped.
         self.file = path.open("w+b", buffering=0)
-        self.error: OSError | None = None
+        self.error: BaseException | None = None
 
     def write(self, data: bytes) -> int:
         rest = memoryview(data)
         while self.error is None and rest:
             try:
                 rest = rest[self.file.write(rest) or 0 :]
-            except OSError as error:
+            except BaseException as error:  # Ctrl-C too would be lost inside the encoder.
                 self.error = error
         return len(data)
 

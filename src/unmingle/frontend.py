@@ -80,7 +80,8 @@ class FrontEnd(nn.Module):
 
     def initial_state(self, batch: int) -> LevelState:
         """The running level's state before the first frame, for ``batch`` streams side by side."""
-        return LevelState(self.mean.new_zeros(batch), self.mean.new_zeros(batch))
+        zeros = self.mean.new_zeros(batch, dtype=torch.float64)
+        return LevelState(zeros, zeros)
 
     def step(self, magnitude: Tensor, state: LevelState) -> Tensor:
         """Features of some more frames ``(batch, frames, freqs)``; ``state`` is updated in place.
@@ -111,7 +112,8 @@ def running_level(magnitude: Tensor, state: LevelState) -> Tensor:
     The same formula as :func:`level`, its sums fading by half in :data:`_HALF_LIFE_FRAMES`: because
     frame power weighs itself, the level holds through pauses and grows with the gain.
     """
-    power = magnitude.square().sum(dim=-1)
+    # In double: one click of 1e9 in a float file must not become infinite, and stay so.
+    power = magnitude.square().sum(dim=-1).double()
     sums = torch.stack([power, power.square()])
     sums[..., 0] += _FADE * torch.stack([state.power, state.square])
     # Sums over 1, 2, 4 ... frames, each from the last: no loop over time.
@@ -120,7 +122,8 @@ def running_level(magnitude: Tensor, state: LevelState) -> Tensor:
         faded = nn.functional.pad(fade * sums, (reach, 0))[..., : sums.shape[-1]]
         sums, reach, fade = sums + faded, 2 * reach, fade * fade
     state.power, state.square = sums[0, :, -1], sums[1, :, -1]
-    return (sums[1] / sums[0].clamp_min(1e-30)).clamp_min(1e-20).sqrt()
+    levels = (sums[1] / sums[0].clamp_min(1e-30)).clamp_min(1e-20).sqrt()
+    return levels.to(magnitude.dtype)
 
 
 def level(magnitude: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from unmingle.batch import MixtureBatch
-from unmingle.data.mixing import Example, active_sources, gender_index
+from unmingle.data.mixing import SNR_LIMIT, Example, active_sources, gender_index
 from unmingle.errors import UnmingleError
 
 
@@ -81,12 +81,13 @@ class _Answers(Dataset[MixtureBatch | UnmingleError]):
 
 def as_batch(examples: Sequence[Example]) -> MixtureBatch:
     """Examples of one length and one number of sources as a batch."""
-    snrs = [example.snr for example in examples if example.snr is not None]
+    noisy = any(example.snr is not None for example in examples)
+    snrs = [SNR_LIMIT if example.snr is None else example.snr for example in examples]
     return MixtureBatch(
         mixture=torch.from_numpy(np.stack([example.mixture for example in examples])),
         sources=torch.from_numpy(np.stack([example.sources for example in examples])),
         active=torch.from_numpy(np.stack([active_sources(example) for example in examples])),
-        snr=torch.tensor(snrs) if len(snrs) == len(examples) else None,
+        snr=torch.tensor(snrs) if noisy else None,
         gender=torch.tensor([gender_index(example) for example in examples]),
     )
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from unmingle.audio import active_level, read_audio, resample, to_mono
 from unmingle.data.corpora import Utterance
+from unmingle.errors import UnmingleError
 
 _PEAK = 0.95
 
@@ -70,18 +71,23 @@ def decode(
     under a temporary name and renamed when it is complete.
 
     Raises:
-        UnmingleError: a file cannot be read.
+        UnmingleError: a file cannot be read, or holds no sample.
     """
     root = cache or default_cache_folder()
     folder = root / f"speech-{sample_rate}-{_fingerprint(utterances, sample_rate)}"
     if (folder / "index.npz").is_file():
         return DecodedSpeech(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    lengths, levels = [], []
+    lengths: list[int] = []
+    levels: list[float] = []
     raw = folder / f"samples.{os.getpid()}.partial"
     with ProcessPoolExecutor() as pool, raw.open("wb") as file:
         paths = [utterance.path for utterance in utterances]
         for samples, level in pool.map(partial(_decode_one, sample_rate=sample_rate), paths, chunksize=16):
+            if not len(samples):
+                raise UnmingleError(
+                    f"{paths[len(lengths)]} holds no sample at {sample_rate} Hz; leave it out of the corpus."
+                )
             file.write(samples.tobytes())
             lengths.append(len(samples))
             levels.append(level)

@@ -55,11 +55,14 @@ def read_corpora(sources: Sequence[Path | str], split: str | None = None) -> lis
     return kept
 
 
-def read_noise(sources: Sequence[Path | str], split: str | None = None) -> list[Utterance]:
+def read_noise(
+    sources: Sequence[Path | str], split: str | None = None, *, beside_speech: bool = False
+) -> list[Utterance]:
     """Read corpora of noise: manifests, folders with ``noise.csv``, or any folders of audio files.
 
     The class of a recording stands in place of the speaker. Without a column ``split``, or without a
-    manifest, a recording's split depends on its name alone.
+    manifest, a recording's split depends on its name alone. With ``beside_speech`` the sources are corpora
+    of speech, and only a ``noise.csv`` in or beside one is noise.
 
     Raises:
         UnmingleError: a source is missing or malformed, or nothing is left in the split.
@@ -69,9 +72,11 @@ def read_noise(sources: Sequence[Path | str], split: str | None = None) -> list[
         if not source.exists():
             raise UnmingleError(f"The noise {source} does not exist.")
         manifest = source if source.is_file() else source / "noise.csv"
+        if beside_speech:
+            manifest = manifest.with_name("noise.csv")
         if manifest.is_file():
             recordings += _read_manifest(manifest, "class")
-        elif not (source / "speech.csv").is_file():
+        elif not beside_speech and not (source / "speech.csv").is_file():
             recordings += [
                 Utterance(path, source.name, path.parent.name, "unknown", _split_of(path.name))
                 for path in sorted(source.rglob("*"))
@@ -81,7 +86,8 @@ def read_noise(sources: Sequence[Path | str], split: str | None = None) -> list[
     if not kept:
         names = ", ".join(str(source) for source in sources)
         where = f"the {split} split of " if split else ""
-        raise UnmingleError(f"There is no noise in {where}{names}; it needs noise.csv, or audio files.")
+        mend = "name some with --noise" if beside_speech else "it needs noise.csv, or audio files"
+        raise UnmingleError(f"There is no noise in {where}{names}; {mend}.")
     return kept
 
 

@@ -18,7 +18,7 @@ from unmingle.batch import GENDERS
 from unmingle.config import Config
 from unmingle.data.cache import DecodedSpeech
 from unmingle.data.corpora import Utterance, by_speaker
-from unmingle.data.noise import NoiseConfig, NoiseMaker
+from unmingle.data.noise import NoiseConfig, NoiseMaker, noise_level
 from unmingle.errors import UnmingleError
 
 ACTIVE_LEVEL = 0.056
@@ -26,6 +26,8 @@ ACTIVE_LEVEL = 0.056
 _SPEED_STEPS = 40
 """Speeds are multiples of 1/40: a small set of resampling ratios, each a ratio of small integers."""
 _PAUSE_SECONDS = (0.1, 0.5)
+SNR_LIMIT = 100.0
+"""In dB: SNRs of speech without noise, and, negative, of noise without speech."""
 _QUIETEST_LEVEL = 0.1 * ACTIVE_LEVEL
 """Noise is not lowered further with speech that hardly is any."""
 
@@ -102,7 +104,7 @@ class Example:
     noise: Samples | None = None
     """``(samples,)``: what the mixture holds beside the sources."""
     snr: float | None = None
-    """Active level of the talkers over the level of the noise, in dB."""
+    """Active level of the talkers over the level of the noise, in dB; -100 where nobody talks."""
     gender: str = "unknown"
     """Of the first talker."""
     noise_name: str = ""
@@ -182,8 +184,10 @@ class Mixer:
         noise, name = self._noise.draw(rng, plan.samples)
         level = max(active_level(sources.sum(axis=0), self.sample_rate), _QUIETEST_LEVEL)
         noise = noise * np.float32(level * 10 ** (-snr / 20))
+        # As it became: over a gap in its recording, noise is not raised to the full.
+        snr = float(20 * np.log10(level / max(noise_level(noise), 1e-9)))
         if crop and rng.random() < config.noise_only:
-            sources = np.zeros_like(sources)
+            sources, snr = np.zeros_like(sources), -SNR_LIMIT
         peak = float(np.abs(sources.sum(axis=0) + noise).max(initial=0.0))
         if peak > 0.95:
             sources, noise = sources * np.float32(0.95 / peak), noise * np.float32(0.95 / peak)

@@ -141,8 +141,9 @@ class NoiseMaker:
         if length >= wanted:
             noise = self._noise.read(index, int(rng.integers(length - wanted + 1)), wanted)
         else:
-            noise = _looped(self._noise.read(index, 0, length), wanted, int(self._rate * _CROSSFADE_SECONDS))
-            noise = np.roll(noise, int(rng.integers(length)))
+            fade = int(self._rate * _CROSSFADE_SECONDS)
+            noise = _looped(self._noise.read(index, 0, length), wanted + length, fade)
+            noise = noise[int(rng.integers(length)) :]
         if speed != 1.0:
             noise = resample(noise, round(speed * _SPEED_STEPS), _SPEED_STEPS)
         noise = np.pad(noise[:samples], (0, max(0, samples - len(noise))))
@@ -230,6 +231,8 @@ def _in_a_room(rng: np.random.Generator, noise: Samples, sample_rate: int) -> Sa
     seconds = float(rng.uniform(0.1, 0.8))
     time = np.arange(int(min(seconds, 0.4) * sample_rate)) / sample_rate
     response = rng.standard_normal(len(time)) * 10 ** (-3 * time / seconds)
+    # Of energy one: the room changes the sound, not the level.
+    response /= max(float(np.sqrt(np.square(response).sum())), 1e-9)
     # One circular convolution: the tail of the end comes before the beginning, as in a longer recording.
     size = len(noise)
     return np.fft.irfft(np.fft.rfft(noise) * np.fft.rfft(response, size), size).astype(np.float32)

@@ -182,10 +182,21 @@ def _groups(item: MixtureItem) -> dict[str, str]:
     if not item.details:
         return {}
     if item.noisy:
-        level = 5 * round(float(item.details.get("snr_db", "nan")) / 5)
-        return {"snr": f"{level:+d} dB", "noise": item.details.get("noise", "unknown").split("/")[0]}
+        return {"snr": _level(item.details.get("snr_db")), "noise": _kind(item.details.get("noise"))}
     corpora = sorted({value for key, value in item.details.items() if key.startswith("corpus_")})
     return {"genders": item.gender_pair, "corpora": " + ".join(corpora)}
+
+
+def _level(snr: str | None) -> str:
+    """The nearest multiple of 5 dB, in words."""
+    try:
+        return f"{5 * round(float(snr or 'nan') / 5):+d} dB"
+    except (ValueError, OverflowError):
+        return "unknown"
+
+
+def _kind(noise: str | None) -> str:
+    return (noise or "unknown").split("/")[0]
 
 
 def _csv(scores: Sequence[MixtureScores], metrics: Sequence[str]) -> str:

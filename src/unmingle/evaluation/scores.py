@@ -153,4 +153,4 @@ def _finite(value: float) -> float | None:
 
 
 def _tensor(samples: Samples) -> torch.Tensor:
-    return torch.from_numpy(np.ascontiguousarray(samples))
+    return torch.from_numpy(np.array(samples))  # A copy: what was broadcast may not be written to.

@@ -14,11 +14,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from unmingle.audio import Samples, check_format, read_audio
-from unmingle.audio_blocks import AudioWriter, Blocks
+from unmingle.audio import Samples, check_format, read_audio, read_header
+from unmingle.audio_blocks import AudioWriter, Blocks, must_be_decoded_whole
 from unmingle.errors import UnmingleError
 from unmingle.models import DEFAULT_DENOISER, find_model, load_system
-from unmingle.separation.files import Output, check_template, distinct_stems, targets_of
+from unmingle.separation.files import Output, check_template, distinct_stems, refuse_too_long, targets_of
 from unmingle.separation.streaming import DenoisingStream
 from unmingle.systems import DenoisingSystem
 
@@ -168,10 +168,14 @@ def _denoise_file(
 ) -> None:
     if target.exists() and not output.overwrite:
         raise UnmingleError(f"{target} exists; add --overwrite, or name another folder with -o.")
+    header = read_header(path)
+    if header is not None and must_be_decoded_whole(path):
+        refuse_too_long(path, header.seconds, 12.0 * header.seconds * header.sample_rate * header.channels)
     recording = Blocks(path, _BLOCK_SECONDS)
     stream = enhancer.stream(recording.sample_rate, recording.channels, look_ahead_seconds=LOOK_AHEAD_SECONDS)
     samples = 0
-    with AudioWriter(target, recording.sample_rate, recording.channels, output.format, output.bits) as writer:
+    rate, channels = recording.sample_rate, recording.channels
+    with AudioWriter(target, rate, channels, output.format, output.bits, recording.seconds) as writer:
         for block in recording:
             samples += block.shape[1]
             writer.write(stream.push(block))

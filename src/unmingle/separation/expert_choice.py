@@ -42,7 +42,8 @@ class ExpertMasks:
             )
         self._system = system
         self._asks = isinstance(system, LocalExperts) and expert is None
-        self._look_ahead = look_ahead if self._asks else 0
+        self.look_ahead = look_ahead if self._asks else 0
+        """Frames that wait until the gate has heard them."""
         self.expert = system.default_expert if expert is None else expert
         """The specialist that runs now."""
         self.switches = 0
@@ -67,7 +68,7 @@ class ExpertMasks:
         """Some more features ``(1, frames, freqs)``: the masks that are known now, of the same shape."""
         if not self._asks:
             return self._run(features)
-        return self._push_ahead(features, ended) if self._look_ahead else self._push_live(features)
+        return self._push_ahead(features, ended) if self.look_ahead else self._push_live(features)
 
     def _push_live(self, features: Tensor) -> Tensor:
         masks = [features[:, :0]]
@@ -88,10 +89,11 @@ class ExpertMasks:
         assert isinstance(self._system, LocalExperts)
         masks = [features[:, :0]]
         self._waiting = torch.cat([self._waiting, features], dim=1)
-        while self._waiting.shape[1] >= self._look_ahead or (ended and self._waiting.shape[1]):
-            part, self._waiting = self._waiting[:, : self._look_ahead], self._waiting[:, self._look_ahead :]
+        while self._waiting.shape[1] >= self.look_ahead or (ended and self._waiting.shape[1]):
+            part, self._waiting = self._waiting[:, : self.look_ahead], self._waiting[:, self.look_ahead :]
             # A last piece of less than a second says too little to change the choice.
-            if not self._begun or part.shape[1] >= self._frames(_KEPT_SECONDS):
+            too_short = part.shape[1] < min(self._frames(_KEPT_SECONDS), self.look_ahead)
+            if not self._begun or not too_short:
                 self._choose(int(self._system.score(part)[0].argmax()))
             masks.append(self._run(part))
         return torch.cat(masks, dim=1)

@@ -271,18 +271,27 @@ def targets_of(stem: str, talkers: int, output: Output, taken: set[str]) -> list
 
 def _check_memory(path: Path, separator: Separator, talkers: int) -> None:
     header = read_header(path)
-    available = available_memory()
-    if header is None or available is None:
+    if header is None:
         return
     # Decoded twice over for a moment, then a few arrays of the mixture's length for every talker.
     samples = header.seconds * header.sample_rate
     needed = separator.system.working_bytes(header.seconds, talkers) + 4 * samples * (
         2 * header.channels + 4 * talkers + 6
     )
-    if needed > 0.9 * available:
-        possible = header.seconds * 0.9 * available / needed
+    refuse_too_long(path, header.seconds, needed)
+
+
+def refuse_too_long(path: Path, seconds: float, needed: float) -> None:
+    """Refuse a recording of so many seconds that needs so many bytes of memory, if they are not there.
+
+    Raises:
+        UnmingleError: they are not; the text says how long it may be.
+    """
+    available = available_memory()
+    if available is not None and needed > 0.9 * available:
+        possible = seconds * 0.9 * available / needed
         raise UnmingleError(
-            f"{path} is {header.seconds / 60:.0f} minutes long and needs {needed / 2**30:.1f} GiB of memory, "
+            f"{path} is {seconds / 60:.0f} minutes long and needs {needed / 2**30:.1f} GiB of memory, "
             f"{available / 2**30:.1f} GiB are free: cut it into pieces of at most {possible / 60:.0f} minutes."
         )
 

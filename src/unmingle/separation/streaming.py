@@ -50,7 +50,7 @@ class DenoisingStream:
         look_ahead_seconds: for how long the gate may hear what comes before it chooses; 0 for live use.
 
     Raises:
-        UnmingleError: an impossible rate or number of channels, or no such specialist.
+        UnmingleError: an impossible rate, look-ahead or number of channels, or no such specialist.
     """
 
     def __init__(
@@ -68,6 +68,8 @@ class DenoisingStream:
             )
         if channels < 1:
             raise UnmingleError(f"A stream needs at least one channel; got {channels}.")
+        if not 0.0 <= look_ahead_seconds <= 3600.0:
+            raise UnmingleError(f"look_ahead_seconds must lie between 0 and 3600; got {look_ahead_seconds}.")
         self.sample_rate, self.channels = sample_rate, channels
         self._system, self._stft = system, system.frontend.stft
         look_ahead = round(look_ahead_seconds * system.sample_rate / system.hop)
@@ -76,10 +78,9 @@ class DenoisingStream:
         self._level = system.frontend.initial_state(1)
         self._spectra = torch.zeros(channels, 0, self._stft.freqs, dtype=torch.complex64)
         self._pushed = self._given = 0
-        self._flat = False
-        self.lag_seconds = look_ahead * system.hop / system.sample_rate + (
-            self._stft.window_length / system.sample_rate
-        )
+        self._flat = self._ended = False
+        waits = self.masks.look_ahead * system.hop + self._stft.window_length
+        self.lag_seconds = waits / system.sample_rate
         self._other_rate = None
         if sample_rate != system.sample_rate:
             self._other_rate = _OtherRate(sample_rate, system.sample_rate, system.hop, channels)
@@ -89,14 +90,19 @@ class DenoisingStream:
         """Some more audio ``(samples,)`` or ``(channels, samples)``; what is ready comes back.
 
         Raises:
-            UnmingleError: another number of channels, or samples that are not finite.
+            UnmingleError: another number of channels, samples that are not finite, or a stream that has ended.
         """
+        if self._ended:
+            raise UnmingleError("The stream has ended; open another.")
         audio = self._checked(block)
         self._pushed += audio.shape[1]
         return self._answer(self._run(audio, ended=False))
 
     def flush(self) -> Samples:
         """The end: what is still owed. The stream cannot be used any more."""
+        if self._ended:
+            raise UnmingleError("The stream has ended; open another.")
+        self._ended = True
         ready = self._run(np.zeros((self.channels, 0), dtype=np.float32), ended=True)
         owed = self._pushed - self._given
         return self._answer(np.pad(ready[:, :owed], ((0, 0), (0, max(0, owed - ready.shape[1])))))

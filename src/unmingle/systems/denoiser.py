@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import torch
+from pydantic import Field, field_validator
 from torch import Tensor
 
 from unmingle.batch import MixtureBatch
@@ -22,11 +23,21 @@ DENOISING_STFT = StftConfig(window_length=1024, hop=256, level="running")
 class DenoisingConfig(SystemConfig):
     """What all systems that clean one talker of noise share."""
 
-    sample_rate: int = 16000
+    sample_rate: int = Field(16000, ge=1000, le=192000)
     talkers: Literal[1] = 1
     stft: StftConfig = DENOISING_STFT
     network: LstmConfig = LstmConfig()
     objective: ObjectiveName = "si_sdr"
+
+    @field_validator("stft", mode="before")
+    @classmethod
+    def _streams(cls, stft: Any) -> Any:
+        """What is not said is the paper's; and only a running level can stream."""
+        if not isinstance(stft, Mapping):
+            return stft
+        if stft.get("level", "running") != "running":
+            raise ValueError("level must be running for a denoiser, which streams")
+        return DENOISING_STFT.model_dump() | dict(stft)
 
 
 class DenoiserConfig(DenoisingConfig):

@@ -165,6 +165,11 @@ class LocalExperts(DenoisingSystem):
     def _loss_apart(self, spectra: Spectra, batch: MixtureBatch) -> dict[str, Tensor]:
         labels = self.labels(batch, spectra.features)
         known = (labels >= 0).float()
+        if not known.any():
+            raise UnmingleError(
+                f"No mixture of a batch has a known {self.config.latent}, which the specialists divide by; "
+                "give data that states it, or choose the latent space spectrum."
+            )
         scores = self.score(spectra.features)
         gate = cross_entropy(scores, labels.clamp_min(0), reduction="none")
         gate = (gate * known).sum() / known.sum().clamp_min(1)

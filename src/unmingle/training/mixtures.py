@@ -11,7 +11,7 @@ import torch
 
 from unmingle.data.batches import MixtureSource, as_batch
 from unmingle.data.cache import decode
-from unmingle.data.corpora import read_corpora, read_noise
+from unmingle.data.corpora import Utterance, read_corpora, read_noise
 from unmingle.data.mixing import Example, Mixer, MixingConfig, active_sources
 from unmingle.data.noise import MADE, NoiseMaker
 from unmingle.data.premixed import PremixedMixtures, is_premixed
@@ -33,7 +33,7 @@ def prepare(recipe: Recipe, cache: Path | None, on_decoded: Callable[[int, int],
         if not any_premixed(recipe.data):
             decode(read_corpora(recipe.data, split), recipe.system.sample_rate, cache, on_decoded)
             if recipe.mixing.noise is not None:
-                noise = read_noise(recipe.noise_data or recipe.data, split)
+                noise = _noise(recipe.noise_data, recipe.data, split)
                 decode(noise, recipe.system.sample_rate, cache, on_decoded)
 
 
@@ -58,7 +58,7 @@ def validation_mixer(recipe: Recipe, cache: Path | None) -> MixtureSource:
     noise = recipe.mixing.noise
     noise_weights = {}
     if noise is not None and noise.weights:
-        there = {each.corpus for each in read_noise(recipe.noise_data or recipe.data, "valid")}
+        there = {each.corpus for each in _noise(recipe.noise_data, recipe.data, "valid")}
         noise_weights = {name: w for name, w in noise.weights.items() if name in {*there, *MADE}}
     changes = {
         "speed": (1.0, 1.0),
@@ -92,7 +92,7 @@ def open_mixtures(
 ) -> MixtureSource:
     """Mixtures of a split: drawn from corpora, or from a folder of mixtures that were made before.
 
-    Where ``mixing`` wants noise, it comes from ``noise_data``, or from the corpora if that is empty.
+    Where ``mixing`` wants noise, it comes from ``noise_data``, or from ``noise.csv`` in the corpora if that is empty.
 
     Raises:
         UnmingleError: the data is missing or malformed.
@@ -102,10 +102,14 @@ def open_mixtures(
     utterances = read_corpora(data, split)
     speech, noise = decode(utterances, sample_rate, cache), None
     if mixing.noise is not None:
-        recordings = read_noise(noise_data or data, split)
+        recordings = _noise(noise_data, data, split)
         decoded = decode(recordings, sample_rate, cache)
         noise = NoiseMaker(recordings, decoded, speech, sample_rate, mixing.noise)
     return Mixer(utterances, speech, sample_rate, mixing, seed, noise)
+
+
+def _noise(noise_data: Sequence[str], data: Sequence[str], split: str) -> list[Utterance]:
+    return read_noise(noise_data, split) if noise_data else read_noise(data, split, beside_speech=True)
 
 
 def any_premixed(data: Sequence[str]) -> bool:
