@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from unmingle.cli.options import Json, Threads, set_threads
+from unmingle.cli.options import (
+    Bits,
+    Format,
+    Json,
+    Model,
+    NameTemplate,
+    Overwrite,
+    Threads,
+    set_threads,
+)
 from unmingle.errors import UnmingleError
 
 if TYPE_CHECKING:
@@ -27,18 +36,11 @@ def command(
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Where to write.")] = Path(
         "denoised"
     ),
-    model: Annotated[
-        str | None,
-        typer.Option("--model", metavar="NAME|PATH", help="See `unmingle models`, or a .safetensors file."),
-    ] = None,
-    format: Annotated[str, typer.Option("--format", help="wav, flac, ogg or mp3.")] = "wav",
-    bits: Annotated[
-        int | None, typer.Option("--bits", help="Bits a sample: 16, 24, or 32 (float). wav: 32, flac: 24.")
-    ] = None,
-    name: Annotated[
-        str, typer.Option("--name", metavar="TEMPLATE", help="Name of an output; {stem} is the input's.")
-    ] = "{stem}_denoised",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace outputs that exist.")] = False,
+    model: Model = None,
+    format: Format = "wav",
+    bits: Bits = None,
+    name: NameTemplate = "{stem}_denoised",
+    overwrite: Overwrite = False,
     raw: Annotated[
         str | None,
         typer.Option(

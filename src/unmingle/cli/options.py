@@ -14,6 +14,19 @@ Threads = Annotated[
 Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout instead of a table.")]
 
+Model = Annotated[
+    str | None,
+    typer.Option("--model", metavar="NAME|PATH", help="See `unmingle models`, or a .safetensors file."),
+]
+Format = Annotated[str, typer.Option("--format", help="wav, flac, ogg or mp3.")]
+Bits = Annotated[
+    int | None, typer.Option("--bits", help="Bits a sample: 16, 24, or 32 (float). wav: 32, flac: 24.")
+]
+NameTemplate = Annotated[
+    str, typer.Option("--name", metavar="TEMPLATE", help="Name of an output; {stem} is the input's.")
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace outputs that exist.")]
+
 
 def set_threads(threads: int | None) -> None:
     """Tell PyTorch how many threads to use."""

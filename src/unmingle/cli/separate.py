@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from unmingle.cli.options import Device, Json, Threads, set_threads
+from unmingle.cli.options import (
+    Bits,
+    Device,
+    Format,
+    Json,
+    Model,
+    NameTemplate,
+    Overwrite,
+    Threads,
+    set_threads,
+)
 from unmingle.errors import UnmingleError
 
 if TYPE_CHECKING:
@@ -31,22 +41,15 @@ def command(
             help="How many talk, or auto to count; the model's own if not given.",
         ),
     ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option("--model", metavar="NAME|PATH", help="See `unmingle models`, or a .safetensors file."),
-    ] = None,
-    format: Annotated[str, typer.Option("--format", help="wav, flac, ogg or mp3.")] = "wav",
-    bits: Annotated[
-        int | None, typer.Option("--bits", help="Bits a sample: 16, 24, or 32 (float). wav: 32, flac: 24.")
-    ] = None,
-    name: Annotated[
-        str, typer.Option("--name", metavar="TEMPLATE", help="Name of an output; {stem} is the input's.")
-    ] = "{stem}_talker{n}",
+    model: Model = None,
+    format: Format = "wav",
+    bits: Bits = None,
+    name: NameTemplate = "{stem}_talker{n}",
     channel: Annotated[
         str,
         typer.Option("--channel", metavar="mix|left|right|N", help="Which channel of the input to separate."),
     ] = "mix",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace outputs that exist.")] = False,
+    overwrite: Overwrite = False,
     threads: Threads = None,
     device: Device = "auto",
     as_json: Json = False,

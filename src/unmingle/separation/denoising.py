@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,7 +17,7 @@ from unmingle.audio import Samples, check_format, read_audio, read_header
 from unmingle.audio_blocks import AudioWriter, Blocks, must_be_decoded_whole
 from unmingle.errors import UnmingleError
 from unmingle.models import DEFAULT_DENOISER, find_model, load_system
-from unmingle.separation.files import Output, check_template, distinct_stems, refuse_too_long, targets_of
+from unmingle.separation.files import Output, check_template, go_through, refuse_too_long, targets_of
 from unmingle.separation.streaming import DenoisingStream
 from unmingle.systems import DenoisingSystem
 
@@ -143,23 +142,14 @@ def denoise_files(
     check_format(output.format, 48000, output.bits)
     check_template(output.name, 1)
     taken = {os.path.realpath(path) for path in paths}
-    results = []
-    for path, stem in zip(paths, distinct_stems(paths), strict=True):
-        began = time.perf_counter()
-        result = DenoisingResult(str(path))
-        try:
-            (target,) = targets_of(stem, 1, output, taken)
-            taken.add(os.path.realpath(target))
-            _denoise_file(path, target, enhancer, output, result)
-            result.real_time_factor = (time.perf_counter() - began) / result.seconds
-        except UnmingleError as error:
-            result.error = str(error)
-        except (OSError, MemoryError, RuntimeError) as error:
-            # Whatever a file manages to break, the others are still done.
-            result.error = f"{path} could not be cleaned ({' '.join(str(error).split())})."
-        results.append(result)
-        if on_done:
-            on_done(result)
+
+    def work(path: Path, stem: str, result: DenoisingResult) -> None:
+        (target,) = targets_of(stem, 1, output, taken)
+        taken.add(os.path.realpath(target))
+        _denoise_file(path, target, enhancer, output, result)
+
+    results = [DenoisingResult(str(path)) for path in paths]
+    go_through(paths, results, work, "cleaned", on_done)
     return results
 
 

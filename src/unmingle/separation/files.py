@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -109,25 +109,49 @@ def separate_files(
     check_format(output.format, 48000, output.bits)
     check_template(output.name, 2)
     taken = {os.path.realpath(path) for path in paths}
-    results = []
-    for path, stem in zip(paths, distinct_stems(paths), strict=True):
+
+    def work(path: Path, stem: str, result: FileResult) -> None:
+        # Where talkers are counted, there is room for as many as the model can find.
+        targets = targets_of(stem, wanted or separator.talkers, output, taken)
+        taken.update(os.path.realpath(target) for target in targets)
+        _separate_file(path, targets, separator, output, channel, result, counted=wanted is None)
+
+    results = [FileResult(str(path)) for path in paths]
+    go_through(paths, results, work, "separated", on_done)
+    return results
+
+
+class Told(Protocol):
+    """What is told of every file."""
+
+    seconds: float
+    real_time_factor: float
+    error: str | None
+
+
+Result = TypeVar("Result", bound=Told)
+
+
+def go_through(
+    paths: Sequence[Path],
+    results: Sequence[Result],
+    work: Callable[[Path, str, Result], None],
+    done: str,
+    on_done: Callable[[Result], None] | None,
+) -> None:
+    """Do ``work`` with every file, its distinct stem and its result; one that fails does not stop the others."""
+    for path, stem, result in zip(paths, distinct_stems(paths), results, strict=True):
         began = time.perf_counter()
-        result = FileResult(str(path))
         try:
-            # Where talkers are counted, there is room for as many as the model can find.
-            targets = targets_of(stem, wanted or separator.talkers, output, taken)
-            taken.update(os.path.realpath(target) for target in targets)
-            _separate_file(path, targets, separator, output, channel, result, counted=wanted is None)
+            work(path, stem, result)
             result.real_time_factor = (time.perf_counter() - began) / result.seconds
         except UnmingleError as error:
             result.error = str(error)
         except (OSError, MemoryError, RuntimeError) as error:
             # Whatever a file manages to break, the others are still done.
-            result.error = f"{path} could not be separated ({' '.join(str(error).split())})."
-        results.append(result)
+            result.error = f"{path} could not be {done} ({' '.join(str(error).split())})."
         if on_done:
             on_done(result)
-    return results
 
 
 def _separate_file(
