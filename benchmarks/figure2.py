@@ -3,7 +3,7 @@
     python benchmarks/figure2.py CORPUS -o OUT RUN...
 
 CORPUS holds speech.csv and noise.csv; RUNs are folders of `unmingle train`: generalists, mixtures of local
-experts (their first stage is the naive ensemble, their last the fine-tuned one), and gates alone. On
+experts (before their stage `all` they are the naive ensemble, after it the fine-tuned one), and gates alone. On
 300 noisy test mixtures for each of -5, 0, 5 and 10 dB (made once, in OUT/mixtures): SI-SDR improvement by
 input SNR against arithmetic, and what each gate chose.
 """
@@ -77,6 +77,10 @@ def mixtures(corpus: str, folder: Path) -> dict[int, list[MixtureItem]]:
     return items
 
 
+def stage_file(run: Path, number: int) -> Path:
+    return run / f"stage-{number}.safetensors"
+
+
 def true_label(system: LocalExperts, item: MixtureItem, features: torch.Tensor) -> int:
     gender = item.details.get("gender_1", "unknown")
     known = MixtureBatch(
@@ -129,21 +133,22 @@ def main() -> None:
     curves: list[Curve] = []
     confusions: dict[str, np.ndarray] = {}
     for run in arguments.runs:
-        stages = json.loads((run / "recipe.json").read_text())["stages"]
-        last = load_system(run / f"stage-{len(stages)}.safetensors")
+        parts = [stage["part"] for stage in json.loads((run / "recipe.json").read_text())["stages"]]
+        ended = [number for number in range(1, len(parts) + 1) if stage_file(run, number).exists()]
+        last = load_system(stage_file(run, ended[-1]))
         assert isinstance(last, DenoisingSystem)
         macs = last.multiply_accumulates(1.0) / 1e6
         network = last.config.network
         size = f"{network.hidden_size}x{network.layers}"
         if not isinstance(last, LocalExperts):
             curves.append(Curve(f"generalist {size}", "generalist", macs, score(last, items)[0]))
-        elif {stage["part"] for stage in stages} == {"gate"}:
+        elif set(parts) == {"gate"}:
             gate = last.config.gate
             confusions[f"{last.config.latent} gate {gate.hidden_size}x{gate.layers}"] = score(last, items)[1]
             continue
         else:
             gate, latent = last.config.gate, last.config.latent
-            naive = load_system(run / "stage-1.safetensors")
+            naive = load_system(stage_file(run, parts.index("all")))
             assert isinstance(naive, LocalExperts)
             alone = naive.experts[0].multiply_accumulates(last.frontend.stft.frames(last.sample_rate)) / 1e6
             oracle, _ = score(naive, items, oracle=True)

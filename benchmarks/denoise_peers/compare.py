@@ -4,7 +4,7 @@
     python benchmarks/denoise_peers/compare.py CORPUS -o OUT --peers peers/bin/python [--model MODEL]...
 
 The first 100 of the mixtures of benchmarks/figure2.py for each of -5, 0, 5 and 10 dB, made once in OUT/mixtures.
-SI-SDR for all of them, PESQ, STOI and DNSMOS for every fourth. Every program works with one thread;
+SI-SDR for all of them, PESQ, STOI and DNSMOS for every tenth. Every program works with one thread;
 real-time factors are processor time.
 """
 
@@ -77,7 +77,7 @@ def score(items: dict[int, list[MixtureItem]], clean: Clean) -> tuple[dict[int, 
             estimate = clean(item, level)
             work += time.process_time() - began
             seconds += len(mixture) / rate
-            metrics = ["si_sdr", *(SLOW_METRICS if number % 4 == 0 else [])]
+            metrics = ["si_sdr", *(SLOW_METRICS if number % 10 == 0 else [])]
             values = score_mixture(mixture, sources, estimate[None], rate, metrics)
             scores[level].append(MixtureScores(item.name, len(mixture) / rate, {}, values))
     return scores, work / seconds
