@@ -31,7 +31,7 @@ from figure2 import LEVELS, mixtures
 from unmingle.audio import Samples
 from unmingle.data.mixture_folders import MixtureItem, read_item
 from unmingle.evaluation.scores import score_mixture
-from unmingle.evaluation.summary import MixtureScores, bootstrap_interval, summarize
+from unmingle.evaluation.summary import MixtureScores, bootstrap_interval
 from unmingle.models import DEFAULT_DENOISER
 from unmingle.separation import load_denoiser
 
@@ -90,7 +90,7 @@ def row(name: str, scores: dict[int, list[MixtureScores]], factor: float) -> str
     low, high = bootstrap_interval(gains)
     slow = [each for each in every if "pesq" in each.values]
     others = [f"{mean(slow, metric):.{3 if metric == 'stoi' else 2}f}" for metric in SLOW_METRICS]
-    worse = summarize(every)["made_worse"]["mixtures"]
+    worse = np.mean([gain < 0 for gain in gains])
     return (
         f"| {name} | {' | '.join(by_level)} | {np.mean(gains):.2f} ({low:.2f} to {high:.2f}) | {worse:.1%} "
         f"| {' | '.join(others)} | {factor:.3f} |"
