@@ -61,6 +61,10 @@ def test_lstm_steps_equal_the_whole_frame_by_frame_and_in_blocks() -> None:
                 output, state = network.step(part, state)
                 parts.append(output)
         torch.testing.assert_close(torch.cat(parts, dim=1), whole, atol=1e-6, rtol=1e-5)
+    with torch.no_grad():  # What a step keeps of the weights follows when they change.
+        network.layers.weight_hh_l1.mul_(-0.5)
+        output, _ = network.step(features[:, :3], network.initial_state(2))
+        torch.testing.assert_close(output, network(features[:, :3]), atol=1e-6, rtol=1e-5)
 
 
 @pytest.mark.parametrize(("layers", "hidden"), [(1, 16), (2, 512), (3, 1024)])

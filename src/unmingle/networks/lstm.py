@@ -40,6 +40,7 @@ class Lstm(nn.Module):
         super().__init__()
         self.layers = nn.LSTM(inputs, config.hidden_size, config.layers, batch_first=True)
         self.linear = nn.Linear(config.hidden_size, outputs)
+        self._turned: dict[int, tuple[tuple[int, int], Tensor]] = {}
 
     def forward(self, features: Tensor) -> Tensor:
         """All frames at once. Padding after the last frame changes nothing before it."""
@@ -65,11 +66,12 @@ class Lstm(nn.Module):
         ends = []
         for layer, (h, c) in enumerate(zip(*state, strict=True)):
             weights = (getattr(self.layers, f"{name}_l{layer}") for name in _WEIGHTS)
-            from_input, from_past, bias, more_bias = weights
+            from_input, _, bias, more_bias = weights
+            from_past = self._recurrent(layer)
             driven = nn.functional.linear(hidden, from_input, bias + more_bias)
             outputs = []
             for frame in driven.unbind(dim=1):
-                gates = torch.addmm(frame, h, from_past.T)
+                gates = torch.addmm(frame, h, from_past)
                 keep, forget, write, show = gates.chunk(4, dim=1)
                 c = torch.sigmoid(forget) * c + torch.sigmoid(keep) * torch.tanh(write)
                 h = torch.sigmoid(show) * torch.tanh(c)
@@ -77,6 +79,14 @@ class Lstm(nn.Module):
             hidden = torch.stack(outputs, dim=1) if outputs else h.unsqueeze(1)[:, :0]
             ends.append((h, c))
         return hidden, (torch.stack([h for h, _ in ends]), torch.stack([c for _, c in ends]))
+
+    def _recurrent(self, layer: int) -> Tensor:
+        """The recurrent weights transposed in memory: a product with one frame takes half the time."""
+        weight: Tensor = getattr(self.layers, f"weight_hh_l{layer}")
+        now = (weight.data_ptr(), weight._version)
+        if layer not in self._turned or self._turned[layer][0] != now:
+            self._turned[layer] = (now, weight.detach().T.contiguous())
+        return self._turned[layer][1]
 
     def multiply_accumulates(self, frames: int) -> int:
         """Multiply-accumulate operations for ``frames`` frames, from the weights of all layers."""
