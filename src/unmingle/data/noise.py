@@ -1,8 +1,8 @@
 """Noise for mixtures: recordings, changed in many ways, and noise that is made.
 
 There is far less recorded noise than speech that may be used freely. So a recording is played at
-another speed, filtered, and put into a room; and babble, shaped and modulated noise are made anew
-for every mixture. Noise k of a run is a pure function of (seed, k), as its mixture is.
+another speed, filtered, and put into a room; and other noise, see :data:`MADE`, is made anew for
+every mixture. Noise k of a run is a pure function of (seed, k), as its mixture is.
 """
 
 from __future__ import annotations
@@ -208,11 +208,8 @@ def _impulses(rng: np.random.Generator, noise: Samples, sample_rate: int) -> Sam
     """``noise`` cut into bursts that decay in 5 to 300 ms, one to twelve a second, as knocks and keys do."""
     time = np.arange(len(noise)) / sample_rate
     decay, envelope = 0.005 * 60 ** rng.random(), np.zeros(len(noise), dtype=np.float32)
-    rate = rng.uniform(1.0, 12.0)
-    for onset in rng.uniform(
-        0.0, time[-1] if len(time) else 0.0, max(1, rng.poisson(rate * len(noise) / sample_rate))
-    ):
-        first = int(onset * sample_rate)
+    count = max(1, rng.poisson(rng.uniform(1.0, 12.0) * len(noise) / sample_rate))
+    for first in rng.integers(0, len(noise), count):
         burst = np.exp(-(time[: len(noise) - first]) / decay) * rng.uniform(0.2, 1.0)
         envelope[first:] += burst.astype(np.float32)
     return noise * envelope

@@ -12,7 +12,7 @@ LstmState = tuple[Tensor, Tensor]
 """h and c of all layers, each ``(layers, batch, hidden_size)``."""
 
 _FEW_FRAMES = 8
-_WEIGHTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+_WEIGHTS = ("weight_ih", "bias_ih", "bias_hh")
 
 
 class LstmConfig(Config):
@@ -65,8 +65,7 @@ class Lstm(nn.Module):
         hidden = features
         ends = []
         for layer, (h, c) in enumerate(zip(*state, strict=True)):
-            weights = (getattr(self.layers, f"{name}_l{layer}") for name in _WEIGHTS)
-            from_input, _, bias, more_bias = weights
+            from_input, bias, more_bias = (getattr(self.layers, f"{name}_l{layer}") for name in _WEIGHTS)
             from_past = self._recurrent(layer)
             driven = nn.functional.linear(hidden, from_input, bias + more_bias)
             outputs = []
