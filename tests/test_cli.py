@@ -139,6 +139,7 @@ def test_mix_then_evaluate(run, example_corpus: Path, tiny_model: Path, tmp_path
     )
     assert made.code == 0, made.err
     assert sorted(path.name for path in (tmp_path / "test").iterdir()) == [
+        "README.md",
         "mix",
         "mixtures.csv",
         "recipe.json",

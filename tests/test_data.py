@@ -13,13 +13,10 @@ from unmingle.audio import active_level
 from unmingle.data.batches import Crops, iterate
 from unmingle.data.cache import decode
 from unmingle.data.corpora import Utterance, read_corpora
-from unmingle.data.mixing import Mixer, MixingConfig, active_sources
-from unmingle.data.mixture_folders import (
-    MixtureFolderConfig,
-    read_item,
-    read_mixture_folder,
-    write_mixture_folder,
-)
+from unmingle.data.examples import active_sources
+from unmingle.data.mixing import Mixer, MixingConfig
+from unmingle.data.mixture_folders import read_item, read_mixture_folder
+from unmingle.data.mixture_writing import MixtureFolderConfig, write_mixture_folder
 from unmingle.data.premixed import PremixedMixtures, is_premixed
 from unmingle.errors import UnmingleError
 

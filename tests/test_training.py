@@ -17,8 +17,8 @@ from conftest import TINY_BLSTM, tiny_values
 from unmingle.attractors import FixedAttractors
 from unmingle.audio import write_audio
 from unmingle.data.batches import Crops, iterate
-from unmingle.data.mixing import active_sources
-from unmingle.data.mixture_folders import MixtureFolderConfig, write_mixture_folder
+from unmingle.data.examples import active_sources
+from unmingle.data.mixture_writing import MixtureFolderConfig, write_mixture_folder
 from unmingle.data.premixed import PremixedMixtures
 from unmingle.errors import UnmingleError
 from unmingle.models import ModelFacts, load_system, save_system

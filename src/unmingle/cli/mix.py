@@ -27,7 +27,46 @@ def command(
     noise: Annotated[
         list[Path] | None,
         typer.Option(
-            "--noise", metavar="CORPUS", help="Noise for one talker: noise.csv, or folders of audio."
+            "--noise", metavar="CORPUS", help="Noise beside the talkers: noise.csv, or folders of audio."
+        ),
+    ] = None,
+    noise_snr: Annotated[
+        tuple[float, float] | None,
+        typer.Option(
+            "--noise-snr", metavar="LOW HIGH", help="Range of several talkers' sum over the noise, in dB."
+        ),
+    ] = None,
+    overlap: Annotated[
+        tuple[float, float] | None,
+        typer.Option(
+            "--overlap",
+            metavar="LOW HIGH",
+            help="Turns of a conversation: by how much of the shorter one the next overlaps, 0 to 1.",
+        ),
+    ] = None,
+    room: Annotated[
+        str | None,
+        typer.Option(
+            "--room",
+            help="random: a room for each mixture; loudspeakers: one set-up for all, as RealTalkLibri.",
+        ),
+    ] = None,
+    rt60: Annotated[
+        tuple[float, float],
+        typer.Option("--rt60", metavar="LOW HIGH", help="Range of reverberation times in s, with --room."),
+    ] = (0.2, 0.6),
+    distance: Annotated[
+        tuple[float, float],
+        typer.Option(
+            "--distance", metavar="LOW HIGH", help="Range of distances to the microphone in m, with --room."
+        ),
+    ] = (0.5, 2.0),
+    wsj0_list: Annotated[
+        Path | None,
+        typer.Option(
+            "--list",
+            metavar="FILE",
+            help="mix_2_spk_tt.txt and its like: make WSJ0-mix; CORPUS is your WSJ0.",
         ),
     ] = None,
     rate: Annotated[int, typer.Option("--rate", help="Sample rate in hertz.")] = 8000,
@@ -43,14 +82,35 @@ def command(
 
     Levels are active speech levels. mixtures.csv lists sources, talkers, genders, gains and SNR. A
     corpus without splits gets them by its speakers' names: 80 % train, 10 % valid, 10 % test. With
-    --noise and --talkers 1: noisy/, clean/, noise/, the talker's active level over the noise's.
+    --noise and --talkers 1: noisy/, clean/, noise/, the talker's active level over the noise's. Stopped,
+    the same command goes on where it was. README.md in the folder is its card.
     """
     from pydantic import ValidationError
     from rich.console import Console
     from rich.progress import Progress
 
-    from unmingle.data.mixture_folders import MixtureFolderConfig, write_mixture_folder
+    from unmingle.data.mixture_writing import MixtureFolderConfig, write_mixture_folder
+    from unmingle.data.rooms import RoomConfig
 
+    console = Console(stderr=True)
+    progress = Progress(console=console, transient=True, disable=not console.is_terminal)
+    if wsj0_list is not None:
+        from unmingle.data.wsj0_mix import write_wsj0_mix
+
+        if len(corpora) != 1:
+            raise UnmingleError("--list needs one CORPUS, the folder of your WSJ0.")
+        with progress:
+            task = progress.add_task("mixing", total=None)
+            write_wsj0_mix(
+                wsj0_list,
+                corpora[0],
+                output,
+                rate,
+                mode,
+                lambda done, total: progress.update(task, completed=done, total=total),
+            )
+        print(f"mixtures of {wsj0_list.name} at {rate} Hz: {output}")
+        return
     try:
         config = MixtureFolderConfig(
             corpora=[str(path) for path in corpora],
@@ -59,16 +119,22 @@ def command(
             count=count,
             talkers=talkers,
             snr=snr,
+            noise_snr=noise_snr,
+            overlap=overlap,
+            room=RoomConfig.model_validate({"setting": room, "rt60": rt60, "distance": distance})
+            if room
+            else None,
             sample_rate=rate,
             mode=mode,
             seed=seed,
         )
+        _ = config.mixing  # Says what is wrong with the ranges.
     except ValidationError as error:
         first = error.errors()[0]
-        option = " ".join(f"--{part}" for part in first["loc"][:1]) or "An option"
-        raise UnmingleError(f"{option} will not do: {first['msg'].lower()}.") from error
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        options = {"setting": "room", "sample_rate": "rate"}
+        option = "".join(f"--{options.get(str(part), part)}: " for part in first["loc"][:1])
+        raise UnmingleError(option + first["msg"].removeprefix("Value error, ") + ".") from error
+    with progress:
         task = progress.add_task("mixing", total=count)
         decoding = progress.add_task("decoding", total=None)
         write_mixture_folder(
@@ -77,5 +143,5 @@ def command(
             on_progress=lambda done, total: progress.update(task, completed=done, total=total),
             on_decoded=lambda done, total: progress.update(decoding, completed=done, total=total),
         )
-    what = "one talker in noise" if noise else f"{talkers} talkers"
+    what = "one talker in noise" if noise and talkers == 1 else f"{talkers} talkers"
     print(f"{count} mixtures of {what} at {rate} Hz: {output}")

@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from unmingle.batch import MixtureBatch
-from unmingle.data.mixing import SNR_LIMIT, Example, active_sources, gender_index
+from unmingle.data.examples import SNR_LIMIT, Example, active_sources, gender_index
 from unmingle.errors import UnmingleError
 
 

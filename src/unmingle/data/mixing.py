@@ -7,18 +7,18 @@ from decoded speech. The same plan gives the same samples whatever the number of
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from unmingle.audio import Samples, active_level, resample
-from unmingle.batch import GENDERS
 from unmingle.config import Config
 from unmingle.data.cache import DecodedSpeech
 from unmingle.data.corpora import Utterance, by_speaker
+from unmingle.data.examples import SNR_LIMIT, Example, MixturePlan, Segment, Voice
 from unmingle.data.noise import NoiseConfig, NoiseMaker, noise_level
+from unmingle.data.rooms import Room, RoomConfig, RoomMaker, in_room
 from unmingle.errors import UnmingleError
 
 ACTIVE_LEVEL = 0.056
@@ -26,8 +26,6 @@ ACTIVE_LEVEL = 0.056
 _SPEED_STEPS = 40
 """Speeds are multiples of 1/40: a small set of resampling ratios, each a ratio of small integers."""
 _PAUSE_SECONDS = (0.1, 0.5)
-SNR_LIMIT = 100.0
-"""In dB: SNRs of speech without noise, and, negative, of noise without speech."""
 _QUIETEST_LEVEL = 0.1 * ACTIVE_LEVEL
 """Noise is not lowered further with speech that hardly is any."""
 
@@ -49,6 +47,11 @@ class MixingConfig(Config):
     """Share of mixtures in which all talkers but the first speak only for a part of the time."""
     lone: float = Field(0.0, ge=0.0, le=1.0)
     """Share of mixtures in which the first talker alone speaks."""
+    overlap: tuple[float, float] | None = None
+    """Whole utterances follow one another like turns of a conversation: each next one begins before the end of
+    what came before, by a share of the shorter of both from this range. 0: one after the other; 1: full overlap."""
+    room: RoomConfig | None = None
+    """Rooms in which the talkers are heard; none if not given."""
     noise: NoiseConfig | None = None
     """Noise beside the talkers; none if not given."""
 
@@ -60,61 +63,11 @@ class MixingConfig(Config):
                 raise ValueError(f"{name} must be [low, high], got [{low}, {high}]")
         if self.fewest_talkers is not None and self.fewest_talkers > self.talkers:
             raise ValueError(f"fewest_talkers {self.fewest_talkers} is more than talkers {self.talkers}")
+        if self.overlap is not None and not 0.0 <= self.overlap[0] <= self.overlap[1] <= 1.0:
+            raise ValueError(f"overlap must be [low, high] between 0 and 1, got {list(self.overlap)}")
         if self.speed[0] < 0.5 or self.speed[1] > 2.0:
             raise ValueError("speed must lie between 0.5 and 2")
         return self
-
-
-@dataclass(frozen=True)
-class Segment:
-    """A stretch of one utterance in a mixture; times in samples after the change of speed."""
-
-    utterance: int
-    start: int
-    """Where the stretch begins, in samples of the utterance as it was decoded."""
-    position: int
-    """Where it goes in the mixture."""
-    length: int
-    """How long it is in the mixture."""
-
-
-@dataclass(frozen=True)
-class Voice:
-    """One talker of a mixture."""
-
-    segments: tuple[Segment, ...]
-    speed: float
-    gain_db: float
-
-
-@dataclass(frozen=True)
-class MixturePlan:
-    """All that is random about one mixture."""
-
-    voices: tuple[Voice, ...]
-    samples: int
-
-
-@dataclass(frozen=True)
-class Example:
-    """One mixture with what is known of it."""
-
-    sources: Samples
-    """``(talkers, samples)``."""
-    noise: Samples | None = None
-    """``(samples,)``: what the mixture holds beside the sources."""
-    snr: float | None = None
-    """Active level of the talkers over the level of the noise, in dB; -100 where nobody talks."""
-    gender: str = "unknown"
-    """Of the first talker."""
-    noise_name: str = ""
-    """What the noise is."""
-
-    @property
-    def mixture(self) -> Samples:
-        """``(samples,)``."""
-        total: Samples = self.sources.sum(axis=0)
-        return total if self.noise is None else total + self.noise
 
 
 class Mixer:
@@ -140,6 +93,7 @@ class Mixer:
     ) -> None:
         self.config, self.seed, self.sample_rate = config, seed, sample_rate
         self._speech, self._noise, self._utterances = speech, noise, utterances
+        self._rooms = RoomMaker(config.room, sample_rate, seed) if config.room else None
         self._speakers = by_speaker(utterances)
         unknown = set(config.corpus_weights) - set(self._speakers)
         if unknown:
@@ -164,21 +118,24 @@ class Mixer:
 
     def example(self, index: int, samples: int) -> Example:
         """Mixture ``index`` as a crop of a fixed length, for training, with noise if there is any."""
-        return self.add_noise(index, self.crop(index, samples), crop=True)
+        return self.realize(index, self.crop(index, samples), crop=True)
 
-    def add_noise(self, index: int, plan: MixturePlan, *, crop: bool = False) -> Example:
-        """Render mixture ``index`` by its plan, and add its noise if the config wants some.
+    def realize(self, index: int, plan: MixturePlan, *, crop: bool = False) -> Example:
+        """Render mixture ``index`` by its plan, in its room and with its noise if the config wants them.
 
         The level of the noise counts against the active level of the sources' sum. In some crops,
         if the config says so, nobody talks.
         """
-        sources = self.render(plan)
+        sources, room = self.render(plan), None
+        if self._rooms is not None:
+            room = self._rooms.draw(np.random.default_rng([self.seed, index, 2]), len(sources))
+            sources = self._heard(sources, room)
         # Drawn from a generator of their own, so that noise changes nothing about the speech.
         rng = np.random.default_rng([self.seed, index, 1])
         first = plan.voices[0].segments
         gender = self._utterances[first[0].utterance].gender if first else "unknown"
         if self._noise is None:
-            return Example(sources, gender=gender)
+            return Example(sources, gender=gender, room=room)
         config = self._noise.config
         snr = float(rng.choice(config.snr_levels) + rng.uniform(-1.0, 1.0) * config.snr_spread)
         noise, name = self._noise.draw(rng, plan.samples)
@@ -191,7 +148,7 @@ class Mixer:
         peak = float(np.abs(sources.sum(axis=0) + noise).max(initial=0.0))
         if peak > 0.95:
             sources, noise = sources * np.float32(0.95 / peak), noise * np.float32(0.95 / peak)
-        return Example(sources, noise, snr, gender, name)
+        return Example(sources, noise, snr, gender, name, room)
 
     def crop(self, index: int, samples: int) -> MixturePlan:
         """Plan of mixture ``index`` as a crop of a fixed length, for training."""
@@ -218,18 +175,27 @@ class Mixer:
     def whole(self, index: int, mode: str) -> MixturePlan:
         """Plan of mixture ``index`` from one whole utterance a talker, for test lists.
 
-        ``mode`` "min" cuts to the shortest utterance, "max" pads to the longest, as WSJ0-mix does.
+        ``mode`` "min" cuts to the shortest utterance, "max" pads to the longest, as WSJ0-mix does. With
+        ``overlap`` in the config the utterances stay whole, in turns, whatever the mode.
         """
         rng = self._rng(index)
         gains = self._gains(rng, self.config.talkers)
         picked = [int(rng.choice(speaker)) for speaker in self._draw_speakers(rng)]
         lengths = [self._speech.length(utterance) for utterance in picked]
         samples = min(lengths) if mode == "min" else max(lengths)
+        starts = [0] * len(picked)
+        if self.config.overlap is not None:
+            starts = _turns(lengths, rng.uniform(*self.config.overlap, len(lengths)))
+            samples = max(start + length for start, length in zip(starts, lengths, strict=True))
         voices = [
-            Voice((Segment(utterance, 0, 0, min(length, samples)),), 1.0, gain)
-            for utterance, length, gain in zip(picked, lengths, gains, strict=True)
+            Voice((Segment(utterance, 0, start, min(length, samples)),), 1.0, gain)
+            for utterance, start, length, gain in zip(picked, starts, lengths, gains, strict=True)
         ]
         return MixturePlan(tuple(voices), samples)
+
+    def is_whole(self, segment: Segment) -> bool:
+        """Whether a segment at the speed 1 is all of its utterance."""
+        return segment.start == 0 and segment.length == self._speech.length(segment.utterance)
 
     def render(self, plan: MixturePlan) -> Samples:
         """Sources ``(talkers, samples)`` at their levels in the mixture, which is their sum.
@@ -240,12 +206,17 @@ class Mixer:
         for source, voice in zip(sources, plan.voices, strict=True):
             for segment in voice.segments:
                 source[segment.position : segment.position + segment.length] = self._render(segment, voice)
-        peak = max(
-            float(np.abs(sources.sum(axis=0)).max(initial=0.0)), float(np.abs(sources).max(initial=0.0))
-        )
-        if peak > 0.95:
-            sources *= 0.95 / peak
-        return sources
+        return _below_full_scale(sources)
+
+    def _heard(self, sources: Samples, room: Room) -> Samples:
+        """Sources as they arrive: with random rooms each at the level that it was planned to have there."""
+        heard = in_room(sources, room)
+        before = [active_level(source, self.sample_rate) for source in sources]
+        after = [max(active_level(source, self.sample_rate), 1e-9) for source in heard]
+        gains = np.array(before) / np.array(after)
+        if self.config.room is not None and self.config.room.setting == "loudspeakers":
+            gains[:] = gains[0]  # What is farther off is quieter.
+        return _below_full_scale(heard * gains[:, None].astype(np.float32))
 
     def _render(self, segment: Segment, voice: Voice) -> Samples:
         wanted = int(np.ceil(segment.length * voice.speed)) + 1
@@ -312,13 +283,16 @@ class Mixer:
         return tuple(segments)
 
 
-def active_sources(example: Example) -> NDArray[np.bool_]:
-    """Which of ``(talkers,)`` talk: those within 40 dB of the mixture's energy."""
-    energy = np.square(example.sources).sum(axis=-1)
-    active: NDArray[np.bool_] = energy > 1e-4 * max(float(np.square(example.mixture).sum()), 1e-12)
-    return active
+def _turns(lengths: Sequence[int], shares: NDArray[np.float64]) -> list[int]:
+    """Where utterances begin that overlap with what came before by shares of the shorter of both."""
+    starts, end = [0], lengths[0]
+    for length, before, share in zip(lengths[1:], lengths, shares[1:], strict=False):
+        starts.append(max(0, end - round(share * min(length, before))))
+        end = max(end, starts[-1] + length)
+    return starts
 
 
-def gender_index(example: Example) -> int:
-    """The place of the first talker's gender among :data:`~unmingle.batch.GENDERS`."""
-    return GENDERS.index(example.gender)
+def _below_full_scale(sources: Samples) -> Samples:
+    """``(talkers, samples)`` with one gain for all that keeps each, and their sum, below full scale."""
+    peak = max(float(np.abs(sources.sum(axis=0)).max(initial=0.0)), float(np.abs(sources).max(initial=0.0)))
+    return sources * np.float32(0.95 / peak) if peak > 0.95 else sources

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from unmingle.audio import active_level
-from unmingle.data.mixing import Example
+from unmingle.data.examples import Example
 from unmingle.data.mixture_folders import read_item, read_mixture_folder
 from unmingle.data.noise import noise_level
 from unmingle.errors import UnmingleError

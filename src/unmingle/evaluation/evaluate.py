@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import datetime
-import hashlib
 import io
 import json
 import platform
@@ -19,7 +18,7 @@ import torch
 
 from unmingle import __version__
 from unmingle.audio import Samples, replace_files, resample
-from unmingle.data.mixture_folders import MixtureItem, read_item, read_mixture_folder
+from unmingle.data.mixture_folders import MixtureItem, list_hash, read_item, read_mixture_folder
 from unmingle.errors import UnmingleError
 from unmingle.evaluation.scores import DEFINITIONS, check_metrics, default_metrics, score_mixture
 from unmingle.evaluation.summary import MixtureScores, summarize
@@ -161,7 +160,7 @@ def evaluate_folder(
         "real_time_factor": work / seconds,
         "threads": torch.get_num_threads(),
         "folder": folder.name,
-        "list_sha256": _list_hash(items),
+        "list_sha256": list_hash(items),
         "mixing": _mixing(folder),
         "definitions": {metric: DEFINITIONS[metric] for metric in metrics},
         "permutation": "best mean SI-SDR",
@@ -215,14 +214,6 @@ def _csv(scores: Sequence[MixtureScores], metrics: Sequence[str]) -> str:
             [score.name, f"{score.seconds:.3f}", *(score.groups.get(kind, "") for kind in groups), *cells]
         )
     return text.getvalue()
-
-
-def _list_hash(items: Sequence[MixtureItem]) -> str:
-    digest = hashlib.sha256()
-    for item in items:
-        digest.update(item.name.encode())
-        digest.update(item.mixture.read_bytes())
-    return digest.hexdigest()[:12]
 
 
 def _mixing(folder: Path) -> Any:

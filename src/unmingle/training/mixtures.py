@@ -12,7 +12,8 @@ import torch
 from unmingle.data.batches import MixtureSource, as_batch
 from unmingle.data.cache import decode
 from unmingle.data.corpora import Utterance, read_corpora, read_noise
-from unmingle.data.mixing import Example, Mixer, MixingConfig, active_sources
+from unmingle.data.examples import Example, active_sources
+from unmingle.data.mixing import Mixer, MixingConfig
 from unmingle.data.noise import MADE, NoiseMaker
 from unmingle.data.premixed import PremixedMixtures, is_premixed
 from unmingle.errors import UnmingleError

@@ -1,0 +1,287 @@
+"""Make a folder of mixtures: on all cores, going on where it was stopped, with a card that says what is in it.
+
+What is done lies in a hidden folder beside the wanted one until all is there; mixture k is a pure function of
+(recipe, seed, k), so neither a stop nor the number of processes changes a byte.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import math
+import os
+import shutil
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from unmingle.audio import active_level, replace_files, write_audio
+from unmingle.config import Config
+from unmingle.data.cache import decode
+from unmingle.data.corpora import Utterance, read_corpora, read_noise
+from unmingle.data.data_card import data_card
+from unmingle.data.examples import Example, MixturePlan
+from unmingle.data.mixing import Mixer, MixingConfig
+from unmingle.data.mixture_folders import list_hash, read_mixture_folder
+from unmingle.data.noise import NoiseConfig, NoiseMaker
+from unmingle.data.rooms import RoomConfig
+from unmingle.errors import UnmingleError
+
+_ROWS, _PLAN = "rows", "plan.json"
+
+
+class MixtureFolderConfig(Config):
+    """How a folder of mixtures is made."""
+
+    corpora: list[str]
+    noise: list[str] = []
+    """Corpora of noise."""
+    split: str | None = None
+    count: int = Field(ge=1)
+    talkers: int = Field(2, ge=1, le=16)
+    snr: tuple[float, float] = (0.0, 5.0)
+    """Of the first talker over the second; of the one talker over the noise."""
+    noise_snr: tuple[float, float] | None = None
+    """Of several talkers' sum over the noise."""
+    overlap: tuple[float, float] | None = None
+    """See :class:`~unmingle.data.mixing.MixingConfig`."""
+    room: RoomConfig | None = None
+    sample_rate: int = Field(8000, ge=1000)
+    mode: Literal["min", "max"] = "min"
+    seed: int = Field(0, ge=0)
+
+    @model_validator(mode="after")
+    def _ranges(self) -> MixtureFolderConfig:
+        for name in ("snr", "noise_snr"):
+            limits = getattr(self, name)
+            if limits is not None and limits[0] > limits[1]:
+                raise ValueError(f"{name} must be low and high, got {limits[0]:g} and {limits[1]:g}")
+        if self.noise_snr is not None and not self.noise:
+            raise ValueError("noise_snr needs noise: name some with --noise")
+        if self.noise and self.talkers == 1 and self.noise_snr is not None:
+            raise ValueError("with one talker, --snr is the SNR over the noise: leave noise_snr out")
+        if self.noise and self.talkers > 1 and self.noise_snr is None:
+            raise ValueError("several talkers in noise need noise_snr: say it with --noise-snr LOW HIGH")
+        return self
+
+    @property
+    def mixing(self) -> MixingConfig:
+        """What the mixer is told."""
+        noise = None
+        if self.noise:
+            low, high = self.noise_snr or self.snr
+            noise = NoiseConfig(snr_levels=[(low + high) / 2], snr_spread=(high - low) / 2)
+        snr = (0.0, 0.0) if self.talkers == 1 else self.snr
+        return MixingConfig(talkers=self.talkers, snr=snr, overlap=self.overlap, room=self.room, noise=noise)
+
+
+def write_mixture_folder(
+    folder: Path,
+    config: MixtureFolderConfig,
+    cache: Path | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+    on_decoded: Callable[[int, int], None] | None = None,
+    processes: int | None = None,
+) -> None:
+    """Draw, mix and write ``config.count`` mixtures; the folder appears when all is there.
+
+    The same call after a stop goes on with what the stopped one left. ``processes``: as many as there
+    are cores, if not given.
+
+    Raises:
+        UnmingleError: the folder holds mixtures already, the data will not do, or the disk is full.
+    """
+    if folder.exists() and any(folder.iterdir()):
+        raise UnmingleError(f"{folder} is not empty; name another folder.")
+    utterances = read_corpora(config.corpora, config.split)
+    recordings = read_noise(config.noise, config.split) if config.noise else []
+    mixing = config.mixing
+    speech = decode(utterances, config.sample_rate, cache, on_decoded)
+    noise = None
+    if mixing.noise is not None:
+        decoded = decode(recordings, config.sample_rate, cache, on_decoded)
+        noise = NoiseMaker(recordings, decoded, speech, config.sample_rate, mixing.noise)
+    mixer = Mixer(utterances, speech, config.sample_rate, mixing, config.seed, noise)
+    partial = folder.with_name(f".{folder.name}.partial")
+    try:
+        _begin(partial, config, [*utterances, *recordings])
+        work = _Work(partial, config, mixer, utterances)
+        names = _write_all(work, on_progress, processes or len(os.sched_getaffinity(0)))
+        _finish(partial, config, names, utterances, recordings)
+        partial.rename(folder)
+    except OSError as error:
+        raise UnmingleError(
+            f"{folder} cannot be written ({(error.strerror or str(error)).lower()})."
+        ) from error
+
+
+def _begin(partial: Path, config: MixtureFolderConfig, audio: Sequence[Utterance]) -> None:
+    """Keep what an equal call left; drop what another one did."""
+    digest = hashlib.sha256(config.model_dump_json().encode())
+    for utterance in audio:
+        digest.update(f"{utterance.path}|{utterance.speaker}|{utterance.path.stat().st_size}\n".encode())
+    plan = digest.hexdigest()
+    if not (partial / _PLAN).is_file() or (partial / _PLAN).read_text() != plan:
+        shutil.rmtree(partial, ignore_errors=True)
+    for half_written in partial.rglob(".*.partial"):
+        half_written.unlink()
+    (partial / _ROWS).mkdir(parents=True, exist_ok=True)
+    (partial / _PLAN).write_text(plan)
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What every process needs."""
+
+    folder: Path
+    config: MixtureFolderConfig
+    mixer: Mixer
+    utterances: Sequence[Utterance]
+
+    def write(self, index: int) -> None:
+        """One mixture's audio, then its row, which says that all of it is there."""
+        plan = self.mixer.whole(index, self.config.mode)
+        example = self.mixer.realize(index, plan)
+        row = _row(_name(index, plan, self.utterances), plan, example, self.mixer, self.utterances)
+        # The mixture is the sum of the sources as written, in float: no rounding between them.
+        parts = {f"s{number}": source for number, source in enumerate(example.sources, start=1)}
+        if example.noise is not None and self.config.talkers == 1:
+            parts = {"noisy": example.mixture, "clean": parts["s1"], "noise": example.noise}
+        else:
+            parts["mix"] = example.mixture
+            if example.noise is not None:
+                parts["noise"] = example.noise
+        for part, audio in parts.items():
+            write_audio(self.folder / part / f"{row['name']}.wav", audio, self.config.sample_rate)
+        replace_files([(self._row_path(index), json.dumps(row).encode())])
+
+    def missing(self) -> list[int]:
+        return [index for index in range(self.config.count) if not self._row_path(index).is_file()]
+
+    def rows(self) -> list[dict[str, str]]:
+        return [json.loads(self._row_path(index).read_text()) for index in range(self.config.count)]
+
+    def _row_path(self, index: int) -> Path:
+        return self.folder / _ROWS / f"{index:05d}.json"
+
+
+_work: _Work
+"""Of this worker process."""
+
+
+def _begin_worker(work: _Work) -> None:
+    global _work
+    _work = work
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer.
+
+
+def _write_one(index: int) -> None:
+    _work.write(index)
+
+
+@contextmanager
+def _pool(work: _Work, processes: int) -> Iterator[ProcessPoolExecutor]:
+    pool = ProcessPoolExecutor(processes, initializer=_begin_worker, initargs=(work,))
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _write_all(
+    work: _Work, on_progress: Callable[[int, int], None] | None, processes: int
+) -> list[dict[str, str]]:
+    """Write what is missing; return the rows of all."""
+    missing = work.missing()
+    done = work.config.count - len(missing)
+    with _pool(work, min(processes, max(1, len(missing)))) as pool:
+        for _ in pool.map(_write_one, missing, chunksize=max(1, min(8, len(missing) // (4 * processes)))):
+            done += 1
+            if on_progress:
+                on_progress(done, work.config.count)
+    return work.rows()
+
+
+def _finish(
+    folder: Path,
+    config: MixtureFolderConfig,
+    rows: Sequence[dict[str, str]],
+    utterances: Sequence[Utterance],
+    recordings: Sequence[Utterance],
+) -> None:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    shutil.rmtree(folder / _ROWS)
+    (folder / _PLAN).unlink()
+    recipe = config.model_dump_json(indent=2)
+    card = data_card(recipe, rows, utterances, recordings, list_hash(read_mixture_folder(folder)))
+    replace_files(
+        [
+            (folder / "recipe.json", recipe.encode()),
+            (folder / "mixtures.csv", text.getvalue().encode()),
+            (folder / "README.md", card.encode()),
+        ]
+    )
+
+
+def _name(index: int, plan: MixturePlan, utterances: Sequence[Utterance]) -> str:
+    stems = [utterances[voice.segments[0].utterance].path.stem[-24:] for voice in plan.voices]
+    return "_".join([f"{index:05d}", *stems])
+
+
+def _row(
+    name: str,
+    plan: MixturePlan,
+    example: Example,
+    mixer: Mixer,
+    utterances: Sequence[Utterance],
+) -> dict[str, str]:
+    row = {"name": name}
+    for number, voice in enumerate(plan.voices, start=1):
+        utterance = utterances[voice.segments[0].utterance]
+        row |= {
+            f"source_{number}": "/".join(utterance.path.parts[-4:]),
+            f"corpus_{number}": utterance.corpus,
+            f"talker_{number}": utterance.speaker,
+            f"gender_{number}": utterance.gender,
+            f"gain_db_{number}": f"{voice.gain_db:.4f}",
+            # Of a cut utterance nobody knows how many words are left.
+            f"text_{number}": utterance.text if mixer.is_whole(voice.segments[0]) else "",
+        }
+    gains = [voice.gain_db for voice in plan.voices]
+    row["snr_db"] = f"{gains[0] - gains[1]:.4f}" if len(gains) == 2 else ""
+    if example.room is not None and len(gains) == 2:
+        first, second = (active_level(source, mixer.sample_rate) for source in example.sources)
+        row["snr_db"] = f"{20 * math.log10(max(first, 1e-9) / max(second, 1e-9)):.4f}"
+    row["seconds"] = f"{plan.samples / mixer.sample_rate:.3f}"
+    if mixer.config.overlap is not None:
+        row["overlap"] = f"{_overlap(plan):.4f}"
+    if example.room is not None:
+        row["rt60"] = f"{example.room.rt60:.3f}"
+        for number, distance in enumerate(example.room.distances, start=1):
+            row[f"distance_{number}"] = f"{distance:.3f}"
+    if example.snr is not None:
+        column = "snr_db" if len(gains) == 1 else "noise_snr_db"
+        row |= {column: f"{example.snr:.4f}", "noise": example.noise_name}
+    return row
+
+
+def _overlap(plan: MixturePlan) -> float:
+    """Share of the mixture's time in which two or more talk."""
+    edges = [(segment.position, 1) for voice in plan.voices for segment in voice.segments]
+    edges += [(segment.position + segment.length, -1) for voice in plan.voices for segment in voice.segments]
+    together, talking, last = 0, 0, 0
+    for position, change in sorted(edges):
+        together += (position - last) * (talking > 1)
+        talking, last = talking + change, position
+    return together / plan.samples

@@ -1,0 +1,181 @@
+"""Rooms: how a talker some way off sounds at the microphone.
+
+A response has two parts: image sources (Allen & Berkley 1979, by pyroomacoustics) for the first tenth of a
+second, where single echoes matter, and then noise that decays by 60 dB in the reverberation time (Polack 1988),
+which is what many echoes come to, and costs nothing. So the reverberation time is the one that was asked for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import field_validator
+
+from unmingle.audio import Samples
+from unmingle.config import Config
+from unmingle.errors import UnmingleError
+
+Point = NDArray[np.float64]
+"""Metres, ``(3,)``."""
+
+_SOUND_SPEED = 343.0
+_ECHOES_SECONDS = 0.1
+_CROSSFADE_SECONDS = 0.03
+_WALL_DISTANCE = 0.3
+"""In metres: nobody and no microphone stands closer to a wall."""
+_TRIES = 200
+
+
+class RoomConfig(Config):
+    """In what rooms mixtures are heard."""
+
+    setting: Literal["random", "loudspeakers"] = "random"
+    """``random``: another room for every mixture, levels as planned at the microphone. ``loudspeakers``: one room
+    and one set-up for all, levels as planned at the loudspeakers, the first near the microphone, the others far
+    from it, as RealTalkLibri was recorded (Mobin et al. 2018, 4.4)."""
+    rt60: tuple[float, float] = (0.2, 0.6)
+    """Range of reverberation times in seconds."""
+    distance: tuple[float, float] = (0.5, 2.0)
+    """Range of distances to the microphone in metres; of loudspeakers, the near one's and the others'."""
+
+    @field_validator("rt60", "distance")
+    @classmethod
+    def _ranges(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if not 0.05 <= value[0] <= value[1] <= 5.0:
+            raise ValueError(f"it must be [low, high] between 0.05 and 5, got [{value[0]:g}, {value[1]:g}]")
+        return value
+
+
+@dataclass(frozen=True)
+class Room:
+    """The room of one mixture."""
+
+    responses: tuple[Samples, ...]
+    """From each talker to the microphone."""
+    rt60: float
+    """In seconds."""
+    distances: tuple[float, ...]
+    """Of each talker from the microphone, in metres."""
+
+
+class RoomMaker:
+    """Draws rooms; a room is a pure function of the generator's state.
+
+    Args:
+        config: in what ranges.
+        sample_rate: in hertz.
+        seed: of the run: the one room of ``loudspeakers`` comes from it.
+
+    Raises:
+        UnmingleError: pyroomacoustics is not installed.
+    """
+
+    def __init__(self, config: RoomConfig, sample_rate: int, seed: int) -> None:
+        try:
+            import pyroomacoustics  # noqa: F401
+        except ImportError as error:
+            raise UnmingleError(
+                "Rooms need pyroomacoustics; install with: pip install 'unmingle[rooms]'"
+            ) from error
+        self.config, self._rate, self._seed = config, sample_rate, seed
+        self._only: Room | None = None
+
+    def draw(self, rng: np.random.Generator, talkers: int) -> Room:
+        """The room of a mixture of so many talkers.
+
+        Raises:
+            UnmingleError: no room was found in which the distances fit.
+        """
+        if self.config.setting == "random":
+            return self._draw(rng, [float(rng.uniform(*self.config.distance)) for _ in range(talkers)])
+        if self._only is None or len(self._only.responses) != talkers:
+            near, far = self.config.distance
+            self._only = self._draw(np.random.default_rng([self._seed, 3]), [near] + [far] * (talkers - 1))
+        return self._only
+
+    def _draw(self, rng: np.random.Generator, distances: list[float]) -> Room:
+        rt60 = float(rng.uniform(*self.config.rt60))
+        for _ in range(_TRIES):
+            size = rng.uniform((3.0, 2.5, 2.4), (8.0, 6.0, 3.5))
+            low, high = np.full(3, _WALL_DISTANCE), size - _WALL_DISTANCE
+            microphone = rng.uniform(low, high)
+            places = [_place(rng, microphone, distance, low, high) for distance in distances]
+            if all(place is not None for place in places):
+                found = [place for place in places if place is not None]
+                responses = _responses(rng, size, rt60, microphone, found, self._rate)
+                return Room(tuple(responses), rt60, tuple(distances))
+        raise UnmingleError(
+            f"Distances of {', '.join(f'{distance:.1f}' for distance in distances)} m do not fit into rooms of at "
+            "most 8 x 6 x 3.5 m; choose smaller ones."
+        )
+
+
+def _place(
+    rng: np.random.Generator, microphone: Point, distance: float, low: Point, high: Point
+) -> Point | None:
+    """A point at a distance from the microphone and away from the walls, if one is found in a few tries."""
+    for _ in range(10):
+        direction = rng.standard_normal(3) * (1.0, 1.0, 0.3)  # Mouths are at about one height.
+        place: Point = microphone + direction * (distance / np.linalg.norm(direction))
+        if (place >= low).all() and (place <= high).all():
+            return place
+    return None
+
+
+def _responses(
+    rng: np.random.Generator,
+    size: Point,
+    rt60: float,
+    microphone: Point,
+    places: list[Point],
+    sample_rate: int,
+) -> list[Samples]:
+    import pyroomacoustics
+
+    volume = float(np.prod(size))
+    surface = 2 * float(size[0] * size[1] + size[0] * size[2] + size[1] * size[2])
+    # Eyring's formula; Sabine's has no answer for small reverberation times.
+    absorption = 1.0 - np.exp(-0.161 * volume / (surface * rt60))
+    order = int(np.ceil(_ECHOES_SECONDS * _SOUND_SPEED / size.min())) + 1
+    room = pyroomacoustics.ShoeBox(
+        size, fs=sample_rate, materials=pyroomacoustics.Material(float(absorption)), max_order=order
+    )
+    for place in places:
+        room.add_source(place)
+    room.add_microphone(microphone)
+    room.compute_rir()
+    # The filters that place echoes between samples begin before their middle: that is no delay of the room.
+    ahead = pyroomacoustics.constants.get("frac_delay_length") // 2
+    return [_with_tail(rng, np.asarray(echoes)[ahead:], rt60, sample_rate) for echoes in room.rir[0]]
+
+
+def _with_tail(rng: np.random.Generator, echoes: Samples, rt60: float, sample_rate: int) -> Samples:
+    """Echoes up to a tenth of a second, faded over into decaying noise of the energy that they have there."""
+    end, fade = round(_ECHOES_SECONDS * sample_rate), round(_CROSSFADE_SECONDS * sample_rate)
+    length = max(end, round(rt60 * sample_rate))
+    response = np.zeros(length)
+    head = min(len(echoes), end)
+    response[:head] = echoes[:head]
+    envelope = 10 ** (-3 * np.arange(length) / (sample_rate * rt60))
+    joint = slice(end - fade, end)
+    tail = rng.standard_normal(length) * envelope
+    energy = float(np.square(tail[joint]).sum())
+    tail *= np.sqrt(float(np.square(response[joint]).sum()) / max(energy, 1e-30))
+    rise = np.linspace(0.0, np.pi / 2, fade)
+    response[joint] = response[joint] * np.cos(rise) + tail[joint] * np.sin(rise)
+    response[end:] = tail[end:]
+    return response.astype(np.float32)
+
+
+def in_room(sources: Samples, room: Room) -> Samples:
+    """Sources ``(talkers, samples)`` as they arrive at the microphone; what rings on after the end is cut."""
+    from scipy.signal import fftconvolve
+
+    heard = [
+        fftconvolve(source, response)[: len(source)]
+        for source, response in zip(sources, room.responses, strict=True)
+    ]
+    return np.stack(heard).astype(np.float32)
