@@ -19,7 +19,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from unmingle.evaluation.evaluate import evaluate_folder, model_candidate, oracle_candidate
+from unmingle.evaluation.candidates import CandidateConfig
+from unmingle.evaluation.evaluate import default_processes, evaluate_folder
 from unmingle.evaluation.summary import bootstrap_interval
 from unmingle.models import parse_changes
 
@@ -32,10 +33,10 @@ def score(folder: Path, output: Path, row: str) -> Path:
     if not (target / "scores.csv").is_file():
         model, *settings = system.split(",")
         if model.startswith("oracle:"):
-            candidate = oracle_candidate(model.removeprefix("oracle:"))
+            config = CandidateConfig(oracle=model.removeprefix("oracle:"))
         else:
-            candidate = model_candidate(model, "cpu", parse_changes(settings))
-        evaluate_folder(folder, candidate, target, metrics=METRICS)
+            config = CandidateConfig(model=model, changes=parse_changes(settings))
+        evaluate_folder(folder, config, target, metrics=METRICS, processes=default_processes(config, 100))
     return target
 
 

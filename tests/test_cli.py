@@ -190,7 +190,7 @@ def test_settings_are_changed_for_a_score(run, tiny_model: Path, example_corpus:
     assert run(*arguments, "weight.threshold=0.5", "--set", "formation=kmeans", "-o", "b").code == 0
     _refused(run(*arguments, "formation=magic"), "cannot have")
     _refused(run(*arguments, "formation"), "KEY=VALUE")
-    _refused(run("evaluate", "test", "--oracle", "ibm", "--set", "a=b"), "leave out")
+    _refused(run("evaluate", "test", "--oracle", "ibm", "--set", "a=b"), "--model alone")
 
 
 def test_fix_attractors_from_the_command_line(run, tiny_model: Path, example_corpus: Path) -> None:  # type: ignore[no-untyped-def]

@@ -10,16 +10,12 @@ import soundfile
 
 from conftest import EXAMPLES
 from unmingle.audio import Samples
+from unmingle.data.mixture_writing import MixtureFolderConfig, write_mixture_folder
 from unmingle.errors import UnmingleError
-from unmingle.evaluation.evaluate import (
-    Candidate,
-    evaluate_folder,
-    mixture_candidate,
-    model_candidate,
-    oracle_candidate,
-)
-from unmingle.evaluation.scores import score_mixture
-from unmingle.evaluation.summary import MixtureScores, bootstrap_interval, summarize
+from unmingle.evaluation.candidates import CandidateConfig
+from unmingle.evaluation.evaluate import evaluate_folder
+from unmingle.evaluation.scores import available_metrics, score_mixture
+from unmingle.evaluation.summary import MixtureScores, bootstrap_interval, summarize, talker_interval
 
 FOLDER = EXAMPLES / "two_talkers"
 
@@ -99,7 +95,7 @@ def test_bootstrap_interval_covers_the_mean_as_the_normal_theory_says() -> None:
 
 
 def test_oracle_scores_are_written_with_what_made_them(tmp_path: Path) -> None:
-    summary = evaluate_folder(FOLDER, oracle_candidate("wfm"), tmp_path / "out")
+    summary = evaluate_folder(FOLDER, CandidateConfig(oracle="wfm"), tmp_path / "out")
     assert summary == json.loads((tmp_path / "out" / "summary.json").read_text())
     assert summary["metrics"]["si_sdr_improvement"]["mean"] > 10
     assert {"list_sha256", "date", "version", "definitions", "real_time_factor", "threads"} <= set(summary)
@@ -110,37 +106,112 @@ def test_oracle_scores_are_written_with_what_made_them(tmp_path: Path) -> None:
 
 
 def test_a_model_is_scored_raw_and_at_the_rate_of_the_references(tiny_model: Path, tmp_path: Path) -> None:
-    summary = evaluate_folder(FOLDER, model_candidate(tiny_model), tmp_path / "out")
+    summary = evaluate_folder(FOLDER, CandidateConfig(model=str(tiny_model)), tmp_path / "out")
     assert summary["mixtures"] == 1
     assert summary["rate"] == 8000
     assert len(summary["sha256"]) == 12
 
 
-def test_the_order_of_estimates_does_not_matter(tmp_path: Path) -> None:
-    def swapped(mixture: Samples, sources: Samples, rate: int) -> Samples:
-        return sources[::-1] + 0.1 * mixture
+def test_the_order_of_estimates_does_not_matter(example_sources: Samples) -> None:
+    mixture = example_sources.sum(axis=0)
+    estimates = example_sources + 0.1 * mixture
+    metrics = ["si_sdr", "sdr", "sir", "sar"]
+    straight = score_mixture(mixture, example_sources, estimates, 16000, metrics)
+    assert score_mixture(mixture, example_sources, estimates[::-1], 16000, metrics) == straight
 
-    def straight(mixture: Samples, sources: Samples, rate: int) -> Samples:
-        return sources + 0.1 * mixture
 
-    results = [
-        evaluate_folder(FOLDER, Candidate(each.__name__, each, {}), tmp_path / each.__name__)["metrics"]
-        for each in (swapped, straight)
-    ]
-    assert results[0]["si_sdr"]["mean"] == pytest.approx(results[1]["si_sdr"]["mean"])
+def test_bss_eval_agrees_with_mir_eval(example_sources: Samples) -> None:
+    mir_eval = pytest.importorskip("mir_eval", reason="mir_eval is not installed")
+    references = example_sources[:, 16000:40000]
+    noise = 0.02 * np.random.default_rng(0).standard_normal(references.shape)
+    estimates = (references + 0.3 * references[::-1] + noise).astype(np.float32)
+    scores = score_mixture(references.sum(axis=0), references, estimates, 16000, ["sdr", "sir", "sar"])
+    expected = mir_eval.separation.bss_eval_sources(references, estimates, compute_permutation=False)
+    for name, values in zip(("sdr", "sir", "sar"), expected[:3], strict=True):
+        np.testing.assert_allclose(scores[name], values, atol=1e-3)
+
+
+def test_a_wrong_number_of_estimates(example_sources: Samples) -> None:
+    mixture = example_sources.sum(axis=0)
+    noise = np.random.default_rng(0).standard_normal(mixture.shape).astype(np.float32)
+    three = np.stack([noise, example_sources[1], example_sources[0]])
+    assert min(score_mixture(mixture, example_sources, three, 16000, ["si_sdr"])["si_sdr"]) > 90  # type: ignore[type-var]
+    one = score_mixture(mixture, example_sources, example_sources[1:], 16000, ["si_sdr", "sdr", "sir"])
+    assert one["si_sdr"][0] == -100
+    assert one["sdr"][0] == one["sir"][0] == -100
+    assert one["si_sdr"][1] is not None
+    assert one["si_sdr"][1] > 90
+    none = score_mixture(mixture, example_sources, example_sources[:0], 16000, ["si_sdr"])
+    assert none["si_sdr"] == [-100, -100]
+
+
+def test_gain_and_offset_of_an_estimate(example_sources: Samples) -> None:
+    mixture = example_sources.sum(axis=0)
+    estimates = example_sources + 0.2 * example_sources[::-1]
+    plain = score_mixture(mixture, example_sources, estimates, 16000, ["si_sdr", "sdr", "magnitude_snr"])
+    louder = score_mixture(mixture, example_sources, 5 * estimates, 16000, ["si_sdr", "sdr", "magnitude_snr"])
+    for name in ("si_sdr", "sdr"):
+        np.testing.assert_allclose(louder[name], plain[name], atol=1e-3)
+    assert max(louder["magnitude_snr"]) < 0  # type: ignore[type-var] # Here the level counts.
+    moved = score_mixture(mixture, example_sources, estimates + 0.05, 16000, ["si_sdr"])
+    np.testing.assert_allclose(moved["si_sdr"], plain["si_sdr"], atol=1e-3)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_one_sample_that_is_not_finite_is_said(example_sources: Samples, value: float) -> None:
+    estimates = example_sources.copy()
+    estimates[0, 100] = value
+    with pytest.raises(ValueError, match="not finite"):
+        score_mixture(example_sources.sum(axis=0), example_sources, estimates, 16000, ["si_sdr"])
+
+
+def test_no_metric_is_ever_nan(example_sources: Samples) -> None:
+    short = example_sources[:, 20000:20400]
+    cases = [short, 0 * short, np.ones_like(short), example_sources[:, :16000]]
+    for references in cases:
+        for estimates in (references, 0 * references, np.ones_like(references)):
+            scores = score_mixture(references.sum(axis=0), references, estimates, 16000, available_metrics())
+            for values in scores.values():
+                assert all(value is None or np.isfinite(value) for value in values)
+
+
+def test_the_interval_over_talkers_is_wider_where_they_are_few() -> None:
+    rng = np.random.default_rng(0)
+    of_talker = dict(zip("abcdef", rng.normal(0, 3, 6), strict=True))
+    pairs = [tuple(rng.choice(list("abcdef"), 2, replace=False)) for _ in range(300)]
+    values = [of_talker[a] + of_talker[b] + rng.normal(0, 0.5) for a, b in pairs]
+    narrow, wide = bootstrap_interval(values), talker_interval(values, pairs)
+    assert wide[1] - wide[0] > 3 * (narrow[1] - narrow[0])
+    # Where nobody talks twice, both are the same.
+    alone = rng.normal(1.0, 2.0, 300).tolist()
+    assert talker_interval(alone, [(f"{k}a", f"{k}b") for k in range(300)]) == bootstrap_interval(alone)
+
+
+def test_processes_do_not_change_the_scores(example_corpus: Path, tiny_model: Path, tmp_path: Path) -> None:
+    config = MixtureFolderConfig(corpora=[str(example_corpus)], split="test", count=6, seed=1)
+    write_mixture_folder(tmp_path / "test", config)
+    for processes in (1, 3):
+        evaluate_folder(
+            tmp_path / "test",
+            CandidateConfig(model=str(tiny_model)),
+            tmp_path / str(processes),
+            metrics=["si_sdr", "sdr"],
+            processes=processes,
+        )
+    assert (tmp_path / "1" / "scores.csv").read_text() == (tmp_path / "3" / "scores.csv").read_text()
 
 
 def test_mixture_candidate_improves_by_zero(tmp_path: Path) -> None:
-    metrics = evaluate_folder(FOLDER, mixture_candidate(), tmp_path / "out")["metrics"]
+    metrics = evaluate_folder(FOLDER, CandidateConfig(mixture=True), tmp_path / "out")["metrics"]
     assert metrics["si_sdr_improvement"]["mean"] == pytest.approx(0)
     assert metrics["sdr_improvement"]["mean"] == pytest.approx(0)
 
 
 def test_impossible_requests_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UnmingleError, match="no oracle"):
-        oracle_candidate("psychic")
+        CandidateConfig(oracle="psychic").build()
     for name in ("mix", "s1"):
         (tmp_path / name).mkdir()
         soundfile.write(tmp_path / name / "a.wav", np.zeros(100), 8000)
     with pytest.raises(UnmingleError, match="needs two sources, or one and noise"):
-        evaluate_folder(tmp_path, oracle_candidate("ibm"), tmp_path / "out")
+        evaluate_folder(tmp_path, CandidateConfig(oracle="ibm"), tmp_path / "out")

@@ -76,7 +76,7 @@ def read_header(path: Path) -> Declared | None:
             context = container.streams.audio[0].codec_context
             if container.duration:
                 return Declared(container.duration / av.time_base, context.sample_rate, context.channels)
-    except (ImportError, IndexError, OSError, ValueError):
+    except (ImportError, IndexError, OSError, ValueError, EOFError):
         pass
     return None
 

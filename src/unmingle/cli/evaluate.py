@@ -14,9 +14,12 @@ from unmingle.errors import UnmingleError
 LABELS = {
     "si_sdr": "SI-SDR (dB)",
     "sdr": "BSS-eval SDR (dB)",
+    "sir": "BSS-eval SIR (dB)",
+    "sar": "BSS-eval SAR (dB)",
     "magnitude_snr": "magnitude SNR (dB)",
     "pesq": "PESQ",
     "stoi": "STOI",
+    "estoi": "ESTOI",
     "dnsmos": "DNSMOS overall",
 }
 
@@ -44,12 +47,28 @@ def command(
         ),
     ] = None,
     mixture: Annotated[bool, typer.Option("--mixture", help="Score the mixture itself instead.")] = False,
+    program: Annotated[
+        str | None,
+        typer.Option(
+            "--command",
+            metavar="'PROG {mixture} {outdir}'",
+            help="Score any program instead: it reads a WAV file and writes one file a talker.",
+        ),
+    ] = None,
+    timeout: Annotated[
+        float, typer.Option("--timeout", help="Seconds that --command may take for one mixture.")
+    ] = 600.0,
     metrics: Annotated[
         list[str] | None,
         typer.Option(
-            "--metric", metavar="NAME", help="Only these: si_sdr, sdr, magnitude_snr, pesq, stoi, dnsmos."
+            "--metric",
+            metavar="NAME",
+            help="Only these: si_sdr, sdr, sir, sar, magnitude_snr, pesq, stoi, estoi, dnsmos.",
         ),
     ] = None,
+    words: Annotated[
+        bool, typer.Option("--words", help="Word error rates too, where mixtures.csv has the texts. Slow.")
+    ] = False,
     task: Annotated[
         str | None, typer.Option("--task", help="separate or denoise; by the folder's layout if not given.")
     ] = None,
@@ -57,11 +76,14 @@ def command(
         Path | None,
         typer.Option("--output", "-o", metavar="OUT", help="Where scores.csv and summary.json go."),
     ] = None,
+    processes: Annotated[
+        int | None, typer.Option("--processes", help="That share the mixtures; one a core if not given.")
+    ] = None,
     threads: Threads = None,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """Score a model, an oracle or the mixture on mixtures with known sources.
+    """Score a model, an oracle, the mixture or any program on mixtures with known sources.
 
     SI-SDR and BSS-eval SDR, PESQ and STOI where installed, each with its improvement over the
     mixture, by the best permutation; for noisy/ and clean/ (VoiceBank-DEMAND's names too): SI-SDR,
@@ -71,32 +93,48 @@ def command(
     from rich.console import Console
     from rich.progress import Progress
 
+    from unmingle.data.mixture_folders import read_mixture_folder
     from unmingle.evaluation import evaluate
+    from unmingle.evaluation.candidates import CandidateConfig
     from unmingle.models import DEFAULT_DENOISER, DEFAULT_MODEL, parse_changes
 
-    if sum((model is not None, oracle is not None, mixture)) > 1:
-        raise UnmingleError("--model, --oracle and --mixture exclude each other; give one of them.")
-    if changes and (oracle or mixture):
-        raise UnmingleError("--set changes a model's config; leave out --oracle and --mixture.")
+    if sum((model is not None, oracle is not None, mixture, program is not None)) > 1:
+        raise UnmingleError(
+            "--model, --oracle, --mixture and --command exclude each other; give one of them."
+        )
+    if changes and (oracle or mixture or program):
+        raise UnmingleError("--set changes a model's config; it goes with --model alone.")
+    if processes is not None and not 1 <= processes <= 256:
+        raise UnmingleError(f"--processes must lie between 1 and 256; got {processes}.")
+    if words:
+        require("words", "pocketsphinx", "jiwer")
     set_threads(threads)
     found = evaluate.check_task(folder, task)
-    if mixture:
-        candidate = evaluate.mixture_candidate()
-    elif oracle:
-        candidate = evaluate.oracle_candidate(oracle)
-    else:
-        name = model or (DEFAULT_DENOISER if found == "denoise" else DEFAULT_MODEL)
-        candidate = evaluate.model_candidate(name, device, parse_changes(changes or []))
+    if model is None and not (mixture or oracle or program):
+        model = DEFAULT_DENOISER if found == "denoise" else DEFAULT_MODEL
+    config = CandidateConfig(
+        mixture=mixture,
+        oracle=oracle,
+        model=model,
+        changes=parse_changes(changes or []),
+        device=device,
+        command=program,
+        timeout=timeout,
+    )
+    candidate = config.build()
     target = output or Path("scores") / f"{folder.resolve().name}-{candidate.name}"
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         bar = progress.add_task(candidate.name, total=None)
         summary = evaluate.evaluate_folder(
             folder,
-            candidate,
+            config,
             target,
             lambda done, total: progress.update(bar, completed=done, total=total),
             metrics,
+            words=words,
+            processes=processes or evaluate.default_processes(config, len(read_mixture_folder(folder))),
+            threads=threads,
         )
     if as_json:
         print(json.dumps(summary, indent=2))
@@ -111,11 +149,24 @@ def _print_summary(summary: dict[str, Any], target: Path) -> None:
     for groups in summary["groups"].values():
         for value, group in groups.items():
             rows += _rows(value, group, only="si_sdr")
-    print_table(("mixtures", "count", "metric", "mean", "improvement", "95 % interval", "median"), rows)
+    if rows:
+        print_table(("mixtures", "count", "metric", "mean", "improvement", "95 % interval", "median"), rows)
+    if words := summary.get("words"):
+        rates = ", ".join(f"{name} {rate:.1%}" for name, rate in words["rates"].items())
+        print(f"word error rate of {words['talkers']} talkers, {words['words']} words: {rates}")
+        print(f"(by {words['recognizer']}: how near `clean` is to 0 says how far to trust it)")
+    failures = summary["failures"]
+    if failures["count"]:
+        print(f"FAILED on {failures['count']} of {summary['mixtures']} mixtures, which count in no mean:")
+    for what in (failures["reasons"], summary["notes"]):
+        for text, count in what.items():
+            print(f"  {count} x {text}")
     worse = summary["made_worse"]
+    factor = summary["real_time_factor"]
     print(
-        f"made worse: {worse['mixtures']:.1%} of mixtures, {worse['talkers']:.1%} of talkers; "
-        f"real-time factor {summary['real_time_factor']:.3f} with {summary['threads']} threads"
+        f"made worse: {worse['mixtures']:.1%} of mixtures, {worse['talkers']:.1%} of talkers; real-time factor "
+        f"{'none' if factor is None else format(factor, '.3f')}, peak memory {summary['peak_mib']:.0f} MiB, "
+        f"{summary['processes']} processes"
     )
     print(f"{target}/scores.csv  {target}/summary.json")
 

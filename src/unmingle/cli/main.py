@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from unmingle.cli import denoise, evaluate, fix_attractors, mix, models, separate, train
+from unmingle.cli import data, denoise, evaluate, fix_attractors, mix, models, separate, train
 from unmingle.errors import UnmingleError
 
 HELP = """Separate people talking at once, and clean speech of noise, from one microphone.
@@ -54,6 +54,7 @@ def _options(
 app.command("separate")(separate.command)
 app.command("denoise")(denoise.command)
 app.add_typer(models.app, name="models")
+app.add_typer(data.app, name="data")
 app.command("mix")(mix.command)
 app.command("evaluate")(evaluate.command)
 app.command("train")(train.command)

@@ -99,6 +99,8 @@ def command(
 
         if len(corpora) != 1:
             raise UnmingleError("--list needs one CORPUS, the folder of your WSJ0.")
+        if mode not in ("min", "max"):
+            raise UnmingleError(f"--mode: there is no {mode!r}; choose min or max.")
         with progress:
             task = progress.add_task("mixing", total=None)
             write_wsj0_mix(
@@ -106,7 +108,7 @@ def command(
                 corpora[0],
                 output,
                 rate,
-                mode,
+                "max" if mode == "max" else "min",
                 lambda done, total: progress.update(task, completed=done, total=total),
             )
         print(f"mixtures of {wsj0_list.name} at {rate} Hz: {output}")

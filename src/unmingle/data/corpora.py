@@ -78,7 +78,7 @@ def read_noise(
             recordings += _read_manifest(manifest, "class")
         elif not beside_speech and not (source / "speech.csv").is_file():
             recordings += [
-                Utterance(path, source.name, path.parent.name, "unknown", _split_of(path.name))
+                Utterance(path, source.name, path.parent.name, "unknown", split_of(path.name))
                 for path in sorted(source.rglob("*"))
                 if path.suffix.lower() in AUDIO_SUFFIXES
             ]
@@ -105,7 +105,7 @@ def _read_corpus(source: Path) -> list[Utterance]:
     if source.is_file():
         return _read_manifest(source)
     manifest = source / "speech.csv"
-    return _read_manifest(manifest) if manifest.is_file() else _read_speaker_folders(source)
+    return _read_manifest(manifest) if manifest.is_file() else read_speaker_folders(source)
 
 
 def _read_manifest(manifest: Path, speaker: str = "speaker") -> list[Utterance]:
@@ -127,7 +127,7 @@ def _read_manifest(manifest: Path, speaker: str = "speaker") -> list[Utterance]:
             corpus=row.get("corpus") or manifest.parent.name,
             speaker=row[speaker],
             gender=_gender(row.get("gender")),
-            split=row.get("split") or _split_of(row[speaker] if speaker == "speaker" else row["path"]),
+            split=row.get("split") or split_of(row[speaker] if speaker == "speaker" else row["path"]),
             license=row.get("license") or "unknown",
             text=row.get("text") or "",
         )
@@ -135,13 +135,18 @@ def _read_manifest(manifest: Path, speaker: str = "speaker") -> list[Utterance]:
     ]
 
 
-def _read_speaker_folders(root: Path) -> list[Utterance]:
+def read_speaker_folders(root: Path) -> list[Utterance]:
+    """The utterances of a folder of ``speaker/*.flac``.
+
+    Raises:
+        UnmingleError: there is none.
+    """
     utterances = []
     for folder in sorted(path for path in root.iterdir() if path.is_dir()):
         speaker = f"{root.name}:{folder.name}"
         for path in sorted(folder.rglob("*")):
             if path.suffix.lower() in AUDIO_SUFFIXES:
-                utterances.append(Utterance(path, root.name, speaker, "unknown", _split_of(speaker)))
+                utterances.append(Utterance(path, root.name, speaker, "unknown", split_of(speaker)))
     if not utterances:
         raise UnmingleError(f"{root} holds neither speech.csv nor folders speaker/*.flac.")
     return utterances
@@ -151,7 +156,7 @@ def _gender(value: str | None) -> str:
     return {"m": "M", "male": "M", "f": "F", "female": "F"}.get((value or "").lower(), "unknown")
 
 
-def _split_of(speaker: str) -> str:
+def split_of(speaker: str) -> str:
     """A split that depends on the speaker's name alone: 80 % train, 10 % valid, 10 % test."""
     bucket = hashlib.sha256(speaker.encode()).digest()[0] % 10
     return "valid" if bucket == 8 else "test" if bucket == 9 else "train"

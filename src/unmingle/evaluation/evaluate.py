@@ -1,4 +1,4 @@
-"""Run a system over a folder of mixtures, score it, and write what was found and how."""
+"""Run a candidate over a folder of mixtures, score it, and write what was found and how."""
 
 from __future__ import annotations
 
@@ -6,107 +6,38 @@ import csv
 import datetime
 import io
 import json
+import os
 import platform
+import resource
+import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from unmingle import __version__
-from unmingle.audio import Samples, replace_files, resample
+from unmingle.audio import Samples, replace_files
 from unmingle.data.mixture_folders import MixtureItem, list_hash, read_item, read_mixture_folder
 from unmingle.errors import UnmingleError
-from unmingle.evaluation.scores import DEFINITIONS, check_metrics, default_metrics, score_mixture
+from unmingle.evaluation.candidates import Candidate, CandidateConfig
+from unmingle.evaluation.external import EstimateError
+from unmingle.evaluation.scores import (
+    DEFINITIONS,
+    check_metrics,
+    default_metrics,
+    fit_estimates,
+    score_mixture,
+)
 from unmingle.evaluation.summary import MixtureScores, summarize
-from unmingle.models import file_hash, find_model, load_system
-from unmingle.separation.offline import pick_device
-from unmingle.systems import MaskingSystem
-from unmingle.systems.oracle import Oracle
+from unmingle.evaluation.words import CORPORA, WordErrors, count_errors
 
-Estimator = Callable[[Samples, Samples, int], Samples]
-"""Mixture ``(samples,)``, references ``(sources, samples)`` and rate, to estimates ``(sources, samples)``."""
-
-_ROUNDING = 1e-5
-"""What a mixture holds beside its sources counts as noise from this share of its energy on."""
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """What is scored."""
-
-    name: str
-    estimate: Estimator
-    details: dict[str, Any]
-
-
-def mixture_candidate() -> Candidate:
-    """The mixture itself, as everybody's estimate: the line that improvements start from."""
-    return Candidate("mixture", lambda mixture, sources, rate: np.stack([mixture] * len(sources)), {})
-
-
-def oracle_candidate(name: str) -> Candidate:
-    """An ideal mask made from the references."""
-    Oracle(name, 8000)  # An unknown name is an error now, not at the first mixture.
-
-    def estimate(mixture: Samples, sources: Samples, rate: int) -> Samples:
-        # What the sources leave of the mixture is noise, and gets a mask of its own.
-        rest = (mixture - sources.sum(axis=0))[None]
-        parts = (
-            np.concatenate([sources, rest])
-            if np.square(rest).sum() > _ROUNDING * np.square(mixture).sum()
-            else sources
-        )
-        if len(parts) < 2:
-            raise UnmingleError("An oracle mask needs two sources, or one and noise; there is one source.")
-        separated = Oracle(name, rate).separate(
-            torch.from_numpy(mixture).unsqueeze(0), torch.from_numpy(parts).unsqueeze(0)
-        )
-        array: Samples = separated[0, : len(sources)].numpy()
-        return array
-
-    return Candidate(f"oracle-{name}", estimate, {"stft": "32 ms square root of Hann, every 8 ms"})
-
-
-def model_candidate(
-    model: str | Path, device: str = "auto", changes: Mapping[str, Any] | None = None
-) -> Candidate:
-    """A model's raw estimates: the system alone, without the residual that `separate` shares out.
-
-    ``changes`` of its config as in :func:`unmingle.models.load_system`; ``formation: oracle`` forms
-    attractors from the references, as the "ideal" rows of the papers do.
-    """
-    path, where = find_model(model), pick_device(device)
-    system = load_system(path, where, changes)
-
-    def to_model(audio: Samples, rate: int) -> torch.Tensor:
-        heard = np.ascontiguousarray(resample(audio, rate, system.sample_rate))
-        return torch.from_numpy(heard).unsqueeze(0).to(where)
-
-    def estimate(mixture: Samples, sources: Samples, rate: int) -> Samples:
-        heard = to_model(mixture, rate)
-        if isinstance(system, MaskingSystem) and system.needs_sources:
-            separated = system.separate(heard, len(sources), to_model(sources, rate))
-        else:
-            separated = system.separate(heard, len(sources))
-        raised = resample(separated.sources[0].cpu().numpy(), system.sample_rate, rate)
-        fitted = np.zeros_like(sources)
-        fitted[:, : raised.shape[1]] = raised[:, : sources.shape[1]]
-        return fitted
-
-    details: dict[str, Any] = {
-        "model": path.stem,
-        "sha256": file_hash(path),
-        "rate": system.sample_rate,
-    }
-    name = path.stem
-    if changes:
-        details["changes"] = dict(changes)
-        name += "-" + "-".join(f"{key}-{value}" for key, value in changes.items())
-    return Candidate(name, estimate, details)
+_ORACLE = "wfm"
+"""The mask that word error rates are compared with."""
 
 
 def check_task(folder: Path, task: str | None) -> str:
@@ -126,43 +57,64 @@ def check_task(folder: Path, task: str | None) -> str:
 
 def evaluate_folder(
     folder: Path,
-    candidate: Candidate,
+    config: CandidateConfig,
     output: Path,
     on_progress: Callable[[int, int], None] | None = None,
     metrics: Sequence[str] | None = None,
+    *,
+    words: bool = False,
+    processes: int = 1,
+    threads: int | None = None,
 ) -> dict[str, Any]:
-    """Score ``candidate`` on every mixture; write ``scores.csv`` and ``summary.json``; return the summary.
+    """Score a candidate on every mixture; write ``scores.csv`` and ``summary.json``; return the summary.
 
-    ``metrics`` names some of :data:`~unmingle.evaluation.scores.DEFINITIONS`; all, if not given.
+    Args:
+        folder: in one of the layouts of :mod:`unmingle.data.mixture_folders`.
+        config: what to score.
+        output: the folder for the results.
+        on_progress: told how many mixtures are scored, and of how many.
+        metrics: some of :data:`~unmingle.evaluation.scores.DEFINITIONS`; those of the task, if not given.
+        words: count word errors where ``mixtures.csv`` says what was said.
+        processes: that share the mixtures.
+        threads: of each process; if not given, PyTorch's number, and one with several processes.
 
     Raises:
-        UnmingleError: the folder is malformed, or a file in it cannot be read.
+        UnmingleError: the folder is malformed, a file in it cannot be read, or the candidate does not fit.
     """
     items = read_mixture_folder(folder)
     task = "denoise" if items[0].noisy else "separate"
-    metrics = check_metrics(metrics or default_metrics(task))
-    scores, work = [], 0.0
-    for number, item in enumerate(items, start=1):
-        mixture, sources, rate = read_item(item)
-        began = time.perf_counter()
-        estimates = candidate.estimate(mixture, sources, rate)
-        work += time.perf_counter() - began
-        values = score_mixture(mixture, sources, estimates, rate, metrics)
-        scores.append(MixtureScores(item.name, len(mixture) / rate, _groups(item), values))
-        if on_progress:
-            on_progress(number, len(items))
-    seconds = sum(score.seconds for score in scores)
+    names = check_metrics(metrics or default_metrics(task))
+    if words and not any(_said(item) for item in items):
+        raise UnmingleError(
+            f"{folder} has no words to recognize: mixtures.csv needs text_1 ... of talkers of LibriSpeech, and "
+            "utterances that are not cut; make it with --mode max or --overlap."
+        )
+    worker = _Worker(config, names, words)
+    results: list[_Result] = []
+    with _ordered(worker, items, min(processes, len(items)), threads) as answers:
+        for result in answers:
+            results.append(result)
+            if on_progress:
+                on_progress(len(results), len(items))
+    scores = [result.scores for result in results]
+    candidate = worker.candidate
+    seconds = sum(result.scores.seconds for result in results if not result.scores.failure)
+    work = sum(result.work for result in results if not result.scores.failure)
     summary = {
         "system": candidate.name,
+        "candidate": config.model_dump(exclude_defaults=True),
         **candidate.details,
         **summarize(scores),
-        "seconds": seconds,
-        "real_time_factor": work / seconds,
-        "threads": torch.get_num_threads(),
+        "seconds": sum(score.seconds for score in scores),
+        "real_time_factor": work / seconds if seconds else None,
+        "peak_mib": max(result.peak_bytes for result in results) / 2**20,
+        "threads": 1 if processes > 1 and threads is None else threads or torch.get_num_threads(),
+        "processes": processes,
         "folder": folder.name,
+        "path": str(folder.resolve()),
         "list_sha256": list_hash(items),
         "mixing": _mixing(folder),
-        "definitions": {metric: DEFINITIONS[metric] for metric in metrics},
+        "definitions": {metric: DEFINITIONS[metric] for metric in names},
         "permutation": "best mean SI-SDR",
         "date": datetime.date.today().isoformat(),
         "version": __version__,
@@ -170,11 +122,124 @@ def evaluate_folder(
     }
     replace_files(
         [
-            (output / "scores.csv", _csv(scores, metrics).encode()),
+            (output / "scores.csv", _csv(scores, names, len(items[0].sources)).encode()),
             (output / "summary.json", json.dumps(summary, indent=2).encode()),
         ]
     )
     return summary
+
+
+@dataclass(frozen=True)
+class _Result:
+    scores: MixtureScores
+    work: float
+    """Seconds of separation."""
+    peak_bytes: int
+
+
+@dataclass
+class _Worker:
+    """Scores mixtures; every process has its own."""
+
+    config: CandidateConfig
+    metrics: Sequence[str]
+    words: bool
+    _built: Candidate | None = field(default=None, repr=False)
+
+    @property
+    def candidate(self) -> Candidate:
+        if self._built is None:
+            self._built = self.config.build()
+        return self._built
+
+    def score(self, item: MixtureItem) -> _Result:
+        mixture, sources, rate = read_item(item)
+        candidate = self.candidate
+        began = time.perf_counter()
+        failure, peak = "", 0
+        notes: tuple[str, ...] = ()
+        values: dict[str, list[float | None]] = {}
+        said: tuple[WordErrors | None, ...] = ()
+        try:
+            estimates = candidate.estimate(mixture, sources, rate)
+            work = time.perf_counter() - began
+            notes, peak = estimates.notes, estimates.peak_bytes
+            values = score_mixture(mixture, sources, estimates.sources, rate, self.metrics)
+            if self.words:
+                said = _word_errors(item, mixture, sources, estimates.sources, rate)
+        except EstimateError as error:
+            work, failure = time.perf_counter() - began, str(error)
+        talkers = tuple(name for n in range(1, len(sources) + 1) if (name := item.details.get(f"talker_{n}")))
+        scores = MixtureScores(
+            item.name, len(mixture) / rate, _groups(item), values, talkers, notes, failure, said
+        )
+        own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        return _Result(scores, work, peak or own)
+
+
+_worker: _Worker
+"""Of this worker process."""
+
+
+def _begin(worker: _Worker, threads: int) -> None:
+    global _worker
+    _worker = worker
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer.
+    torch.set_num_threads(threads)
+
+
+def _score(item: MixtureItem) -> _Result:
+    return _worker.score(item)
+
+
+@contextmanager
+def _ordered(
+    worker: _Worker, items: Sequence[MixtureItem], processes: int, threads: int | None
+) -> Iterator[Iterator[_Result]]:
+    """The results in the order of the items."""
+    if processes <= 1:
+        yield map(worker.score, items)
+        return
+    _ = worker.config.build()  # What does not fit is refused before processes are started.
+    pool = ProcessPoolExecutor(processes, initializer=_begin, initargs=(worker, threads or 1))
+    try:
+        yield pool.map(_score, items, chunksize=4)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def default_processes(config: CandidateConfig, count: int) -> int:
+    """One a core for what runs inside; one for an external program, which may use all cores itself."""
+    if config.command is not None or config.device not in ("cpu", "auto") or torch.cuda.is_available():
+        return 1
+    return max(1, min(len(os.sched_getaffinity(0)), count // 8))
+
+
+def _said(item: MixtureItem) -> list[str]:
+    """What each talker said, where it is known and the recognizer may be tried on it."""
+    return [
+        text
+        for n in range(1, len(item.sources) + 1)
+        if (text := item.details.get(f"text_{n}", ""))
+        and item.details.get(f"corpus_{n}", "").lower().startswith(CORPORA)
+    ]
+
+
+def _word_errors(
+    item: MixtureItem, mixture: Samples, sources: Samples, estimates: Samples, rate: int
+) -> tuple[WordErrors | None, ...]:
+    if not _said(item):
+        return ()
+    ordered = fit_estimates(estimates, sources)
+    oracle = CandidateConfig(oracle=_ORACLE).build().estimate(mixture, sources, rate).sources
+    counted: list[WordErrors | None] = []
+    for n, (source, estimate, ideal) in enumerate(zip(sources, ordered, oracle, strict=True), start=1):
+        if not item.details.get(f"corpus_{n}", "").lower().startswith(CORPORA):
+            counted.append(None)
+            continue
+        versions = {"mixture": mixture, "estimate": estimate, "oracle": ideal, "clean": source}
+        counted.append(count_errors(item.details.get(f"text_{n}", ""), versions, rate))
+    return tuple(counted)
 
 
 def _groups(item: MixtureItem) -> dict[str, str]:
@@ -198,20 +263,32 @@ def _kind(noise: str | None) -> str:
     return (noise or "unknown").split("/")[0]
 
 
-def _csv(scores: Sequence[MixtureScores], metrics: Sequence[str]) -> str:
+def _csv(scores: Sequence[MixtureScores], metrics: Sequence[str], talkers: int) -> str:
     columns = [name for metric in metrics for name in (metric, f"{metric}_improvement")]
-    talkers = len(scores[0].values[columns[0]])
     groups = sorted({kind for score in scores for kind in score.groups})
+    numbers = range(1, talkers + 1)
+    spoken = any(score.words for score in scores)
+    versions = ("mixture", "estimate", "oracle", "clean") if spoken else ()
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    per_talker = [f"{column}_{n}" for column in columns for n in range(1, talkers + 1)]
-    writer.writerow(["name", "seconds", *groups, *columns, *per_talker])
+    writer.writerow(
+        ["name", "seconds", *groups, *columns]
+        + [f"{column}_{n}" for column in columns for n in numbers]
+        + [f"{name}_{n}" for name in (["words"] if spoken else []) for n in numbers]
+        + [f"word_errors_{version}_{n}" for version in versions for n in numbers]
+        + ["talkers", "notes", "failure"]
+    )
     for score in scores:
-        means = [score.mean(column) for column in columns]
-        values = [value for column in columns for value in score.values[column]]
-        cells = ["" if value is None else f"{value:.4f}" for value in (*means, *values)]
+        values = [score.mean(column) for column in columns]
+        values += [value for column in columns for value in score.values.get(column, [None] * talkers)]
+        said = score.words or (None,) * talkers
+        counts = [talker.words if talker else None for talker in said] if spoken else []
+        counts += [talker.errors[version] if talker else None for version in versions for talker in said]
         writer.writerow(
-            [score.name, f"{score.seconds:.3f}", *(score.groups.get(kind, "") for kind in groups), *cells]
+            [score.name, f"{score.seconds:.3f}", *(score.groups.get(kind, "") for kind in groups)]
+            + ["" if value is None else f"{value:.4f}" for value in values]
+            + ["" if count is None else str(count) for count in counts]
+            + ["|".join(score.talkers), "; ".join(score.notes), score.failure]
         )
     return text.getvalue()
 

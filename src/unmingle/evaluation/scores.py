@@ -9,6 +9,8 @@ import math
 import warnings
 from collections.abc import Sequence
 from importlib.util import find_spec
+from itertools import permutations
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,18 +18,26 @@ import torch
 from unmingle.audio import Samples
 from unmingle.errors import UnmingleError
 from unmingle.evaluation.dnsmos import dnsmos
-from unmingle.metrics import magnitude_snr, si_sdr
-from unmingle.scoring import best_permutation, pairwise_si_sdr
+from unmingle.metrics import LIMIT_DB, magnitude_snr, si_sdr
+from unmingle.scoring import pairwise_si_sdr
 
 DEFINITIONS = {
     "si_sdr": "scale-invariant SDR in dB, Le Roux et al. 2019, means removed",
     "sdr": "BSS-eval version 3 SDR in dB, 512-tap filters, by fast-bss-eval",
+    "sir": "BSS-eval version 3 SIR in dB: what is left of the other sources",
+    "sar": "BSS-eval version 3 SAR in dB: what is neither source",
     "magnitude_snr": "SNR of magnitude spectrograms in dB, Isik et al. 2016",
     "pesq": "PESQ MOS-LQO, ITU-T P.862: narrow band below 16 kHz, wide band at 16 kHz",
     "stoi": "short-time objective intelligibility, Taal et al. 2011",
+    "estoi": "extended STOI, Jensen & Taal 2016",
     "dnsmos": "DNSMOS P.835 overall rating at 16 kHz, Reddy et al. 2022; no reference needed",
 }
-_PACKAGES = {"pesq": ("pesq",), "stoi": ("pystoi",), "dnsmos": ("speechmos", "onnxruntime")}
+_PACKAGES = {
+    "pesq": ("pesq",),
+    "stoi": ("pystoi",),
+    "estoi": ("pystoi",),
+    "dnsmos": ("speechmos", "onnxruntime"),
+}
 TASK_METRICS = {
     "separate": ["si_sdr", "sdr", "magnitude_snr", "pesq", "stoi"],
     "denoise": ["si_sdr", "pesq", "stoi", "dnsmos"],
@@ -59,6 +69,23 @@ def check_metrics(names: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(["si_sdr", *names]))
 
 
+def fit_estimates(estimates: Samples, references: Samples) -> Samples:
+    """Estimates ``(sources, samples)`` in the order of the references, by the best mean SI-SDR.
+
+    Of too many the best are taken; in place of what lacks there is silence.
+    """
+    if len(estimates) < len(references):
+        lacking = len(references) - len(estimates)
+        estimates = np.concatenate([estimates, np.zeros((lacking, estimates.shape[1]), dtype=np.float32)])
+    pairwise = pairwise_si_sdr(_tensor(estimates).unsqueeze(0), _tensor(references).unsqueeze(0))[0].numpy()
+    order = max(
+        permutations(range(len(estimates)), len(references)),
+        key=lambda picked: sum(pairwise[row, column] for row, column in enumerate(picked)),
+    )
+    ordered: Samples = estimates[list(order)]
+    return ordered
+
+
 def score_mixture(
     mixture: Samples, references: Samples, estimates: Samples, sample_rate: int, metrics: Sequence[str]
 ) -> dict[str, list[float | None]]:
@@ -67,20 +94,31 @@ def score_mixture(
     Args:
         mixture: ``(samples,)``.
         references: ``(sources, samples)``.
-        estimates: ``(sources, samples)``, in any order.
+        estimates: ``(estimates, samples)``, in any order, see :func:`fit_estimates`.
         sample_rate: in hertz.
         metrics: names from :data:`DEFINITIONS`.
 
     Returns:
         Lists in the order of the references. None where a metric is not defined: for a silent
-        reference, and where PESQ finds no speech.
+        reference, and where PESQ finds no speech. A silent estimate scores -100 dB.
+
+    Raises:
+        ValueError: an estimate is not finite.
     """
-    ordered = estimates[_order(estimates, references)]
+    if not np.isfinite(estimates).all():
+        raise ValueError("an estimate is not finite")
+    ordered = fit_estimates(estimates, references)
+    unchanged = np.broadcast_to(mixture, references.shape)
     silent = [float(np.square(reference).sum()) < 1e-10 for reference in references]
+    bss = [name for name in ("sdr", "sir", "sar") if name in metrics]
+    bss_after, bss_before = (_bss_eval(references, given, bss) for given in (ordered, unchanged))
     scores: dict[str, list[float | None]] = {}
     for metric in metrics:
-        after = _values(metric, references, ordered, sample_rate)
-        before = _values(metric, references, np.broadcast_to(mixture, references.shape), sample_rate)
+        if metric in bss:
+            after, before = bss_after[metric], bss_before[metric]
+        else:
+            after = _values(metric, references, ordered, sample_rate)
+            before = _values(metric, references, unchanged, sample_rate)
         scores[metric] = [None if mute else _finite(value) for value, mute in zip(after, silent, strict=True)]
         scores[f"{metric}_improvement"] = [
             None if value is None or _finite(start) is None else value - start
@@ -89,17 +127,9 @@ def score_mixture(
     return scores
 
 
-def _order(estimates: Samples, references: Samples) -> list[int]:
-    pairwise = pairwise_si_sdr(_tensor(estimates).unsqueeze(0), _tensor(references).unsqueeze(0))
-    _, permutation = best_permutation(pairwise)
-    return [int(index) for index in permutation[0]]
-
-
 def _values(metric: str, references: Samples, estimates: Samples, sample_rate: int) -> list[float]:
     if metric == "si_sdr":
         return [float(value) for value in si_sdr(_tensor(estimates), _tensor(references))]
-    if metric == "sdr":
-        return _bss_eval_sdr(references, estimates)
     if metric == "magnitude_snr":
         return [float(v) for v in magnitude_snr(_tensor(estimates), _tensor(references), sample_rate)]
     if metric == "dnsmos":
@@ -107,23 +137,53 @@ def _values(metric: str, references: Samples, estimates: Samples, sample_rate: i
     pairs = zip(references, estimates, strict=True)
     if metric == "pesq":
         return [_pesq(reference, estimate, sample_rate) for reference, estimate in pairs]
-    return [_stoi(reference, estimate, sample_rate) for reference, estimate in pairs]
+    extended = metric == "estoi"
+    return [_stoi(reference, estimate, sample_rate, extended) for reference, estimate in pairs]
 
 
-def _bss_eval_sdr(references: Samples, estimates: Samples) -> list[float]:
+def _bss_eval(references: Samples, estimates: Samples, names: Sequence[str]) -> dict[str, list[float]]:
+    """SDR, SIR and SAR of estimates in the order of the references; -100 for silence, NaN against it."""
     import fast_bss_eval
 
-    values = []
-    for reference, estimate in zip(references, estimates, strict=True):
-        if not reference.any() or not estimate.any():
-            values.append(math.nan if not reference.any() else -100.0)
-            continue
-        # For SDR alone, a source is projected on its own reference only: each pair is on its own.
-        value = fast_bss_eval.sdr(
-            reference[None].astype(np.float64), estimate[None].astype(np.float64), return_perm=False
-        )
-        values.append(float(np.squeeze(value)))
+    values = {name: [math.nan] * len(references) for name in names}
+    heard = [k for k, reference in enumerate(references) if reference.any()]
+    sound = [k for k in heard if estimates[k].any()]
+    for name in names:
+        for k in heard:
+            values[name][k] = -LIMIT_DB
+    if not sound or not names:
+        return values
+    wide = references[heard].astype(np.float64)
+    for k in sound:
+        estimate = estimates[k][None].astype(np.float64)
+        if "sdr" in names:
+            # For SDR a source is projected on its own reference only: each pair is on its own.
+            own = references[k][None].astype(np.float64)
+            values["sdr"][k] = _limited(
+                fast_bss_eval.sdr(own, estimate, clamp_db=LIMIT_DB, return_perm=False)
+            )
+    if names != ["sdr"]:
+        # Interference is what the projection on all references holds beyond that on one's own.
+        full = np.stack([estimates[k] if k in sound else references[k] for k in heard]).astype(np.float64)
+        try:
+            # Its NumPy side does not know NumPy 2; its torch side computes the same.
+            _, sir, sar = fast_bss_eval.bss_eval_sources(
+                torch.from_numpy(wide), torch.from_numpy(full), clamp_db=LIMIT_DB, compute_permutation=False
+            )
+        except torch.linalg.LinAlgError:  # One reference is a filtered other: no one can tell them apart.
+            sir = sar = torch.full((len(heard),), math.nan)
+        for row, k in enumerate(heard):
+            for name, column in (("sir", sir), ("sar", sar)):
+                if name in names and k in sound:
+                    # With one source there is no interference.
+                    values[name][k] = (
+                        math.nan if name == "sir" and len(heard) == 1 else _limited(column[row].item())
+                    )
     return values
+
+
+def _limited(value: Any) -> float:
+    return float(np.clip(np.squeeze(value), -LIMIT_DB, LIMIT_DB))
 
 
 def _pesq(reference: Samples, estimate: Samples, sample_rate: int) -> float:
@@ -137,13 +197,13 @@ def _pesq(reference: Samples, estimate: Samples, sample_rate: int) -> float:
         return math.nan
 
 
-def _stoi(reference: Samples, estimate: Samples, sample_rate: int) -> float:
+def _stoi(reference: Samples, estimate: Samples, sample_rate: int, extended: bool) -> float:
     from pystoi import stoi
 
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # It warns, and returns 1e-5, where there is too little speech.
         try:
-            return float(stoi(reference, estimate, sample_rate))
+            return float(stoi(reference, estimate, sample_rate, extended=extended))
         except (RuntimeWarning, UserWarning, ValueError):
             return math.nan
 

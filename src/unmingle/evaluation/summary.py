@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+
+from unmingle.evaluation.words import WordErrors, summarize_words
 
 _RESAMPLES = 2000
 
@@ -20,17 +23,25 @@ class MixtureScores:
     groups: Mapping[str, str]
     """For example ``{"genders": "same", "corpora": "a + b"}``."""
     values: Mapping[str, Sequence[float | None]]
-    """Metric to one value a talker; None where it is not defined."""
+    """Metric to one value a talker; None where it is not defined. Empty if the candidate failed."""
+    talkers: tuple[str, ...] = ()
+    """Who talks, where it is known."""
+    notes: tuple[str, ...] = ()
+    """What had to be put right."""
+    failure: str = ""
+    """Why there are no values."""
+    words: tuple[WordErrors | None, ...] = ()
+    """Of each talker; None where nothing is known of what was said."""
 
     def mean(self, metric: str) -> float | None:
         """Mean over talkers, or None if the metric is not defined for one of them."""
-        values = self.values[metric]
+        values = self.values.get(metric, [None])
         defined = [value for value in values if value is not None]
         return float(np.mean(defined)) if len(defined) == len(values) else None
 
 
 def summarize(scores: Sequence[MixtureScores]) -> dict[str, Any]:
-    """Statistics over all mixtures, and over those of each group."""
+    """Statistics over all mixtures, and over those of each group; what failed counts in no mean."""
     summary: dict[str, Any] = {"mixtures": len(scores), "metrics": _statistics(scores)}
     kinds = sorted({kind for score in scores for kind in score.groups})
     summary["groups"] = {
@@ -43,15 +54,22 @@ def summarize(scores: Sequence[MixtureScores]) -> dict[str, Any]:
     }
     summary["made_worse"] = {
         "mixtures": _share(score.mean("si_sdr_improvement") for score in scores),
-        "talkers": _share(value for score in scores for value in score.values["si_sdr_improvement"]),
+        "talkers": _share(value for score in scores for value in score.values.get("si_sdr_improvement", ())),
         "meaning": "share with a negative SI-SDR improvement: of mixtures (mean over talkers), of talkers",
     }
+    summary["failures"] = {
+        "count": sum(bool(score.failure) for score in scores),
+        "reasons": dict(Counter(score.failure for score in scores if score.failure)),
+    }
+    summary["notes"] = dict(Counter(note for score in scores for note in score.notes))
+    if words := [talker for score in scores for talker in score.words if talker is not None]:
+        summary["words"] = summarize_words(words)
     return summary
 
 
 def _statistics(scores: Sequence[MixtureScores]) -> dict[str, dict[str, float]]:
     statistics = {}
-    for metric in scores[0].values:
+    for metric in next((score.values for score in scores if score.values), {}):
         means = [value for score in scores if (value := score.mean(metric)) is not None]
         if means:
             low, high = bootstrap_interval(means)
@@ -70,6 +88,35 @@ def bootstrap_interval(values: Sequence[float], seed: int = 0) -> tuple[float, f
     array = np.asarray(values, dtype=np.float64)
     picks = np.random.default_rng(seed).integers(0, len(array), (_RESAMPLES, len(array)))
     low, high = np.quantile(array[picks].mean(axis=1), [0.025, 0.975])
+    return float(low), float(high)
+
+
+def talker_interval(
+    values: Sequence[float], talkers: Sequence[Sequence[str]], seed: int = 0
+) -> tuple[float, float]:
+    """95 % bootstrap interval of the mean over mixtures that share talkers.
+
+    Talkers are drawn with replacement; a mixture counts as often as the product of its talkers' counts. Where a
+    few talkers occur in many mixtures, this is wider than drawing mixtures, as it should be; it errs on the wide
+    side (McCullagh 2000: no bootstrap of crossed factors is exact). Where nobody talks twice, mixtures are drawn.
+
+    Args:
+        values: one a mixture.
+        talkers: who talks in each.
+    """
+    names = sorted({name for each in talkers for name in each})
+    if len(names) == sum(map(len, talkers)):
+        return bootstrap_interval(values, seed)
+    rng = np.random.default_rng(seed)
+    counts = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), _RESAMPLES)
+    place = {name: index for index, name in enumerate(names)}
+    weights = np.ones((_RESAMPLES, len(values)))
+    for column, each in enumerate(talkers):
+        for name in each:
+            weights[:, column] *= counts[:, place[name]]
+    total = weights.sum(axis=1)
+    means = (weights @ np.asarray(values, dtype=np.float64))[total > 0] / total[total > 0]
+    low, high = np.quantile(means, [0.025, 0.975])
     return float(low), float(high)
 
 

@@ -1,0 +1,288 @@
+"""Fetching archives of corpora: downloaded, checked, unpacked, and never half of it taken for all.
+
+``ROOT/.fetch`` holds the state of every archive by its name: ``NAME.partial`` is a download that a later fetch
+goes on with, ``NAME`` an archive that was checked, ``NAME.unpacking`` what is unpacked so far, and
+``NAME.complete`` says that all of it lies in ROOT.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import shutil
+import tarfile
+import time
+import zipfile
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from unmingle.audio import replace_files
+from unmingle.errors import UnmingleError
+
+STATE = ".fetch"
+ATTEMPTS = 5
+"""So many broken connections in a row, without one byte more, end a fetch."""
+WAIT_SECONDS = 1.0
+"""After the first broken connection; doubled after each further one."""
+TIMEOUT_SECONDS = 30.0
+_BLOCK = 1 << 20
+
+
+class _EscapeError(Exception):
+    """A member of an archive would be written outside of its folder."""
+
+
+_DAMAGE = (tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, EOFError, _EscapeError)
+
+Progress = Callable[[int, int | None], None]
+"""Called with the bytes that are there and, where known, those of the whole archive."""
+
+
+@dataclass(frozen=True)
+class Archive:
+    """One file of a publisher: a ``.tar.gz`` or a ``.zip``."""
+
+    url: str
+    checksum: str | None = None
+    """``sha256:...`` or ``md5:...`` as published; None where nobody published one."""
+    bytes: int | None = None
+    """Its size, where it is known."""
+
+    @property
+    def name(self) -> str:
+        """The file's name, which its state is kept under."""
+        return self.url.rsplit("/", 1)[-1]
+
+
+def fetch(archive: Archive, root: Path, on_progress: Progress | None = None) -> bool:
+    """Bring an archive's contents into ``root``; what an earlier fetch left undone is gone on with.
+
+    Returns:
+        Whether there was anything to do.
+
+    Raises:
+        UnmingleError: no connection, a wrong checksum, no room, or an archive that must not be unpacked.
+    """
+    state = root / STATE
+    partial, whole = state / f"{archive.name}.partial", state / archive.name
+    unpacking, marker = state / f"{archive.name}.unpacking", state / f"{archive.name}.complete"
+    try:
+        state.mkdir(parents=True, exist_ok=True)
+        done = _lies_in(root, marker)
+        if not done:
+            marker.unlink(missing_ok=True)
+            if not whole.exists():
+                _check_room(archive, root, partial)
+                _download(archive, partial, on_progress)
+                _check(archive, partial)
+                partial.replace(whole)
+            moved = _unpack(whole, unpacking, root)
+            facts = {"url": archive.url, "checksum": archive.checksum, "moved": moved}
+            replace_files([(marker, json.dumps(facts, indent=2).encode())])
+        whole.unlink(missing_ok=True)
+        shutil.rmtree(unpacking, ignore_errors=True)
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise UnmingleError(
+            f"{root} cannot be written ({reason}); choose another folder with --root."
+        ) from error
+    return not done
+
+
+def unfinished(root: Path) -> list[str]:
+    """Names of archives whose fetch into ``root`` did not come to its end."""
+    if not (root / STATE).is_dir():
+        return []
+    # A leading dot is a temporary name of a marker; without the marker, the archive itself tells.
+    names = [path.name for path in (root / STATE).iterdir() if not path.name.startswith(".")]
+    begun = {name.removesuffix(".partial").removesuffix(".unpacking") for name in names}
+    return sorted(
+        name for name in begun if not name.endswith(".complete") and f"{name}.complete" not in names
+    )
+
+
+def _lies_in(root: Path, marker: Path) -> bool:
+    """Whether the marker is there and nobody took away what it speaks of."""
+    try:
+        return all((root / path).exists() for path in json.loads(marker.read_text(encoding="utf-8"))["moved"])
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _check_room(archive: Archive, root: Path, partial: Path) -> None:
+    if archive.bytes is None:
+        return
+    # Compressed audio hardly shrinks in an archive: what is unpacked takes about as much again.
+    _need_room(root, archive.name, 2 * archive.bytes - _size(partial))
+
+
+def _need_room(root: Path, name: str, needed: int) -> None:
+    free = shutil.disk_usage(root).free
+    if free < needed:
+        raise UnmingleError(
+            f"{name} needs {needed / 1e9:.1f} GB in {root}, where {free / 1e9:.1f} GB are free; "
+            "make room, or choose another folder with --root."
+        )
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _download(archive: Archive, partial: Path, on_progress: Progress | None) -> None:
+    import requests
+    from urllib3.exceptions import HTTPError
+
+    failures = 0
+    while True:
+        before = _size(partial)
+        try:
+            return ResumingDownloader(on_progress)(archive.url, partial)
+        except (requests.RequestException, HTTPError) as error:
+            failures = 1 if _size(partial) > before else failures + 1
+            if failures >= ATTEMPTS:
+                raise UnmingleError(
+                    f"The connection to {archive.url} broke {failures} times; run the same command later, "
+                    f"it goes on after the {_size(partial) / 1e6:.1f} MB that are there."
+                ) from error
+            time.sleep(WAIT_SECONDS * 2 ** (failures - 1))
+
+
+class ResumingDownloader:
+    """A downloader for pooch that goes on with a file that is there in part; pooch's own start anew.
+
+    Bytes are taken as they come over the wire: some servers call a ``.tar.gz`` an encoding of a tar file,
+    and what would then be written had another checksum.
+    """
+
+    def __init__(self, on_progress: Progress | None = None) -> None:
+        self._on_progress = on_progress or (lambda done, total: None)
+
+    def __call__(self, url: str, output_file: Path, pooch: object = None) -> None:
+        """Download ``url``; pooch's protocol.
+
+        Raises:
+            requests.RequestException: the connection broke; another call goes on.
+            UnmingleError: the server refuses.
+        """
+        import requests
+
+        done = _size(output_file)
+        headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={done}-"} if done else {})
+        with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT_SECONDS) as response:
+            status, content_range = response.status_code, response.headers.get("Content-Range", "")
+            if status == 416 and content_range == f"bytes */{done}":
+                return  # An earlier fetch was stopped after the last byte.
+            if status == 416 or (status == 206 and not content_range.startswith(f"bytes {done}-")):
+                output_file.unlink(missing_ok=True)
+                raise requests.ConnectionError(f"{url} is another file than before")
+            if status >= 500 or status == 429:
+                raise requests.HTTPError(f"{url} answers {status}")
+            if status not in (200, 206):
+                raise UnmingleError(
+                    f"{url} cannot be downloaded: the server answers {status} ({response.reason}); "
+                    "look for the new address on the corpus's page (unmingle data list)."
+                )
+            done = done if status == 206 else 0
+            length = response.headers.get("Content-Length")
+            total = done + int(length) if length else None
+            with output_file.open("ab" if done else "wb") as file:
+                for block in response.raw.stream(_BLOCK, decode_content=False):
+                    file.write(block)
+                    done += len(block)
+                    self._on_progress(done, total)
+        if total is not None and done != total:
+            raise requests.ConnectionError(f"{url} ended after {done} of {total} bytes")
+
+
+def _check(archive: Archive, path: Path) -> None:
+    """Compare checksums; where none is published, read all of the archive against its own."""
+    # Not pooch.retrieve: it deletes its download when it is stopped while it checks it.
+    import pooch
+
+    if archive.checksum is None:
+        try:
+            _read_all(archive.name, path)
+            return
+        except _DAMAGE:
+            found = "damaged, and no checksum is published"
+    else:
+        algorithm, _, wanted = archive.checksum.partition(":")
+        checksum = pooch.file_hash(str(path), alg=algorithm)
+        if checksum == wanted:
+            return
+        found = f"not what was published ({algorithm} {checksum[:12]}..., not {wanted[:12]}...)"
+    path.unlink()
+    raise UnmingleError(f"{archive.url} came as a file that is {found}; it was deleted, fetch it again.")
+
+
+def _read_all(name: str, path: Path) -> None:
+    if name.endswith(".zip"):
+        with zipfile.ZipFile(path) as archive:
+            if (member := archive.testzip()) is not None:
+                raise zipfile.BadZipFile(member)
+    else:
+        with gzip.open(path) as file:
+            while file.read(_BLOCK):
+                pass
+
+
+def _unpack(whole: Path, unpacking: Path, root: Path) -> list[str]:
+    """Unpack beside ``root``'s files, then move in; returns what was moved, relative to ``root``."""
+    # What a stopped fetch left there is not to be trusted.
+    shutil.rmtree(unpacking, ignore_errors=True)
+    unpacking.mkdir()
+    try:
+        if whole.name.endswith(".zip"):
+            _unpack_zip(whole, unpacking)
+        else:
+            _unpack_tar(whole, unpacking)
+        return [path.relative_to(root).as_posix() for path in _move_into(unpacking, root)]
+    except _DAMAGE as error:
+        whole.unlink()
+        raise UnmingleError(
+            f"{whole.name} cannot be unpacked ({error}); it was deleted, and nothing was unpacked."
+        ) from error
+    finally:
+        shutil.rmtree(unpacking, ignore_errors=True)
+
+
+def _unpack_zip(whole: Path, folder: Path) -> None:
+    with zipfile.ZipFile(whole) as archive:
+        for member in archive.infolist():
+            _refuse_escape(member.filename)
+        _need_room(folder, whole.name, sum(member.file_size for member in archive.infolist()))
+        archive.extractall(folder)
+
+
+def _unpack_tar(whole: Path, folder: Path) -> None:
+    if not hasattr(tarfile, "data_filter"):
+        raise UnmingleError("Unpacking needs Python 3.11.4 or newer; update Python.")
+
+    def inside(member: tarfile.TarInfo, path: str) -> tarfile.TarInfo | None:
+        _refuse_escape(member.name)
+        return tarfile.data_filter(member, path)
+
+    with tarfile.open(whole, "r:gz") as archive:
+        archive.extractall(folder, filter=inside)
+
+
+def _refuse_escape(member: str) -> None:
+    path = PurePosixPath(member.replace("\\", "/"))
+    if path.is_absolute() or ".." in path.parts or any(":" in part for part in path.parts[:1]):
+        raise _EscapeError(f"it holds {member!r}, which is outside of its folder")
+
+
+def _move_into(source: Path, target: Path) -> list[Path]:
+    """Move what ``source`` holds into ``target``, folder into folder; returns where it went."""
+    moved = []
+    for path in sorted(source.iterdir()):
+        goal = target / path.name
+        if path.is_dir() and goal.is_dir():
+            moved += _move_into(path, goal)
+        else:
+            path.replace(goal)
+            moved.append(goal)
+    return moved

@@ -1,0 +1,255 @@
+"""What an importer of a corpus is, and how its manifests are written.
+
+A corpus of speech gets ``ROOT/speech.csv``, one of noise ``ROOT/noise.csv``, both as
+:mod:`unmingle.data.corpora` reads them; mixtures get a ``mixtures.csv`` in every split's folder, as
+:mod:`unmingle.data.mixture_folders` reads it.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from unmingle.audio import read_header, replace_files
+from unmingle.data.corpora import SPLITS
+from unmingle.data.fetching import STATE, Archive, unfinished
+from unmingle.errors import UnmingleError
+
+SPEECH_COLUMNS = ("path", "corpus", "speaker", "gender", "seconds", "split", "license", "text")
+NOISE_COLUMNS = ("path", "corpus", "class", "seconds", "split", "license")
+
+_GENDERS = {"m": "M", "male": "M", "f": "F", "female": "F", "male_masculine": "M", "female_feminine": "F"}
+
+
+@dataclass(frozen=True, slots=True)
+class SpeechRow:
+    """One utterance of a corpus of speech."""
+
+    path: Path
+    corpus: str
+    speaker: str
+    gender: str
+    seconds: float
+    split: str
+    license: str
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class NoiseRow:
+    """One recording of noise."""
+
+    path: Path
+    corpus: str
+    kind: str
+    """The column ``class``."""
+    seconds: float
+    split: str
+    license: str
+
+
+@dataclass(frozen=True, slots=True)
+class Talker:
+    """Who talks in a mixture, as far as it is known."""
+
+    corpus: str
+    name: str = "unknown"
+    gender: str = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class MixtureRow:
+    """One mixture, with its talkers in the order of the sources."""
+
+    name: str
+    talkers: Sequence[Talker]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Count:
+    """What a split holds."""
+
+    split: str
+    items: int
+    talkers: int
+    """Of noise: its classes."""
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Index:
+    """What an importer found and wrote."""
+
+    manifests: Sequence[Path]
+    counts: Sequence[Count]
+    notes: Sequence[str] = ()
+    """Sentences about what is missing or was left out."""
+
+
+@dataclass(frozen=True)
+class Importer:
+    """A corpus that can be turned into manifests, and mostly fetched."""
+
+    name: str
+    title: str
+    what: Literal["speech", "noise", "mixtures"]
+    licence: str
+    homepage: str
+    read: Callable[[Path], Index]
+    """Reads a root and writes its manifests; call :meth:`index`, which checks the root before."""
+    parts: Mapping[str, Archive] = field(default_factory=dict)
+    no_fetch: str = ""
+    """A sentence: why it cannot be fetched, and what to do."""
+
+    def index(self, root: Path) -> Index:
+        """Write the manifests of the corpus under ``root``.
+
+        Raises:
+            UnmingleError: it is not there, not whole, or its fetch is unfinished.
+        """
+        if not root.is_dir():
+            raise UnmingleError(f"The folder {root} does not exist; name the one that holds {self.title}.")
+        if names := unfinished(root):
+            raise UnmingleError(
+                f"The fetch of {', '.join(names)} into {root} is unfinished; "
+                f"run it again, or delete {root / STATE / names[0]}*."
+            )
+        return self.read(root)
+
+
+def not_there(root: Path, title: str, *looked_for: str) -> UnmingleError:
+    """The sentence that says which folders were looked for."""
+    return UnmingleError(f"{title} is not in {root}; looked for {', '.join(looked_for)}.")
+
+
+def half_there(root: Path, title: str, missing: str) -> UnmingleError:
+    """The sentence about a corpus that was not unpacked, or not made, to its end."""
+    return UnmingleError(f"{title} in {root} is not whole: {missing} is missing; unpack or fetch it again.")
+
+
+def seconds_of(path: Path) -> float:
+    """Length by the header.
+
+    Raises:
+        UnmingleError: it cannot be read.
+    """
+    seconds = seconds_or_none(path)
+    if seconds is None:
+        raise UnmingleError(f"{path} cannot be read as audio; the file is damaged, unpack or fetch it again.")
+    return seconds
+
+
+def seconds_or_none(path: Path) -> float | None:
+    """Length by the header, or None where it cannot be read."""
+    declared = read_header(path)
+    return declared.seconds if declared else None
+
+
+def gender(value: str | None) -> str:
+    """``M``, ``F`` or ``unknown``, from what corpora write."""
+    return _GENDERS.get((value or "").strip().lower(), "unknown")
+
+
+def find_above(root: Path, *names: str) -> Path | None:
+    """The first of the files ``names`` that lies in ``root`` or in a folder that it lies in."""
+    for folder in (root.absolute(), *root.absolute().parents):
+        for name in names:
+            if (folder / name).is_file():
+                return folder / name
+    return None
+
+
+def write_speech(root: Path, rows: Iterable[SpeechRow], notes: Sequence[str] = ()) -> Index:
+    """Write ``root/speech.csv``, sorted by path."""
+    ordered = sorted(rows, key=lambda row: row.path)
+    lines = [
+        (_inside(root, row.path), row.corpus, row.speaker, row.gender, f"{row.seconds:.3f}", row.split,
+         row.license, row.text)
+        for row in ordered
+    ]  # fmt: skip
+    manifest = root / "speech.csv"
+    _write(manifest, SPEECH_COLUMNS, lines)
+    return Index((manifest,), _count((row.split, row.speaker, row.seconds) for row in ordered), notes)
+
+
+def write_noise(root: Path, rows: Iterable[NoiseRow], notes: Sequence[str] = ()) -> Index:
+    """Write ``root/noise.csv``, sorted by path."""
+    ordered = sorted(rows, key=lambda row: row.path)
+    lines = [
+        (_inside(root, row.path), row.corpus, row.kind, f"{row.seconds:.3f}", row.split, row.license)
+        for row in ordered
+    ]
+    manifest = root / "noise.csv"
+    _write(manifest, NOISE_COLUMNS, lines)
+    return Index((manifest,), _count((row.split, row.kind, row.seconds) for row in ordered), notes)
+
+
+def write_mixtures(
+    root: Path, folders: Mapping[Path, Sequence[MixtureRow]], notes: Sequence[str] = ()
+) -> Index:
+    """Write a ``mixtures.csv`` into every folder of ``folders``: all appear, or none."""
+    contents, counts = [], []
+    for folder, rows in sorted(folders.items()):
+        columns = ["name"]
+        for number in range(1, len(rows[0].talkers) + 1):
+            columns += [f"corpus_{number}", f"talker_{number}", f"gender_{number}"]
+        lines = []
+        for row in sorted(rows, key=lambda row: row.name):
+            cells = [cell for talker in row.talkers for cell in (talker.corpus, talker.name, talker.gender)]
+            lines.append((row.name, *cells, f"{row.seconds:.3f}"))
+        contents.append((folder / "mixtures.csv", _csv((*columns, "seconds"), lines)))
+        talkers = {talker.name for row in rows for talker in row.talkers} - {"unknown"}
+        where = folder.relative_to(root).as_posix()
+        counts.append(Count(where, len(rows), len(talkers), sum(row.seconds for row in rows)))
+    replace_files(contents)
+    return Index([path for path, _ in contents], counts, notes)
+
+
+def _inside(root: Path, path: Path) -> str:
+    return path.relative_to(root).as_posix()
+
+
+def _write(manifest: Path, columns: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
+    corpus = columns.index("corpus")
+    others = _corpora_in(manifest) - {line[corpus] for line in lines}
+    if others:
+        raise UnmingleError(
+            f"{manifest} lists another corpus ({', '.join(sorted(others))}); "
+            "keep every corpus in a folder of its own."
+        )
+    replace_files([(manifest, _csv(columns, lines))])
+
+
+def _corpora_in(manifest: Path) -> set[str]:
+    if not manifest.is_file():
+        return set()
+    try:
+        with manifest.open(newline="", encoding="utf-8") as file:
+            return {row.get("corpus") or "unnamed" for row in csv.DictReader(file)}
+    except (UnicodeDecodeError, csv.Error):
+        return {"unreadable"}
+
+
+def _csv(columns: Sequence[str], lines: Iterable[Sequence[str]]) -> bytes:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(lines)
+    return text.getvalue().encode()
+
+
+def _count(rows: Iterable[tuple[str, str, float]]) -> list[Count]:
+    """Counts by split, from ``(split, talker, seconds)``."""
+    groups: dict[str, list[tuple[str, float]]] = {split: [] for split in SPLITS}
+    for split, talker, seconds in rows:
+        groups[split].append((talker, seconds))
+    return [
+        Count(split, len(group), len({talker for talker, _ in group}), sum(seconds for _, seconds in group))
+        for split, group in groups.items()
+        if group
+    ]

@@ -1,0 +1,99 @@
+"""RealTalkLibri (Mobin et al. 2018): LibriSpeech played by loudspeakers in a room, one and two at a time, 8 kHz WAV.
+
+The layout is the one that its authors' loader reads (rtl_loader.py of github.com/ShariqM/source_separation):
+
+    RTL/extracted_7/libri/FOLDER/2_701_*mixed*.wav      the recorded mixture
+    RTL/extracted_7/libri/FOLDER/2_701_*.wav            the two talkers of it, alone
+
+``index`` puts it into ``mixtures/test/{mix,s1,s2}`` and ``mixtures/train/{mix,s1,s2}``, by hard links where the
+disk has them. A root that has folders of the latter kind already, there or in itself, is taken as it is.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from unmingle.data.importers.base import Importer, Index, Talker, half_there, not_there
+from unmingle.data.importers.mixtures import index_mixtures
+from unmingle.errors import UnmingleError
+
+_TITLE = "RealTalkLibri"
+_SPLITS = ("train", "test")
+_TEST = ("7", "16")
+"""Of the recordings ``extracted_N``, those that the authors test with; they train with the others."""
+
+
+def _index(root: Path) -> Index:
+    homes = (root, root / "mixtures")
+    if not any((home / split / "mix").is_dir() for home in homes for split in _SPLITS):
+        _arrange(root)
+    return index_mixtures(
+        root,
+        _TITLE,
+        _SPLITS,
+        lambda item: [Talker("realtalklibri") for _ in item.sources],
+        ["Its files do not tell talkers and genders: both are unknown."],
+    )
+
+
+def _arrange(root: Path) -> None:
+    """Make ``mixtures/``, which appears when all of it is there."""
+    mixtures = [
+        path
+        for above in ("", "RTL/", "data/RTL/")
+        for path in sorted(root.glob(f"{above}extracted_*/libri/*/*mixed*"))
+        if path.is_file()
+    ]
+    if not mixtures:
+        wanted = ("RTL/extracted_N/libri/FOLDER/*mixed*.wav", "test/mix, test/s1 and test/s2")
+        raise not_there(root, _TITLE, *wanted)
+    partial = root / f".mixtures.{os.getpid()}.partial"
+    try:
+        for mixture in mixtures:
+            number = mixture.parents[2].name.removeprefix("extracted_")
+            name = "_".join([number, mixture.parent.name, *mixture.name.split("_")[:2]]) + mixture.suffix
+            files = (mixture, *_sources(root, mixture))
+            for folder, path in zip(("mix", "s1", "s2"), files, strict=True):
+                _link(path, partial / ("test" if number in _TEST else "train") / folder / name)
+        partial.rename(root / "mixtures")
+    except OSError as error:
+        raise UnmingleError(
+            f"{root} cannot be written ({(error.strerror or str(error)).lower()})."
+        ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _sources(root: Path, mixture: Path) -> list[Path]:
+    """The two recordings of the same number: the first two words of the name."""
+    prefix = "_".join(mixture.name.split("_")[:2])
+    paths = sorted(path for path in mixture.parent.iterdir() if path.name.startswith(f"{prefix}_"))
+    sources = [path for path in paths if "mixed" not in path.name]
+    if len(sources) != 2:
+        raise half_there(root, _TITLE, f"a talker of {mixture.relative_to(root)}")
+    return sources
+
+
+def _link(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:  # Another disk, or one without hard links.
+        shutil.copyfile(source, target)
+
+
+REALTALKLIBRI = Importer(
+    name="realtalklibri",
+    title=_TITLE,
+    what="mixtures",
+    licence="none given; its speech is LibriSpeech's",
+    homepage="https://github.com/ShariqM/source_separation",
+    read=_index,
+    no_fetch=(
+        "RealTalkLibri has no lasting address and no licence; get rtl.tar.gz from its authors "
+        "(https://github.com/ShariqM/source_separation), unpack it into DIR, and run: "
+        "unmingle data index realtalklibri --root DIR"
+    ),
+)

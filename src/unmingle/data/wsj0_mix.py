@@ -1,0 +1,314 @@
+"""WSJ0-2mix and WSJ0-3mix made from the WSJ0 corpus and the lists that define them.
+
+Hershey, Chen, Le Roux and Watanabe, "Deep clustering: Discriminative embeddings for segmentation and separation"
+(ICASSP 2016), gave lists (``mix_2_spk_tr.txt`` and the like) and MATLAB scripts. This module follows the scripts:
+
+- every utterance is divided by its active level, measured at 8 kHz (`unmingle.data.speech_level.wsj0_mix_level`)
+  also where 16 kHz is written, and weighted by the decibels in the list;
+- utterances are cut to the shortest (``min``) or filled with zeros to the longest (``max``) and added;
+- one factor for all of them makes the largest sample of mixture and sources 0.9, at each rate for itself;
+- files hold 16 bits a sample, rounded each for itself: the sources add up to the mixture within 2 in 32768.
+
+What differs: arithmetic rounds otherwise, so that a sample may be off by one in 32768; ``scaling.mat`` is not
+written. MATLAB was not run to compare: its functions are followed by their definitions.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import math
+import os
+import re
+import shutil
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Literal
+
+import numpy as np
+import soundfile
+from numpy.typing import NDArray
+
+from unmingle import __version__
+from unmingle.audio import read_audio, replace_files
+from unmingle.data.speech_level import halve_rate, wsj0_mix_level
+from unmingle.errors import UnmingleError
+
+CORPUS_RATE = 16000
+"""Of WSJ0, in hertz."""
+PEAK = 0.9
+_SUFFIXES = (".wav", ".wv1")
+"""The close microphone; what the far one recorded has the suffix .wv2 and is never taken."""
+
+_LOUDEST_DB = 100.0
+
+Mode = Literal["min", "max"]
+Signal = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One mixture of a list."""
+
+    paths: tuple[str, ...]
+    """One a talker, as in the list."""
+    levels_db: tuple[float, ...]
+    """One a talker."""
+    line: int
+    """Where it stands in the list, from 1 on."""
+
+    @property
+    def name(self) -> str:
+        """``01aa010b_0.97482_209a010p_-0.97482``: the file's name in the original data, without suffix."""
+        return "_".join(
+            f"{PurePosixPath(path).stem}_{_number(level)}"
+            for path, level in zip(self.paths, self.levels_db, strict=True)
+        )
+
+
+def _number(value: float) -> str:
+    """As MATLAB's ``num2str`` prints it: below 10 with five significant digits, from there with one more."""
+    digits = math.floor(math.log10(abs(value))) + 5 if value else 5
+    return f"{value + 0.0:.{max(digits, 5)}g}"
+
+
+def read_list(path: Path) -> list[Entry]:
+    """The mixtures of a list: in each line a path and its decibels for two talkers or more.
+
+    Raises:
+        UnmingleError: it does not exist, holds nothing, or a line is malformed or repeats another.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise UnmingleError(f"{path} is not a list of mixtures: it is not text in UTF-8.") from error
+    except OSError as error:
+        raise UnmingleError(f"The list {path} cannot be read ({(error.strerror or '').lower()}).") from error
+    entries = [_parse(path, number, line) for number, line in enumerate(lines, start=1) if line.strip()]
+    if not entries:
+        raise UnmingleError(f"The list {path} is empty; there is nothing to mix.")
+    seen: dict[str, int] = {}
+    for entry in entries:
+        if len(entry.paths) != len(entries[0].paths):
+            raise UnmingleError(
+                f"Line {entry.line} of {path} has {len(entry.paths)} talkers, line {entries[0].line} has "
+                f"{len(entries[0].paths)}; a list has one number of talkers."
+            )
+        if seen.setdefault(entry.name, entry.line) != entry.line:
+            raise UnmingleError(f"Line {entry.line} of {path} repeats line {seen[entry.name]}; remove one.")
+    return entries
+
+
+def _parse(path: Path, number: int, line: str) -> Entry:
+    fields = line.split()
+    paths = tuple(field.replace("\\", "/") for field in fields[::2])
+    try:
+        levels = tuple(float(field) for field in fields[1::2])
+    except ValueError:
+        levels = ()
+    if (
+        len(paths) < 2
+        or len(levels) != len(paths)
+        or not all(abs(level) <= _LOUDEST_DB for level in levels)
+        or any(PurePosixPath(each).suffix.lower() not in _SUFFIXES for each in paths)
+    ):
+        raise UnmingleError(
+            f"Line {number} of {path} must be PATH.wav DECIBELS PATH.wav DECIBELS ..., "
+            f"for two talkers or more; it is {line.strip()[:120]!r}."
+        )
+    return Entry(paths, levels, number)
+
+
+def mix(
+    utterances: Sequence[Signal], levels: Sequence[float], levels_db: Sequence[float], mode: Mode
+) -> tuple[Signal, Signal]:
+    """Mixture ``(samples,)`` and sources ``(sources, samples)`` by the rule of the scripts.
+
+    Args:
+        utterances: one ``(samples,)`` a talker.
+        levels: active levels to divide by, none of them 0.
+        levels_db: that the talkers get instead.
+        mode: ``min`` cuts to the shortest utterance, ``max`` fills up with zeros to the longest.
+    """
+    lengths = [len(utterance) for utterance in utterances]
+    sources = np.zeros((len(utterances), min(lengths) if mode == "min" else max(lengths)))
+    for source, utterance, level, decibels in zip(sources, utterances, levels, levels_db, strict=True):
+        kept = utterance[: len(source)]
+        source[: len(kept)] = kept * (10 ** (decibels / 20) / level)
+    mixture = sources.sum(axis=0)
+    peak = max(np.abs(mixture).max(), np.abs(sources).max())
+    # Nought only if `min` cut everything but leading zeros.
+    scale = PEAK / peak if peak > 0 else 1.0
+    return scale * mixture, scale * sources
+
+
+def write_wsj0_mix(
+    list_path: Path,
+    root: Path,
+    folder: Path,
+    sample_rate: int = 8000,
+    mode: Mode = "min",
+    on_progress: Callable[[int, int], None] | None = None,
+) -> None:
+    """Write all mixtures of a list as a mixture folder; it appears when all is there.
+
+    Args:
+        list_path: such as ``mix_2_spk_tt.txt``.
+        root: the folder WSJ0 lies in, or ``wsj0`` itself; converted to .wav, or as .wv1 files.
+        folder: gets ``mix/``, ``s1/``, ``s2/`` and so on, ``mixtures.csv`` and ``recipe.json``.
+        sample_rate: 8000 or 16000, in hertz.
+        mode: ``min`` or ``max``.
+        on_progress: told how many mixtures are written, and of how many.
+
+    Raises:
+        UnmingleError: the list or an utterance will not do, the folder is not empty, or the disk is full.
+    """
+    if sample_rate not in (CORPUS_RATE // 2, CORPUS_RATE):
+        raise UnmingleError(f"WSJ0-mix has the rates 8000 and 16000 Hz, not {sample_rate} Hz.")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UnmingleError(f"{folder} is not empty; name another folder.")
+    entries = read_list(list_path)
+    files = _find_all(entries, root, list_path)
+    recipe = {
+        "version": __version__,
+        "list": list_path.name,
+        "list_sha256": hashlib.sha256(list_path.read_bytes()).hexdigest(),
+        "talkers": len(entries[0].paths),
+        "sample_rate": sample_rate,
+        "mode": mode,
+    }
+    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
+    try:
+        _write(partial, entries, files, sample_rate, mode, on_progress)
+        replace_files([(partial / "recipe.json", json.dumps(recipe, indent=2).encode())])
+        partial.rename(folder)
+    except OSError as error:
+        raise UnmingleError(
+            f"{folder} cannot be written ({(error.strerror or str(error)).lower()})."
+        ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _write(
+    folder: Path,
+    entries: Sequence[Entry],
+    files: dict[str, Path],
+    sample_rate: int,
+    mode: Mode,
+    on_progress: Callable[[int, int], None] | None,
+) -> None:
+    levels: dict[str, float] = {}
+    rows = []
+    for done, entry in enumerate(entries, start=1):
+        utterances = [_read(files[path]) for path in entry.paths]
+        halved = [halve_rate(utterance) for utterance in utterances]
+        for path, utterance in zip(entry.paths, halved, strict=True):
+            if path not in levels:
+                levels[path] = wsj0_mix_level(utterance)
+            if levels[path] == 0:
+                raise UnmingleError(f"{files[path]} is silent; copy it again from the corpus.")
+        chosen = utterances if sample_rate == CORPUS_RATE else halved
+        mixture, sources = mix(chosen, [levels[path] for path in entry.paths], entry.levels_db, mode)
+        parts = {"mix": mixture} | {f"s{number}": source for number, source in enumerate(sources, start=1)}
+        replace_files(
+            [
+                (folder / part / f"{entry.name}.wav", _encode(audio, sample_rate))
+                for part, audio in parts.items()
+            ]
+        )
+        rows.append(_row(entry, len(mixture) / sample_rate))
+        if on_progress:
+            on_progress(done, len(entries))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    replace_files([(folder / "mixtures.csv", text.getvalue().encode())])
+
+
+def _row(entry: Entry, seconds: float) -> dict[str, str]:
+    row = {"name": entry.name}
+    for number, (path, decibels) in enumerate(zip(entry.paths, entry.levels_db, strict=True), start=1):
+        row |= {
+            f"source_{number}": path,
+            f"corpus_{number}": "wsj0",
+            f"talker_{number}": PurePosixPath(path).stem[:3],
+            f"gender_{number}": "unknown",
+            f"gain_db_{number}": f"{decibels:.4f}",
+        }
+    levels = entry.levels_db
+    row["snr_db"] = f"{levels[0] - levels[1]:.4f}" if len(levels) == 2 else ""
+    row["seconds"] = f"{seconds:.3f}"
+    return row
+
+
+def _encode(samples: Signal, sample_rate: int) -> memoryview:
+    encoded = io.BytesIO()
+    # Rounded here: libsndfile would scale by 32767, the scripts scale by 32768.
+    soundfile.write(encoded, np.rint(samples * 2**15).astype(np.int16), sample_rate, "PCM_16", format="WAV")
+    buffer: memoryview = encoded.getbuffer()
+    return buffer
+
+
+def _find_all(entries: Sequence[Entry], root: Path, list_path: Path) -> dict[str, Path]:
+    """The file of every path in the list: any case, .wav or .wv1, with or without folders above ``si_tr_s``."""
+    if not root.is_dir():
+        raise UnmingleError(f"The folder {root} does not exist; name the one that holds WSJ0.")
+    there: dict[str, list[tuple[str, Path]]] = defaultdict(list)
+    for path in _audio_files(root):
+        place = path.relative_to(root).with_suffix("").as_posix().lower()
+        there[path.stem.lower()].append((f"/{place}", path))
+    files: dict[str, Path] = {}
+    for entry in entries:
+        for wanted in entry.paths:
+            place = f"/{PurePosixPath(wanted.lower()).with_suffix('')}"
+            short = "/" + place.removeprefix("/").removeprefix("wsj0/")
+            candidates = [
+                (not found.endswith(place), path.suffix.lower() != ".wav", len(found), path)
+                for found, path in there[PurePosixPath(place).name]
+                if found.endswith(short)
+            ]
+            if not candidates:
+                raise UnmingleError(
+                    f"Line {entry.line} of {list_path} wants {wanted}, and {root} holds no such .wav or .wv1 file."
+                )
+            files[wanted] = min(candidates)[-1]
+    return files
+
+
+def _audio_files(root: Path) -> list[Path]:
+    """All .wav and .wv1 files under a folder; links are followed, as discs are often linked into one place."""
+    found, visited = [], set()
+    for folder, folders, names in os.walk(root, followlinks=True):
+        visited.add(os.path.realpath(folder))
+        folders[:] = [name for name in folders if os.path.realpath(os.path.join(folder, name)) not in visited]
+        found += [Path(folder, name) for name in names if name.lower().endswith(_SUFFIXES)]
+    return found
+
+
+def _read(path: Path) -> Signal:
+    """An utterance of WSJ0 ``(samples,)``."""
+    with suppress(OSError), path.open("rb") as file:
+        header = file.read(1024)
+        packed = re.search(rb"sample_coding[^\n]*embedded-([a-z]+)", header)
+        if header.startswith(b"NIST_1A") and packed:
+            raise UnmingleError(
+                f"{path} is compressed with {packed[1].decode()}, which cannot be read here; "
+                "convert it first: sph2pipe -f wav IN.wv1 OUT.wav"
+            )
+    recording = read_audio(path)
+    if recording.sample_rate != CORPUS_RATE or len(recording.samples) != 1:
+        raise UnmingleError(
+            f"{path} has {len(recording.samples)} channels at {recording.sample_rate} Hz; "
+            f"WSJ0 has one channel at {CORPUS_RATE} Hz."
+        )
+    if recording.warning:
+        raise UnmingleError(f"{path} ends early; copy it again from the corpus.")
+    samples: Signal = recording.samples[0].astype(np.float64)
+    return samples

@@ -1,0 +1,143 @@
+"""What can be scored: a model, an oracle, the mixture itself, or any external program.
+
+A candidate is described by a config, which worker processes and reports rebuild it from, and which results keep.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import model_validator
+
+from unmingle.audio import Samples, resample
+from unmingle.config import Config
+from unmingle.errors import UnmingleError
+from unmingle.evaluation.external import EstimateError, ExternalProgram
+from unmingle.models import file_hash, find_model, load_system
+from unmingle.separation.offline import pick_device
+from unmingle.systems import MaskingSystem
+from unmingle.systems.oracle import Oracle
+
+_ROUNDING = 1e-5
+"""What a mixture holds beside its sources counts as noise from this share of its energy on."""
+
+
+@dataclass(frozen=True)
+class Estimates:
+    """What a candidate made of one mixture."""
+
+    sources: Samples
+    """``(estimates, samples)``, as long as the mixture; their number may be wrong."""
+    notes: tuple[str, ...] = ()
+    """What had to be put right, and the like: "3 files for 2 talkers"."""
+    peak_bytes: int = 0
+    """Of an external program's memory."""
+
+
+Estimator = Callable[[Samples, Samples, int], Estimates]
+"""Mixture ``(samples,)``, references ``(sources, samples)`` and rate, to estimates; may raise ``EstimateError``."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What is scored."""
+
+    name: str
+    estimate: Estimator
+    details: dict[str, Any]
+
+
+class CandidateConfig(Config):
+    """Exactly one of ``mixture``, ``oracle``, ``model`` and ``command``."""
+
+    mixture: bool = False
+    """The mixture itself, as everybody's estimate: the line that improvements start from."""
+    oracle: str | None = None
+    """An ideal mask made from the references."""
+    model: str | None = None
+    """A model's name or path: its raw estimates, without the residual that ``separate`` shares out."""
+    changes: dict[str, Any] = {}
+    """Of the model's config, as in :func:`unmingle.models.load_system`; ``formation: oracle`` forms attractors from
+    the references, as the "ideal" rows of the papers do."""
+    device: str = "cpu"
+    command: str | None = None
+    """An external program, see :class:`~unmingle.evaluation.external.ExternalProgram`."""
+    timeout: float = 600.0
+    """Seconds that the program may take for one mixture."""
+
+    @model_validator(mode="after")
+    def _one(self) -> CandidateConfig:
+        if sum((self.mixture, *(x is not None for x in (self.oracle, self.model, self.command)))) != 1:
+            raise ValueError("give one of mixture, oracle, model and command")
+        return self
+
+    def build(self) -> Candidate:
+        """The candidate itself.
+
+        Raises:
+            UnmingleError: no such model, oracle or program, or it does not fit.
+        """
+        if self.oracle is not None:
+            return _oracle(self.oracle)
+        if self.command is not None:
+            program = ExternalProgram(self.command, self.timeout)
+            return Candidate(program.name, lambda *given: Estimates(*program.run(*given)), {})
+        if self.model is not None:
+            return _model(self.model, self.device, self.changes)
+        return Candidate(
+            "mixture", lambda mixture, sources, _: Estimates(np.stack([mixture] * len(sources))), {}
+        )
+
+
+def _oracle(name: str) -> Candidate:
+    Oracle(name, 8000)  # An unknown name is an error now, not at the first mixture.
+
+    def estimate(mixture: Samples, sources: Samples, rate: int) -> Estimates:
+        # What the sources leave of the mixture is noise, and gets a mask of its own.
+        rest = (mixture - sources.sum(axis=0))[None]
+        noisy = np.square(rest).sum() > _ROUNDING * np.square(mixture).sum()
+        parts = np.concatenate([sources, rest]) if noisy else sources
+        if len(parts) < 2:
+            raise UnmingleError("An oracle mask needs two sources, or one and noise; there is one source.")
+        separated = Oracle(name, rate).separate(
+            torch.from_numpy(mixture).unsqueeze(0), torch.from_numpy(parts).unsqueeze(0)
+        )
+        return Estimates(separated[0, : len(sources)].numpy())
+
+    return Candidate(f"oracle-{name}", estimate, {"stft": "32 ms square root of Hann, every 8 ms"})
+
+
+def _model(model: str, device: str, changes: dict[str, Any]) -> Candidate:
+    path, where = find_model(model), pick_device(device)
+    system = load_system(path, where, changes)
+
+    def to_model(audio: Samples, rate: int) -> torch.Tensor:
+        heard = np.ascontiguousarray(resample(audio, rate, system.sample_rate))
+        return torch.from_numpy(heard).unsqueeze(0).to(where)
+
+    def estimate(mixture: Samples, sources: Samples, rate: int) -> Estimates:
+        heard = to_model(mixture, rate)
+        if isinstance(system, MaskingSystem) and system.needs_sources:
+            separated = system.separate(heard, len(sources), to_model(sources, rate))
+        else:
+            separated = system.separate(heard, len(sources))
+        raised = resample(separated.sources[0].cpu().numpy(), system.sample_rate, rate)
+        fitted = np.zeros((len(raised), len(mixture)), dtype=np.float32)
+        fitted[:, : raised.shape[1]] = raised[:, : len(mixture)]
+        if not np.isfinite(fitted).all():
+            raise EstimateError("an estimate is not finite")
+        return Estimates(fitted)
+
+    details: dict[str, Any] = {"model": path.stem, "sha256": file_hash(path), "rate": system.sample_rate}
+    name = path.stem
+    if changes:
+        details["changes"] = changes
+        name += "-" + "-".join(f"{key}-{value}" for key, value in changes.items())
+    if Path(model).is_file() and name in ("last", "best"):
+        name = f"{path.parent.name}-{name}"
+    return Candidate(name, estimate, details)

@@ -1,0 +1,136 @@
+"""Any program that separates: it gets a mixture's file and writes one file a talker.
+
+It may be slow, crash, write the wrong number of files, another rate or another length; what can be put
+right is put right and noted, the rest is a failure of that one mixture.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+
+from unmingle.audio import Samples, read_audio, resample, to_mono, write_audio
+from unmingle.errors import UnmingleError
+
+MOST_FILES = 8
+"""More outputs than this for one mixture are a failure."""
+_LAUNCHER = """
+import resource, subprocess, sys
+code = subprocess.call(sys.argv[2:])
+with open(sys.argv[1], "w") as file:
+    file.write(str(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss))
+sys.exit(code if code >= 0 else 128 - code)
+"""
+"""Starts the program from a small process: Linux counts the starter's memory as the started one's."""
+_ODD_LENGTH = 0.1
+"""From this difference on, as a share of the mixture, a wrong length is noted."""
+
+
+class EstimateError(Exception):
+    """A candidate made nothing of one mixture; the message says why."""
+
+
+class ExternalProgram:
+    """A command such as ``separator --quiet {mixture} --to {outdir}``, run without a shell.
+
+    ``{mixture}`` becomes the path of a 16-bit WAV file with one channel, ``{outdir}`` that of an empty folder,
+    ``{talkers}`` and ``{rate}``, if they occur, numbers.
+
+    Args:
+        command: with the places ``{mixture}`` and ``{outdir}``.
+        timeout: seconds for one mixture; then the program and all that it started is ended.
+
+    Raises:
+        UnmingleError: a place is missing, or there is no such program.
+    """
+
+    def __init__(self, command: str, timeout: float) -> None:
+        try:
+            self._parts = shlex.split(command)
+        except ValueError as error:
+            raise UnmingleError(f"The command {command!r} cannot be read ({error}).") from error
+        for place in ("{mixture}", "{outdir}"):
+            if place not in command:
+                raise UnmingleError(f"The command needs {place}, for example: prog {{mixture}} {{outdir}}")
+        if shutil.which(self._parts[0]) is None:
+            raise UnmingleError(f"There is no program {self._parts[0]!r} to run.")
+        self.name = Path(self._parts[0]).name
+        self._timeout = timeout
+
+    def run(self, mixture: Samples, sources: Samples, rate: int) -> tuple[Samples, tuple[str, ...], int]:
+        """Estimates ``(files, samples)``, notes, and the program's peak memory in bytes.
+
+        Raises:
+            EstimateError: it gave no usable file.
+        """
+        with tempfile.TemporaryDirectory(prefix="unmingle-") as folder:
+            path, output = Path(folder) / "mixture.wav", Path(folder) / "out"
+            output.mkdir()
+            write_audio(path, np.clip(mixture, -1.0, 1.0), rate, bits=16)
+            places = {"mixture": path, "outdir": output, "talkers": len(sources), "rate": rate}
+            peak = self._call(places, Path(folder))
+            estimates, notes = _collect(output, len(mixture), rate)
+        if len(estimates) != len(sources):
+            notes.append(f"{len(estimates)} files for {len(sources)} talkers")
+        return estimates, tuple(notes), peak
+
+    def _call(self, places: dict[str, object], folder: Path) -> int:
+        command = list(self._parts)
+        for name, value in places.items():
+            command = [part.replace(f"{{{name}}}", str(value)) for part in command]
+        errors, memory = folder / "stderr", folder / "memory"
+        with errors.open("wb") as file:
+            process = subprocess.Popen(
+                [sys.executable, "-S", "-E", "-c", _LAUNCHER, str(memory), *command],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=file,
+                start_new_session=True,
+            )
+            try:
+                code = process.wait(self._timeout)
+            except subprocess.TimeoutExpired as error:
+                raise EstimateError(f"it took more than {self._timeout:g} s") from error
+            finally:
+                # Also what it started and left behind.
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+        if code != 0:
+            words = errors.read_text(errors="replace").strip().splitlines()
+            said = f": {words[-1][:200]}" if words else ""
+            raise EstimateError(f"exit code {code}{said}")
+        return int(memory.read_text()) * 1024
+
+
+def _collect(output: Path, samples: int, rate: int) -> tuple[Samples, list[str]]:
+    """What lies in ``output``, at the mixture's rate and length."""
+    files = sorted(path for path in output.rglob("*") if path.is_file())
+    if not files:
+        raise EstimateError("it wrote no file")
+    if len(files) > MOST_FILES:
+        raise EstimateError(f"it wrote {len(files)} files")
+    estimates, notes = np.zeros((len(files), samples), dtype=np.float32), []
+    for estimate, file in zip(estimates, files, strict=True):
+        try:
+            recording = read_audio(file)
+        except UnmingleError as error:
+            raise EstimateError(
+                f"its file {file.name} is of no use: {str(error).replace(str(file), 'it')}"
+            ) from error
+        audio = resample(to_mono(recording.samples), recording.sample_rate, rate)
+        if recording.sample_rate != rate:
+            notes.append(f"{recording.sample_rate} Hz for {rate} Hz")
+        if abs(len(audio) - samples) > _ODD_LENGTH * samples:
+            notes.append(f"{len(audio) / rate:.2f} s for {samples / rate:.2f} s")
+        estimate[: len(audio)] = audio[:samples]
+    return estimates, list(dict.fromkeys(notes))
