@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from unmingle.cli import data, denoise, evaluate, fix_attractors, mix, models, separate, train
+from unmingle.cli import data, denoise, evaluate, fix_attractors, mix, models, report, separate, stress, train
 from unmingle.errors import UnmingleError
 
 HELP = """Separate people talking at once, and clean speech of noise, from one microphone.
@@ -17,7 +17,10 @@ HELP = """Separate people talking at once, and clean speech of noise, from one m
   unmingle denoise noisy.wav               a clean file in the folder denoised/
   unmingle models                          what models there are, and how good
   unmingle mix CORPUS -o test --count 300  make test mixtures, WSJ0-mix layout
-  unmingle evaluate test                   score a model on them
+  unmingle evaluate test                   score a model, or any program, on them
+  unmingle report scores/*                 compare what was scored, on one page
+  unmingle stress CORPUS                   long input, noise, rooms, codecs: what holds?
+  unmingle data list                       public corpora: fetch and index them
   unmingle train RECIPE.yaml --data CORPUS train a model of your own
 
 Every command has its own page: unmingle COMMAND --help.
@@ -57,6 +60,8 @@ app.add_typer(models.app, name="models")
 app.add_typer(data.app, name="data")
 app.command("mix")(mix.command)
 app.command("evaluate")(evaluate.command)
+app.command("stress")(stress.command)
+app.command("report")(report.command)
 app.command("train")(train.command)
 app.command("fix-attractors")(fix_attractors.command)
 

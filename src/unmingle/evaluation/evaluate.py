@@ -9,11 +9,8 @@ import json
 import os
 import platform
 import resource
-import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +23,7 @@ from unmingle.data.mixture_folders import MixtureItem, list_hash, read_item, rea
 from unmingle.errors import UnmingleError
 from unmingle.evaluation.candidates import Candidate, CandidateConfig
 from unmingle.evaluation.external import EstimateError
+from unmingle.evaluation.processes import ordered_map
 from unmingle.evaluation.scores import (
     DEFINITIONS,
     check_metrics,
@@ -91,7 +89,9 @@ def evaluate_folder(
         )
     worker = _Worker(config, names, words)
     results: list[_Result] = []
-    with _ordered(worker, items, min(processes, len(items)), threads) as answers:
+    if processes > 1:
+        config.build()  # What does not fit is refused before processes are started.
+    with ordered_map(worker.score, items, processes, threads) as answers:
         for result in answers:
             results.append(result)
             if on_progress:
@@ -175,37 +175,6 @@ class _Worker:
         )
         own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         return _Result(scores, work, peak or own)
-
-
-_worker: _Worker
-"""Of this worker process."""
-
-
-def _begin(worker: _Worker, threads: int) -> None:
-    global _worker
-    _worker = worker
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer.
-    torch.set_num_threads(threads)
-
-
-def _score(item: MixtureItem) -> _Result:
-    return _worker.score(item)
-
-
-@contextmanager
-def _ordered(
-    worker: _Worker, items: Sequence[MixtureItem], processes: int, threads: int | None
-) -> Iterator[Iterator[_Result]]:
-    """The results in the order of the items."""
-    if processes <= 1:
-        yield map(worker.score, items)
-        return
-    _ = worker.config.build()  # What does not fit is refused before processes are started.
-    pool = ProcessPoolExecutor(processes, initializer=_begin, initargs=(worker, threads or 1))
-    try:
-        yield pool.map(_score, items, chunksize=4)
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def default_processes(config: CandidateConfig, count: int) -> int:

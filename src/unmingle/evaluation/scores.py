@@ -10,7 +10,6 @@ import warnings
 from collections.abc import Sequence
 from importlib.util import find_spec
 from itertools import permutations
-from typing import Any
 
 import numpy as np
 import torch
@@ -153,37 +152,33 @@ def _bss_eval(references: Samples, estimates: Samples, names: Sequence[str]) -> 
             values[name][k] = -LIMIT_DB
     if not sound or not names:
         return values
-    wide = references[heard].astype(np.float64)
-    for k in sound:
-        estimate = estimates[k][None].astype(np.float64)
-        if "sdr" in names:
-            # For SDR a source is projected on its own reference only: each pair is on its own.
-            own = references[k][None].astype(np.float64)
-            values["sdr"][k] = _limited(
-                fast_bss_eval.sdr(own, estimate, clamp_db=LIMIT_DB, return_perm=False)
-            )
+    wide = torch.from_numpy(references[heard].astype(np.float64))
+    if "sdr" in names:
+        # For SDR a source is projected on its own reference only: each pair is on its own. By torch, which keeps
+        # to its number of threads; NumPy's libraries take all cores for matrices as small as these.
+        own, given = (
+            torch.from_numpy(audio[sound].astype(np.float64)).unsqueeze(1)
+            for audio in (references, estimates)
+        )
+        sdr = fast_bss_eval.sdr(own, given, clamp_db=LIMIT_DB, return_perm=False)
+        for k, value in zip(sound, sdr.squeeze(-1).tolist(), strict=True):
+            values["sdr"][k] = float(np.clip(value, -LIMIT_DB, LIMIT_DB))
     if names != ["sdr"]:
         # Interference is what the projection on all references holds beyond that on one's own.
         full = np.stack([estimates[k] if k in sound else references[k] for k in heard]).astype(np.float64)
         try:
             # Its NumPy side does not know NumPy 2; its torch side computes the same.
             _, sir, sar = fast_bss_eval.bss_eval_sources(
-                torch.from_numpy(wide), torch.from_numpy(full), clamp_db=LIMIT_DB, compute_permutation=False
+                wide, torch.from_numpy(full), clamp_db=LIMIT_DB, compute_permutation=False
             )
-        except torch.linalg.LinAlgError:  # One reference is a filtered other: no one can tell them apart.
+        except RuntimeError:  # One reference is a filtered other: no one can tell them apart.
             sir = sar = torch.full((len(heard),), math.nan)
         for row, k in enumerate(heard):
             for name, column in (("sir", sir), ("sar", sar)):
                 if name in names and k in sound:
                     # With one source there is no interference.
-                    values[name][k] = (
-                        math.nan if name == "sir" and len(heard) == 1 else _limited(column[row].item())
-                    )
+                    values[name][k] = math.nan if name == "sir" and len(heard) == 1 else float(column[row])
     return values
-
-
-def _limited(value: Any) -> float:
-    return float(np.clip(np.squeeze(value), -LIMIT_DB, LIMIT_DB))
 
 
 def _pesq(reference: Samples, estimate: Samples, sample_rate: int) -> float:

@@ -201,15 +201,20 @@ class EmbeddingSeparator(MaskingSystem):
                 "Oracle attractors need the true sources; choose k-means or anchors to separate a recording."
             )
         spectra, embedding = self.embed(mixture, lengths)
-        weight = self.weight(spectra, lengths)
+        formed = self.talkers if self._always_all() and talkers < self.talkers else talkers
         with torch.autocast(embedding.device.type, enabled=False):
-            assignment = None if sources is None else self._ideal(sources)
-            formed = self.talkers if self._always_all() and talkers < self.talkers else talkers
-            attractors = self.formation.form(embedding, weight, formed, assignment=assignment)
+            attractors = self.attractors(embedding, self.weight(spectra, lengths), formed, sources)
             masks = self._masks(self._config.evaluation_mask or self._config.mask, embedding, attractors)
             return spectra, masks if formed == talkers else loudest_masks(
                 masks, spectra.spectrum.abs(), talkers
             )
+
+    def attractors(
+        self, embedding: Tensor, weight: Tensor, talkers: int, sources: Tensor | None = None
+    ) -> Attractors:
+        """The attractors that separation uses, of embeddings and weights; oracle ones need the sources."""
+        assignment = None if sources is None else self._ideal(sources)
+        return self.formation.form(embedding, weight, talkers, assignment=assignment)
 
     def _always_all(self) -> bool:
         """Whether the attractors stand for the largest number of talkers, whoever talks (Luo, Table V)."""

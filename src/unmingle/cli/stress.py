@@ -1,0 +1,120 @@
+"""``unmingle stress``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from unmingle.cli.options import Device, Threads, require, set_threads
+from unmingle.errors import UnmingleError
+
+
+def command(
+    corpora: Annotated[
+        list[Path],
+        typer.Argument(metavar="CORPUS...", help="Manifests, folders with speech.csv, or speaker/*.flac."),
+    ],
+    model: Annotated[
+        str | None,
+        typer.Option("--model", metavar="NAME|PATH", help="The model to test; the default one if not given."),
+    ] = None,
+    program: Annotated[
+        str | None,
+        typer.Option(
+            "--command",
+            metavar="'PROG {mixture} {outdir}'",
+            help="Test any program instead: it reads a WAV file and writes one file a talker.",
+        ),
+    ] = None,
+    timeout: Annotated[
+        float, typer.Option("--timeout", help="Seconds that --command may take for one case.")
+    ] = 600.0,
+    noise: Annotated[
+        list[Path] | None,
+        typer.Option("--noise", metavar="CORPUS", help="Noise for the test `noise`: noise.csv, or folders."),
+    ] = None,
+    tests: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--test",
+            metavar="NAME",
+            help="Only these: length, burst, corpora, rooms, snr, noise, gain, rates, overlap, lone, three, voice, "
+            "codecs.",
+        ),
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option("--split", help="train, valid or test; all if not given.")
+    ] = None,
+    count: Annotated[int, typer.Option("--count", help="Cases of a condition; long ones are fewer.")] = 20,
+    rate: Annotated[int, typer.Option("--rate", help="Sample rate of the cases in hertz.")] = 8000,
+    seed: Annotated[int, typer.Option("--seed", help="The same seed gives the same cases.")] = 0,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="OUT", help="Where stress.html and stress.json go."),
+    ] = None,
+    processes: Annotated[
+        int | None, typer.Option("--processes", help="That share the cases; one a core if not given.")
+    ] = None,
+    threads: Threads = None,
+    device: Device = "auto",
+) -> None:
+    """Test how a system generalizes: long input, bursts, other corpora, rooms, noise, levels, codecs ...
+
+    Two talkers of CORPUS at a time, changed in one way after the other. Writes a page to look at and
+    the same as JSON. The tests of Mobin et al. 2018 (length, burst, corpora, rooms) are among them.
+    """
+    require("evaluate", "matplotlib", "jinja2")
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from unmingle.cli.tables import print_table
+    from unmingle.evaluation.candidates import CandidateConfig
+    from unmingle.evaluation.evaluate import default_processes
+    from unmingle.evaluation.stress import stress
+    from unmingle.models import DEFAULT_MODEL
+
+    if model is not None and program is not None:
+        raise UnmingleError("--model and --command exclude each other; give one of them.")
+    if not 1 <= count <= 10_000:
+        raise UnmingleError(f"--count must lie between 1 and 10000; got {count}.")
+    if processes is not None and not 1 <= processes <= 256:
+        raise UnmingleError(f"--processes must lie between 1 and 256; got {processes}.")
+    if not 1000 <= rate <= 192_000:
+        raise UnmingleError(f"--rate must lie between 1000 and 192000 Hz; got {rate}.")
+    set_threads(threads)
+    config = CandidateConfig(
+        model=None if program else model or DEFAULT_MODEL, command=program, timeout=timeout, device=device
+    )
+    target = output or Path("stress") / config.build().name
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("cases", total=None)
+        found = stress(
+            [str(path) for path in corpora],
+            config,
+            target,
+            noise=[str(path) for path in noise or []],
+            tests=tests or [],
+            split=split,
+            count=count,
+            sample_rate=rate,
+            seed=seed,
+            processes=processes or default_processes(config, 10_000),
+            threads=threads,
+            on_progress=lambda done, total: progress.update(task, completed=done, total=total),
+        )
+    rows = [
+        (
+            test["name"],
+            point["label"],
+            f"{point['mean']:.2f}" if "mean" in point else "",
+            f"{point['low_95']:.2f} .. {point['high_95']:.2f}" if "mean" in point else "",
+            f"{len(point['failures'])} of {point['cases']} failed" if point["failures"] else "",
+        )
+        for test in found["tests"]
+        for point in test["conditions"]
+    ]
+    print_table(("test", "condition", "SI-SDRi (dB; lone: SI-SDR)", "95 % interval", ""), rows)
+    print(f"{target}/stress.html  {target}/stress.json")

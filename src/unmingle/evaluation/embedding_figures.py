@@ -1,0 +1,187 @@
+"""Pictures of what an embedding separator has learned."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from unmingle.audio import resample
+from unmingle.data.mixture_folders import MixtureItem, read_item
+from unmingle.evaluation.candidates import CandidateConfig
+from unmingle.evaluation.pages import COLOURS, figure_uri, new_figure
+from unmingle.models import find_model, load_system
+from unmingle.networks.blstm import Blstm
+from unmingle.systems import EmbeddingSeparator
+
+_POINTS = 6000
+_MIXTURES = 100
+_UNITS = 8
+_AROUND = 25
+"""Frames before and after a spike."""
+_SPIKES = 0.02
+"""The share of frames in which a unit is most active."""
+
+
+def embedding_pictures(config: CandidateConfig, items: Sequence[MixtureItem]) -> list[tuple[str, str, str]]:
+    """Title, explanation and picture; nothing for systems without embeddings."""
+    if config.model is None:
+        return []
+    system = load_system(find_model(config.model), "cpu", config.changes)
+    if not isinstance(system, EmbeddingSeparator):
+        return []
+    chosen = items[:: max(1, len(items) // _MIXTURES)][:_MIXTURES]
+    pictures = [
+        (
+            "Embeddings",
+            "Bins of one mixture that count, on the first principal components of their embeddings, coloured by who "
+            "is louder there; circles: attractors; crosses: anchors (Luo et al. 2018, Fig. 2, 3, 6; Mobin et al. "
+            "2018, Fig. 6).",
+            _embeddings(system, items[len(items) // 2]),
+        ),
+        (
+            "Attractors of many mixtures",
+            f"The attractors of {len(chosen)} mixtures on their own principal components; a line joins those of one "
+            "mixture (Luo et al. 2018, Fig. 5).",
+            _many_attractors(system, chosen),
+        ),
+    ]
+    if isinstance(system.network, Blstm):
+        pictures.append(
+            (
+                "What units respond to",
+                f"The mean log spectrogram around the {_SPIKES:.0%} of frames in which a unit of the last BLSTM "
+                f"layer is most active, less the mean of all frames, in deviations; the {_UNITS} units with the "
+                f"clearest pattern; {2 * _AROUND + 1} frames (Isik et al. 2016, Fig. 2).",
+                _spike_triggered(system, chosen[:30]),
+            )
+        )
+    return pictures
+
+
+def _heard(system: EmbeddingSeparator, item: MixtureItem) -> tuple[Tensor, Tensor]:
+    """Mixture ``(1, samples)`` and sources ``(1, sources, samples)`` at the system's rate."""
+    mixture, sources, rate = read_item(item)
+    return tuple(
+        torch.from_numpy(np.ascontiguousarray(resample(audio, rate, system.sample_rate))).unsqueeze(0)
+        for audio in (mixture, sources)
+    )  # type: ignore[return-value]
+
+
+def principal_components(points: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mean ``(dim,)``, directions ``(dim, count)`` and the shares of the variance ``(count,)`` that they explain."""
+    mean = points.mean(axis=0)
+    _, scales, directions = np.linalg.svd(points - mean, full_matrices=False)
+    shares = np.square(scales) / max(float(np.square(scales).sum()), 1e-30)
+    return mean, directions[:count].T, shares[:count]
+
+
+@torch.no_grad()
+def _embeddings(system: EmbeddingSeparator, item: MixtureItem) -> str:
+    mixture, sources = _heard(system, item)
+    spectra, embedding = system.embed(mixture)
+    weight = system.weight(spectra)
+    formed = system.attractors(embedding, weight, sources.shape[1], sources)
+    louder = system.frontend.stft.analyse(sources)[0].abs().argmax(dim=0)
+    counted = weight[0] > 0
+    points, owners = embedding[0][counted].numpy(), louder[counted].numpy()
+    picked = np.random.default_rng(0).permutation(len(points))[:_POINTS]
+    points, owners = points[picked], owners[picked]
+    mean, directions, shares = principal_components(points, 3)
+    figure, axes = new_figure(9.0, 4.0, 1, 2)
+    anchors = getattr(system.formation, "anchors", None)
+    for axis, (first, second) in zip(axes[0], ((0, 1), (0, 2)), strict=True):
+        plane = directions[:, [first, second]]
+        flat = (points - mean) @ plane
+        axis.scatter(
+            *flat.T, c=[COLOURS[owner % len(COLOURS)] for owner in owners], s=2, alpha=0.35, linewidths=0
+        )
+        if anchors is not None:
+            axis.scatter(*((anchors.detach().numpy() - mean) @ plane).T, marker="x", c="#1c2430", s=30)
+        marks = (formed.points[0].numpy() - mean) @ plane
+        axis.scatter(*marks.T, s=90, facecolors="white", edgecolors="#1c2430", linewidths=1.5, zorder=3)
+        # Far anchors must not press the bins together.
+        low, high = np.quantile(np.concatenate([flat, marks]), [0.0, 1.0], axis=0)
+        margin = 0.15 * (high - low)
+        axis.set_xlim(low[0] - margin[0], high[0] + margin[0])
+        axis.set_ylim(low[1] - margin[1], high[1] + margin[1])
+        axis.set_xlabel(f"component {first + 1} ({shares[first]:.0%} of variance)", fontsize=8)
+        axis.set_ylabel(f"component {second + 1} ({shares[second]:.0%})", fontsize=8)
+    return figure_uri(figure)
+
+
+@torch.no_grad()
+def _many_attractors(system: EmbeddingSeparator, items: Sequence[MixtureItem]) -> str:
+    sets = []
+    for item in items:
+        mixture, sources = _heard(system, item)
+        spectra, embedding = system.embed(mixture)
+        formed = system.attractors(embedding, system.weight(spectra), sources.shape[1], sources)
+        sets.append(formed.points[0].numpy())
+    together = np.concatenate(sets)
+    mean, directions, shares = principal_components(together, 2)
+    figure, axes = new_figure(5.0, 4.0)
+    axis = axes[0, 0]
+    for points in sets:
+        flat = (points - mean) @ directions
+        axis.plot(*np.concatenate([flat, flat[:1]]).T, color="#c5ccd6", linewidth=0.4, zorder=1)
+    axis.scatter(*((together - mean) @ directions).T, s=12, color=COLOURS[0], linewidths=0, zorder=2)
+    axis.set_xlabel(f"component 1 ({shares[0]:.0%} of variance)", fontsize=8)
+    axis.set_ylabel(f"component 2 ({shares[1]:.0%})" if len(shares) > 1 else "", fontsize=8)
+    return figure_uri(figure)
+
+
+@torch.no_grad()
+def _spike_triggered(system: EmbeddingSeparator, items: Sequence[MixtureItem]) -> str:
+    features, activity = [], []
+    network: Any = system.network
+    for item in items:
+        spectra = system.frontend(_heard(system, item)[0])
+        features.append(spectra.features[0].numpy())
+        activity.append(network.run_layers(spectra.features)[0].numpy())
+    averages = spike_triggered_averages(features, activity)
+    order = np.argsort(-np.square(averages).mean(axis=(1, 2)))[:_UNITS]
+    figure, axes = new_figure(10.0, 4.2, 2, _UNITS // 2)
+    largest = float(np.abs(averages[order]).max(initial=1e-6))
+    for axis, unit in zip(axes.flat, order, strict=False):
+        axis.imshow(
+            averages[unit].T,
+            origin="lower",
+            aspect="auto",
+            cmap="RdBu_r",
+            vmin=-largest,
+            vmax=largest,
+            extent=(-_AROUND, _AROUND, 0, system.sample_rate / 2000),
+        )
+        axis.set_title(f"unit {unit}", fontsize=8)
+        axis.tick_params(labelsize=7)
+    return figure_uri(figure)
+
+
+def spike_triggered_averages(features: Sequence[np.ndarray], activity: Sequence[np.ndarray]) -> np.ndarray:
+    """Mean features around each unit's most active frames, less the mean of all: ``(units, frames, freqs)``.
+
+    Args:
+        features: ``(frames, freqs)`` of each mixture.
+        activity: ``(frames, units)`` of each mixture.
+    """
+    window = 2 * _AROUND + 1
+    # Windows must lie within their mixture.
+    inside = [(x, a) for x, a in zip(features, activity, strict=True) if len(x) > window]
+    if not inside:
+        return np.zeros((activity[0].shape[1], window, features[0].shape[1]), dtype=np.float32)
+    limits = np.quantile(np.concatenate([a for _, a in inside]), 1 - _SPIKES, axis=0)
+    total = np.zeros((len(limits), window, inside[0][0].shape[1]))
+    counts = np.zeros(len(limits))
+    for x, a in inside:
+        spikes = (a[_AROUND : len(a) - _AROUND] >= limits).astype(np.float64)
+        counts += spikes.sum(axis=0)
+        for offset in range(window):
+            total[:, offset] += spikes.T @ x[offset : offset + len(spikes)]
+    mean = np.concatenate([x for x, _ in inside]).mean(axis=0)
+    averages: np.ndarray = total / np.maximum(counts, 1)[:, None, None] - mean
+    averages[counts == 0] = 0
+    return averages

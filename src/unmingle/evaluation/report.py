@@ -1,0 +1,176 @@
+"""One page on what was scored: ``unmingle report``."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from unmingle import __version__
+from unmingle.audio import Samples, replace_files
+from unmingle.data.mixture_folders import MixtureItem, read_item, read_mixture_folder
+from unmingle.errors import UnmingleError
+from unmingle.evaluation.candidates import Candidate, CandidateConfig
+from unmingle.evaluation.embedding_figures import embedding_pictures
+from unmingle.evaluation.external import EstimateError
+from unmingle.evaluation.pages import audio_uri, render
+from unmingle.evaluation.report_figures import density_picture, histogram_picture, spectrogram_picture
+from unmingle.evaluation.runs import Run, difference, interval, read_runs
+from unmingle.evaluation.scores import DEFINITIONS, fit_estimates
+
+LABELS = {
+    "si_sdr": "SI-SDR (dB)",
+    "sdr": "SDR (dB)",
+    "sir": "SIR (dB)",
+    "sar": "SAR (dB)",
+    "magnitude_snr": "magnitude SNR (dB)",
+    "pesq": "PESQ",
+    "stoi": "STOI",
+    "estoi": "ESTOI",
+    "dnsmos": "DNSMOS",
+}
+_LISTENED = 10
+_LOUD = 0.3
+"""Players bring every mixture to this peak."""
+_GAIN = "si_sdr_improvement"
+
+
+def write_report(folders: Sequence[Path], output: Path) -> None:
+    """Write a page on results of ``unmingle evaluate``: HTML in one file, that fetches nothing.
+
+    The first folder's system is the one that the others are compared with, and the one that is looked into: its
+    worst and best mixtures, its spectrograms, its embeddings. That needs the mixtures, and the model or program.
+
+    Raises:
+        UnmingleError: a folder holds no results.
+    """
+    runs = read_runs(folders)
+    first = runs[0]
+    values: dict[str, Any] = {
+        "title": "unmingle report" if len(runs) > 1 else first.label,
+        "runs": runs,
+        "overview": [_overview(run, first) for run in runs],
+        "columns": [
+            (name, LABELS[name]) for name in LABELS if any(name in run.summary["metrics"] for run in runs)
+        ],
+        "definitions": {LABELS[name]: DEFINITIONS[name] for name in LABELS if _has(runs, name)},
+        "groups": _groups(runs),
+        "densities": [(run.label, density_picture(run)) for run in runs],
+        "histogram": histogram_picture(runs),
+        "date": datetime.date.today().isoformat(),
+        "version": __version__,
+    }
+    values |= _looked_into(first)
+    replace_files([(output, render("report.html.j2", **values).encode())])
+
+
+def _has(runs: Sequence[Run], metric: str) -> bool:
+    return any(metric in run.summary["metrics"] for run in runs)
+
+
+def _overview(run: Run, first: Run) -> dict[str, Any]:
+    cells = {}
+    for name in LABELS:
+        gain = run.summary["metrics"].get(f"{name}_improvement")
+        if gain is None:
+            continue
+        spread = interval(run, f"{name}_improvement")
+        cells[name] = {
+            "mean": run.summary["metrics"][name]["mean"],
+            "gain": gain["mean"],
+            "low": spread[0] if spread else gain["low_95"],
+            "high": spread[1] if spread else gain["high_95"],
+            "places": 3 if name in ("stoi", "estoi") else 2,
+        }
+    return {
+        "label": run.label,
+        "cells": cells,
+        "against": None if run is first else difference(run, first, _GAIN),
+        "first": run is first,
+        "summary": run.summary,
+    }
+
+
+def _groups(runs: Sequence[Run]) -> list[tuple[str, list[tuple[str, list[Any]]]]]:
+    """For every kind of group: its values, each with one cell a run."""
+    kinds = sorted({kind for run in runs for kind in run.summary["groups"]})
+    table = []
+    for kind in kinds:
+        members = sorted({value for run in runs for value in run.summary["groups"].get(kind, {})})
+        rows = [
+            (
+                value,
+                [
+                    run.summary["groups"].get(kind, {}).get(value, {}).get("metrics", {}).get(_GAIN)
+                    for run in runs
+                ],
+            )
+            for value in members
+        ]
+        if len(rows) > 1:
+            table.append((kind, rows))
+    return table
+
+
+def _looked_into(run: Run) -> dict[str, Any]:
+    """What needs the audio and the system; empty, with the reason, where they are not to be had."""
+    nothing: dict[str, Any] = {"worst": [], "best": [], "spectrograms": [], "embeddings": []}
+    if run.mixtures is None:
+        return nothing | {"missing": f"the mixtures are no longer in {run.summary['path']}"}
+    items = {item.name: item for item in read_mixture_folder(run.mixtures)}
+    ranked = [
+        name for name, _ in sorted(run.values(_GAIN).items(), key=lambda pair: pair[1]) if name in items
+    ]
+    if not ranked:
+        return nothing | {"missing": "no mixture was scored"}
+    try:
+        candidate = run.candidate.build()
+    except UnmingleError as error:
+        return nothing | {"missing": f"the system cannot be run again: {error}"}
+    half = min(_LISTENED, (len(ranked) + 1) // 2)
+    worst, best = ranked[:half], ranked[-half:][::-1]
+    shown = [ranked[0], ranked[len(ranked) // 2], ranked[-1]]
+    return {
+        "worst": [_players(run, candidate, items[name]) for name in worst],
+        "best": [_players(run, candidate, items[name]) for name in best if name not in worst],
+        "spectrograms": [
+            (title, name, run.values(_GAIN)[name], _spectrograms(candidate, items[name]))
+            for title, name in zip(("worst", "median", "best"), dict.fromkeys(shown), strict=False)
+        ],
+        "embeddings": embedding_pictures(run.candidate, [items[name] for name in sorted(ranked)]),
+        "missing": "",
+    }
+
+
+def _estimates(candidate: Candidate, mixture: Samples, sources: Samples, rate: int) -> Samples:
+    try:
+        return fit_estimates(candidate.estimate(mixture, sources, rate).sources, sources)
+    except EstimateError:
+        return np.zeros_like(sources)  # It did better when it was scored.
+
+
+def _players(run: Run, candidate: Candidate, item: MixtureItem) -> dict[str, Any]:
+    mixture, sources, rate = read_item(item)
+    estimates = _estimates(candidate, mixture, sources, rate)
+    row = run.rows[item.name]
+    gain = _LOUD / max(float(np.abs(mixture).max()), 1e-9)
+    return {
+        "name": item.name,
+        "gain": float(row[_GAIN]),
+        "groups": ", ".join(row[kind] for kind in run.summary["groups"] if row.get(kind)),
+        "mixture": audio_uri(mixture, rate, gain),
+        "estimates": [audio_uri(estimate, rate, gain) for estimate in estimates],
+        "sources": [audio_uri(source, rate, gain) for source in sources],
+    }
+
+
+def _spectrograms(candidate: Candidate, item: MixtureItem) -> str:
+    mixture, sources, rate = read_item(item)
+    try:
+        oracle = CandidateConfig(oracle="wfm").build().estimate(mixture, sources, rate).sources
+    except UnmingleError:  # One source and nothing beside it.
+        oracle = sources
+    return spectrogram_picture(mixture, sources, oracle, _estimates(candidate, mixture, sources, rate), rate)

@@ -1,0 +1,263 @@
+"""Generalization tests of any system on any corpus: ``unmingle stress``."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import platform
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from itertools import permutations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from unmingle import __version__
+from unmingle.audio import Samples, replace_files
+from unmingle.data.cache import decode
+from unmingle.data.corpora import read_corpora, read_noise
+from unmingle.errors import UnmingleError
+from unmingle.evaluation.candidates import Candidate, CandidateConfig
+from unmingle.evaluation.external import EstimateError
+from unmingle.evaluation.processes import ordered_map
+from unmingle.evaluation.scores import fit_estimates
+from unmingle.evaluation.stress_page import stress_page
+from unmingle.evaluation.stress_tests import STRESS_TESTS, Case, Material, StressTest
+from unmingle.evaluation.summary import bootstrap_interval
+from unmingle.metrics import si_sdr
+
+WINDOW_SECONDS = 3.0
+_STEP_SECONDS = 0.5
+_LEAST_DB = -60.0
+"""Levels of what should be silent are limited to this."""
+
+
+@dataclass(frozen=True)
+class _Job:
+    test: int
+    condition: int
+    index: int
+
+
+@dataclass
+class _Worker:
+    material: Material
+    config: CandidateConfig
+    _built: Candidate | None = field(default=None, repr=False)
+
+    def run(self, job: _Job) -> dict[str, Any]:
+        if self._built is None:
+            self._built = self.config.build()
+        test = STRESS_TESTS[job.test]
+        case = test.conditions(self.material)[job.condition].make(self.material, job.index)
+        try:
+            estimates = self._built.estimate(case.mixture, _asked(case), case.sample_rate).sources
+        except EstimateError as error:
+            return {"failure": str(error)}
+        return _measure(test, case, estimates)
+
+
+def _asked(case: Case) -> Samples:
+    """As many references as outputs are asked for: what lacks is silence."""
+    references = case.references[: case.outputs]
+    lacking = case.outputs - len(references)
+    return np.concatenate([references, np.zeros((lacking, references.shape[1]), dtype=np.float32)])
+
+
+def _measure(test: StressTest, case: Case, estimates: Samples) -> dict[str, Any]:
+    if test.score == "lone":
+        return _lone(case, estimates)
+    references = case.references
+    if len(references) > case.outputs:
+        # Which talkers do the outputs fit best?
+        references = max(
+            (references[list(picked)] for picked in permutations(range(len(references)), case.outputs)),
+            key=lambda chosen: _scores(fit_estimates(estimates, chosen), chosen).mean(),
+        )
+    ordered = fit_estimates(estimates, references)
+    unchanged = np.broadcast_to(case.mixture, references.shape)
+    gains = _scores(ordered, references) - _scores(unchanged, references)
+    result: dict[str, Any] = {"value": float(gains.mean())}
+    if test.score == "windows":
+        result["windows"] = _windows(ordered, references, case.sample_rate)
+    return result
+
+
+def _scores(estimates: Samples, references: Samples) -> np.ndarray:
+    values: np.ndarray = si_sdr(
+        torch.from_numpy(np.array(estimates)), torch.from_numpy(np.array(references))
+    ).numpy()
+    return values
+
+
+def _windows(estimates: Samples, references: Samples, sample_rate: int) -> list[tuple[float, float | None]]:
+    """SI-SDR in windows of 3 s by their start in seconds; None where somebody is silent."""
+    size, step = round(WINDOW_SECONDS * sample_rate), round(_STEP_SECONDS * sample_rate)
+    curve: list[tuple[float, float | None]] = []
+    for first in range(0, references.shape[1] - size + 1, step):
+        part = slice(first, first + size)
+        energy = np.square(references[:, part]).mean(axis=1)
+        # A talker who pauses for the whole window has no SI-SDR there.
+        heard = bool((energy > 1e-4 * np.square(references).mean(axis=1)).all())
+        value = float(_scores(estimates[:, part], references[:, part]).mean())
+        curve.append((first / sample_rate, value if heard else None))
+    return curve
+
+
+def _lone(case: Case, estimates: Samples) -> dict[str, Any]:
+    """SI-SDR of the louder output against the voice; level of the others beside it in dB."""
+    levels = np.sqrt(np.square(estimates, dtype=np.float64).mean(axis=1))
+    loudest = int(levels.argmax())
+    rest = float(np.sqrt(np.square(np.delete(levels, loudest)).sum()))
+    leak = 20 * np.log10(max(rest, 1e-12) / max(float(levels[loudest]), 1e-12))
+    kept = _scores(estimates[loudest : loudest + 1], case.references[:1])
+    return {"value": float(kept[0]), "leak_db": max(float(leak), _LEAST_DB)}
+
+
+def pick_tests(names: Sequence[str], *, noise: bool) -> list[int]:
+    """Places in :data:`STRESS_TESTS` of the tests of these names; of all that can be run, if none is given.
+
+    Raises:
+        UnmingleError: there is no such test, or what it needs is missing.
+    """
+    known = [test.name for test in STRESS_TESTS]
+    have = {"noise": noise, "rooms": find_spec("pyroomacoustics") is not None}
+    mend = {"noise": "name some with --noise", "rooms": "pip install 'unmingle[rooms]'"}
+    for name in names:
+        if name not in known:
+            raise UnmingleError(f"There is no stress test {name!r}; choose from {', '.join(known)}.")
+        for need in STRESS_TESTS[known.index(name)].needs:
+            if not have[need]:
+                raise UnmingleError(f"The test {name} needs {need}: {mend[need]}.")
+    wanted = names or known
+    return [
+        place
+        for place, test in enumerate(STRESS_TESTS)
+        if test.name in wanted and all(have[need] for need in test.needs)
+    ]
+
+
+def stress(
+    corpora: Sequence[str],
+    config: CandidateConfig,
+    output: Path,
+    *,
+    noise: Sequence[str] = (),
+    tests: Sequence[str] = (),
+    split: str | None = None,
+    count: int = 20,
+    sample_rate: int = 8000,
+    seed: int = 0,
+    processes: int = 1,
+    threads: int | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Run tests, write ``stress.json`` and ``stress.html`` into ``output``, and return what the JSON holds.
+
+    Args:
+        corpora: manifests or folders of speech, see :mod:`unmingle.data.corpora`.
+        config: the system.
+        output: a folder.
+        noise: manifests or folders of noise.
+        tests: names of :data:`~unmingle.evaluation.stress_tests.STRESS_TESTS`; all that can be run, if empty.
+        split: of the corpora.
+        count: cases of a condition; long ones are fewer.
+        sample_rate: at which cases are made, in hertz.
+        seed: of the cases.
+        processes: that share the cases.
+        threads: of each process.
+        on_progress: told how many cases are done, and of how many.
+
+    Raises:
+        UnmingleError: the data or the candidate will not do, or there is no such test.
+    """
+    places = pick_tests(tests, noise=bool(noise))
+    utterances = read_corpora(corpora, split)
+    recordings = read_noise(noise, split) if noise else []
+    candidate = config.build()
+    material = Material(
+        utterances,
+        decode(utterances, sample_rate),
+        sample_rate,
+        seed,
+        recordings,
+        decode(recordings, sample_rate) if recordings else None,
+    )
+    jobs = [
+        _Job(place, number, index)
+        for place in places
+        for number in range(len(STRESS_TESTS[place].conditions(material)))
+        for index in range(max(1, round(count * STRESS_TESTS[place].share)))
+    ]
+    answers: dict[_Job, dict[str, Any]] = {}
+    with ordered_map(_Worker(material, config).run, jobs, processes, threads) as results:
+        for job, result in zip(jobs, results, strict=True):
+            answers[job] = result
+            if on_progress:
+                on_progress(len(answers), len(jobs))
+    found = {
+        "system": candidate.name,
+        "candidate": config.model_dump(exclude_defaults=True),
+        **candidate.details,
+        "tests": [_summary(place, material, answers) for place in places],
+        "corpora": sorted({utterance.corpus for utterance in utterances}),
+        "noise": sorted({recording.corpus for recording in recordings}),
+        "split": split,
+        "count": count,
+        "sample_rate": sample_rate,
+        "seed": seed,
+        "date": datetime.date.today().isoformat(),
+        "version": __version__,
+        "machine": f"{platform.machine()}, {platform.system()}, torch {torch.__version__}",
+    }
+    replace_files(
+        [
+            (output / "stress.json", json.dumps(found, indent=2).encode()),
+            (output / "stress.html", stress_page(found).encode()),
+        ]
+    )
+    return found
+
+
+def _summary(place: int, material: Material, answers: dict[_Job, dict[str, Any]]) -> dict[str, Any]:
+    test = STRESS_TESTS[place]
+    conditions = []
+    for number, condition in enumerate(test.conditions(material)):
+        results = [result for job, result in answers.items() if (job.test, job.condition) == (place, number)]
+        values = [result["value"] for result in results if "value" in result]
+        point: dict[str, Any] = {
+            "label": condition.label,
+            "x": condition.x,
+            "series": condition.series,
+            "cases": len(results),
+            "failures": [result["failure"] for result in results if "failure" in result],
+        }
+        if values:
+            low, high = bootstrap_interval(values)
+            point |= {"mean": float(np.mean(values)), "low_95": low, "high_95": high, "values": values}
+            point["made_worse"] = sum(value < 0 for value in values) / len(values)
+        if leaks := [result["leak_db"] for result in results if "leak_db" in result]:
+            point["leak_db"] = float(np.median(leaks))
+        if curves := [result["windows"] for result in results if "windows" in result]:
+            point["windows"] = _mean_curve(curves)
+        conditions.append(point)
+    return {
+        "name": test.name,
+        "title": test.title,
+        "what": test.what,
+        "x_label": test.x_label,
+        "score": test.score,
+        "conditions": conditions,
+    }
+
+
+def _mean_curve(curves: Sequence[Sequence[tuple[float, float | None]]]) -> list[tuple[float, float]]:
+    points = []
+    for column in zip(*curves, strict=False):
+        values = [value for _, value in column if value is not None]
+        if values:
+            points.append((column[0][0], float(np.mean(values))))
+    return points

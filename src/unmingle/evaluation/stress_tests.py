@@ -1,0 +1,337 @@
+"""The conditions of ``unmingle stress``: Mobin's tests of generalization (2018, 4.2 to 4.4), and more.
+
+A test is a list of conditions; a condition makes case k from a corpus, as a pure function of (seed, k), so that two
+systems hear the same mixtures, and all conditions of a test the same talkers.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import soundfile
+
+from unmingle.audio import Samples, active_level, resample
+from unmingle.data.cache import DecodedSpeech
+from unmingle.data.corpora import Utterance, by_speaker
+from unmingle.data.examples import MixturePlan, Segment, Voice
+from unmingle.data.mixing import Mixer, MixingConfig
+from unmingle.data.noise import NoiseConfig, NoiseMaker
+from unmingle.data.rooms import RoomConfig
+from unmingle.errors import UnmingleError
+
+SECONDS = 9.0
+"""Length of a case where nothing else is said."""
+BURST_SECONDS = 0.25
+BURST_DB = 10.0
+"""Level of the burst over the active level of the mixture."""
+
+
+@dataclass(frozen=True)
+class Material:
+    """What cases are made of."""
+
+    utterances: Sequence[Utterance]
+    speech: DecodedSpeech
+    sample_rate: int
+    seed: int
+    recordings: Sequence[Utterance] = ()
+    noise: DecodedSpeech | None = None
+
+    def mixer(self, **config: object) -> Mixer:
+        """A mixer of two talkers at 0 to 5 dB, if nothing else is said."""
+        settings = MixingConfig.model_validate({"talkers": 2, "snr": (0.0, 5.0)} | config)
+        maker = None
+        if settings.noise is not None:
+            assert self.noise is not None
+            maker = NoiseMaker(self.recordings, self.noise, self.speech, self.sample_rate, settings.noise)
+        return Mixer(self.utterances, self.speech, self.sample_rate, settings, self.seed, maker)
+
+    def samples(self, seconds: float) -> int:
+        return round(seconds * self.sample_rate)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One mixture to separate."""
+
+    mixture: Samples
+    """``(samples,)``."""
+    references: Samples
+    """``(talkers, samples)``, to score against."""
+    sample_rate: int
+    outputs: int = 2
+    """How many talkers the system is asked for."""
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One point of a test."""
+
+    label: str
+    x: float
+    make: Callable[[Material, int], Case]
+    series: str = ""
+    """Which curve it belongs to."""
+
+
+@dataclass(frozen=True)
+class StressTest:
+    """Several conditions."""
+
+    name: str
+    title: str
+    what: str
+    x_label: str
+    conditions: Callable[[Material], list[Condition]]
+    score: str = "improvement"
+    """``improvement`` in SI-SDR; ``windows``: that too, by windows of 3 s; ``lone``: see the runner."""
+    share: float = 1.0
+    """Of the wanted number of cases: long ones are made less often."""
+    needs: tuple[str, ...] = field(default=())
+    """``noise``, ``rooms``."""
+
+
+def _crop(seconds: float = SECONDS, **config: object) -> Callable[[Material, int], Case]:
+    def make(material: Material, index: int) -> Case:
+        example = material.mixer(**config).example(index, material.samples(seconds))
+        return Case(example.mixture, example.sources, material.sample_rate)
+
+    return make
+
+
+def _changed(change: Callable[[Case], Case]) -> Callable[[Material, int], Case]:
+    plain = _crop()
+    return lambda material, index: change(plain(material, index))
+
+
+def _whole(**config: object) -> Callable[[Material, int], Case]:
+    def make(material: Material, index: int) -> Case:
+        mixer = material.mixer(**config)
+        example = mixer.realize(index, mixer.whole(index, "max"))
+        return Case(example.mixture, example.sources, material.sample_rate)
+
+    return make
+
+
+def _burst(material: Material, index: int) -> Case:
+    case = _crop()(material, index)
+    length = material.samples(BURST_SECONDS)
+    first = (len(case.mixture) - length) // 2
+    level = active_level(case.mixture, case.sample_rate) * 10 ** (BURST_DB / 20)
+    noise = np.random.default_rng([material.seed, index, 4]).standard_normal(length) * level
+    mixture = case.mixture.copy()
+    mixture[first : first + length] += noise.astype(np.float32)
+    return Case(mixture, case.references, case.sample_rate)
+
+
+def _corpora(material: Material) -> list[Condition]:
+    speakers = by_speaker(material.utterances)
+    names = sorted(name for name, talkers in speakers.items() if len(talkers) >= 2)
+    return [
+        Condition(name, float(number), _crop(corpus_weights={name: 1.0})) for number, name in enumerate(names)
+    ]
+
+
+def _same_voice(material: Material, index: int) -> Case:
+    """Two utterances of one talker."""
+    rng = np.random.default_rng([material.seed, index, 5])
+    speakers = [own for talkers in by_speaker(material.utterances).values() for own in talkers.values()]
+    able = [own for own in speakers if len(own) >= 2]
+    if not able:
+        raise UnmingleError("No talker of the corpus has two utterances, which the test `voice` needs.")
+    picked = [int(u) for u in rng.choice(able[int(rng.integers(len(able)))], 2, replace=False)]
+    samples = min(material.samples(SECONDS), *(material.speech.length(u) for u in picked))
+    gains = (0.0, -float(rng.uniform(0.0, 5.0)))
+    voices = tuple(
+        Voice((Segment(utterance, 0, 0, samples),), 1.0, gain)
+        for utterance, gain in zip(picked, gains, strict=True)
+    )
+    sources = material.mixer().render(MixturePlan(voices, samples))
+    return Case(sources.sum(axis=0), sources, material.sample_rate)
+
+
+def _with_gain(decibels: float) -> Callable[[Case], Case]:
+    gain = np.float32(10 ** (decibels / 20))
+    return lambda case: Case(gain * case.mixture, gain * case.references, case.sample_rate)
+
+
+def _at_rate(rate: int) -> Callable[[Case], Case]:
+    return lambda case: Case(
+        resample(case.mixture, case.sample_rate, rate),
+        resample(case.references, case.sample_rate, rate),
+        rate,
+    )
+
+
+def _coded(file_format: str, subtype: str) -> Callable[[Case], Case]:
+    def change(case: Case) -> Case:
+        decoded = _through(case.mixture, case.sample_rate, file_format, subtype)
+        return Case(decoded, case.references, case.sample_rate)
+
+    return change
+
+
+def _through(audio: Samples, rate: int, file_format: str, subtype: str) -> Samples:
+    encoded = io.BytesIO()
+    soundfile.write(encoded, audio, rate, subtype, format=file_format)
+    encoded.seek(0)
+    decoded, _ = soundfile.read(encoded, dtype="float32")
+    fitted = np.zeros_like(audio)
+    fitted[: len(decoded)] = decoded[: len(audio)]
+    return fitted
+
+
+def _telephone(case: Case) -> Case:
+    """300 to 3400 Hz, 8 kHz, mu-law; the references pass through the band alone."""
+    from scipy.signal import butter, sosfiltfilt
+
+    low = resample(np.concatenate([case.mixture[None], case.references]), case.sample_rate, 8000)
+    band = butter(4, (300, 3400), "bandpass", fs=8000, output="sos")
+    narrow = sosfiltfilt(band, low, axis=-1).astype(np.float32)
+    return Case(_through(narrow[0], 8000, "WAV", "ULAW"), narrow[1:], 8000)
+
+
+def _conditions(
+    points: Sequence[float], label: str, make: Callable[[float], Callable[[Material, int], Case]]
+) -> Callable[[Material], list[Condition]]:
+    return lambda _: [Condition(label.format(point), float(point), make(point)) for point in points]
+
+
+def _noisy(snr: float) -> Callable[[Material, int], Case]:
+    return _crop(noise=NoiseConfig(snr_levels=[snr]))
+
+
+def _in_rooms(_: Material) -> list[Condition]:
+    return [
+        Condition(
+            f"{rt60:g} s, {distance:g} m",
+            rt60,
+            _crop(room=RoomConfig(rt60=(rt60, rt60), distance=(distance, distance))),
+            f"{distance:g} m",
+        )
+        for distance in (0.5, 1.0, 2.0)
+        for rt60 in (0.2, 0.4, 0.6, 0.8)
+    ]
+
+
+def _three(material: Material, index: int) -> Case:
+    case = _crop(talkers=3)(material, index)
+    return Case(case.mixture, case.references, case.sample_rate, outputs=2)
+
+
+def _lone(material: Material, index: int) -> Case:
+    case = _crop(lone=1.0)(material, index)
+    return Case(case.mixture, case.references[:1], case.sample_rate, outputs=2)
+
+
+STRESS_TESTS = [
+    StressTest(
+        "length",
+        "Long recordings",
+        "Two talkers, longer and longer; also window by window, with the permutation of the whole (Mobin 4.2).",
+        "length (s)",
+        _conditions((10, 20, 40, 80, 160), "{:g} s", lambda seconds: _crop(seconds)),
+        score="windows",
+        share=0.25,
+    ),
+    StressTest(
+        "burst",
+        "A noise burst",
+        f"{BURST_SECONDS:g} s of white noise, {BURST_DB:g} dB above the mixture, in the middle of {SECONDS:g} s: how "
+        "soon does it recover? (Mobin 4.3)",
+        "",
+        lambda _: [Condition("without", 0.0, _crop(), "without"), Condition("with", 1.0, _burst, "with")],
+        score="windows",
+    ),
+    StressTest("corpora", "Other corpora", "Both talkers from one corpus (Mobin 4.4).", "", _corpora),
+    StressTest(
+        "rooms",
+        "Rooms",
+        "Random rooms of a stated reverberation time, both talkers at a stated distance; the reference is each "
+        "talker alone in the room.",
+        "reverberation time (s)",
+        _in_rooms,
+        share=0.5,
+        needs=("rooms",),
+    ),
+    StressTest(
+        "snr",
+        "One louder than the other",
+        "Active level of the first talker over the second's.",
+        "SNR (dB)",
+        _conditions((0, 5, 10, 15, 20), "{:g} dB", lambda snr: _crop(snr=(snr, snr))),
+    ),
+    StressTest(
+        "noise",
+        "Noise",
+        "Both talkers in recorded noise.",
+        "SNR over the noise (dB)",
+        _conditions((30, 20, 10, 5, 0), "{:g} dB", _noisy),
+        needs=("noise",),
+    ),
+    StressTest(
+        "gain",
+        "Level",
+        "The same mixtures, quieter and louder.",
+        "gain (dB)",
+        _conditions((-40, -20, 0, 10, 20), "{:+g} dB", lambda gain: _changed(_with_gain(gain))),
+    ),
+    StressTest(
+        "rates",
+        "Sample rates",
+        "The same mixtures, resampled.",
+        "sample rate (Hz)",
+        _conditions(
+            (8000, 11025, 16000, 22050, 44100, 48000), "{:g} Hz", lambda rate: _changed(_at_rate(int(rate)))
+        ),
+        share=0.5,
+    ),
+    StressTest(
+        "overlap",
+        "Conversations",
+        "Whole utterances in turns: the second begins before the end of the first by a share of the shorter one.",
+        "overlap (share of the shorter utterance)",
+        _conditions(
+            (0.0, 0.25, 0.5, 0.75, 1.0), "{:.0%}", lambda overlap: _whole(overlap=(overlap, overlap))
+        ),
+    ),
+    StressTest(
+        "lone",
+        "One talker only",
+        "Nobody else talks: does the voice stay whole, and the other output silent?",
+        "",
+        lambda _: [Condition("one talker", 0.0, _lone)],
+        score="lone",
+    ),
+    StressTest(
+        "three",
+        "Three talkers for two outputs",
+        "Scored are the two talkers that fit the outputs best.",
+        "",
+        lambda _: [Condition("three talkers", 0.0, _three)],
+    ),
+    StressTest(
+        "voice",
+        "The same voice twice",
+        "Two utterances of one talker at once; beside two talkers.",
+        "",
+        lambda _: [Condition("two talkers", 0.0, _crop()), Condition("one voice twice", 1.0, _same_voice)],
+    ),
+    StressTest(
+        "codecs",
+        "Codecs",
+        "The mixture was encoded and decoded; for the telephone (300 to 3400 Hz, mu-law) the references pass through "
+        "the band.",
+        "",
+        lambda _: [
+            Condition("none", 0.0, _crop()),
+            Condition("MP3", 1.0, _changed(_coded("MP3", "MPEG_LAYER_III"))),
+            Condition("Opus", 2.0, _changed(_coded("OGG", "OPUS"))),
+            Condition("telephone", 3.0, _changed(_telephone)),
+        ],
+    ),
+]
+"""All tests, in the order of the page."""
