@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
@@ -149,3 +150,40 @@ def _own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is written to the user's cache or the working folder."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
+
+
+class _Addresses(HTMLParser):
+    """Collects every address that a page could fetch from."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+        self.open: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        assert tag not in ("script", "iframe", "object", "embed"), tag
+        self.found += [
+            value or "" for name, value in attrs if name in ("src", "href", "srcset", "poster", "data")
+        ]
+        assert not [name for name, _ in attrs if name.startswith("on")]
+        if tag in ("table", "section", "div", "main", "tr"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in ("table", "section", "div", "main", "tr"):
+            assert self.open.pop() == tag
+
+
+def addresses_of_whole_page(page: Path) -> list[str]:
+    """The addresses in an HTML page, after checking that it is well formed and fetches nothing."""
+    text = page.read_text(encoding="utf-8")
+    parser = _Addresses()
+    parser.feed(text)
+    assert parser.open == []
+    for address in parser.found:
+        assert address.startswith(("data:", "#")), address[:80]
+        if address.startswith("#"):
+            assert f'id="{address[1:]}"' in text
+    for outward in ("url(", "@import", "http://", "https://"):
+        assert outward not in text
+    return parser.found

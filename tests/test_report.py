@@ -1,0 +1,174 @@
+"""Reports: what stands in them is what was scored, and the page is whole."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from conftest import EXAMPLES, MIXTURE, addresses_of_whole_page
+from unmingle.data.mixture_writing import MixtureFolderConfig, write_mixture_folder
+from unmingle.errors import UnmingleError
+from unmingle.evaluation.candidates import CandidateConfig
+from unmingle.evaluation.embedding_figures import principal_components, spike_triggered_averages
+from unmingle.evaluation.evaluate import evaluate_folder
+from unmingle.evaluation.pages import audio_uri, render
+from unmingle.evaluation.report import write_report
+from unmingle.evaluation.runs import difference, read_runs
+
+
+@pytest.fixture
+def folder(example_corpus: Path, tmp_path: Path) -> Path:
+    config = MixtureFolderConfig(corpora=[str(example_corpus)], split="test", count=6, seed=1)
+    write_mixture_folder(tmp_path / "test", config)
+    return tmp_path / "test"
+
+
+def _score(folder: Path, name: str, **candidate: object) -> Path:
+    output = folder.parent / "scores" / name
+    evaluate_folder(
+        folder, CandidateConfig.model_validate(candidate), output, metrics=["si_sdr", "sdr", "stoi"]
+    )
+    return output
+
+
+def test_from_a_corpus_to_a_page_in_four_commands(
+    run,  # type: ignore[no-untyped-def]
+    tiny_model: Path,
+    tmp_path: Path,
+) -> None:
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    (corpus / "speaker_a").symlink_to(EXAMPLES / "speech" / "librivox_reader")
+    (corpus / "speaker_b").symlink_to(EXAMPLES / "speech" / "sphinx_talker")
+    for arguments in (
+        ["data", "index", "folder", "--root", corpus],
+        ["mix", corpus, "-o", "test", "--count", 3],
+        ["evaluate", "test", "--model", tiny_model, "-o", "scores/tiny", "--metric", "si_sdr"],
+        ["report", "scores/tiny", "-o", "report.html"],
+    ):
+        done = run(*arguments)
+        assert done.code == 0, (arguments, done.err)
+    addresses = addresses_of_whole_page(tmp_path / "report.html")
+    # Histogram, density, three spectrograms, embeddings, attractors, units; a mixture, two estimates and references.
+    assert sum(address.startswith("data:image/png") for address in addresses) == 8
+    assert sum(address.startswith("data:audio/mpeg") for address in addresses) == 3 * 5
+
+
+def test_the_page_shows_what_was_scored(folder: Path, tiny_model: Path, tmp_path: Path) -> None:
+    tiny, oracle = _score(folder, "tiny", model=str(tiny_model)), _score(folder, "wfm", oracle="wfm")
+    write_report([oracle, tiny], tmp_path / "report.html")
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    addresses_of_whole_page(tmp_path / "report.html")
+    for run_folder in (tiny, oracle):
+        summary = json.loads((run_folder / "summary.json").read_text())
+        assert f"{summary['metrics']['si_sdr_improvement']['mean']:+.2f}" in text
+        assert f"{summary['metrics']['stoi']['mean']:.3f}" in text
+    runs = read_runs([oracle, tiny])
+    found = difference(runs[1], runs[0], "si_sdr_improvement")
+    assert found is not None
+    gains = [np.array(list(each.values("si_sdr_improvement").values())) for each in runs]
+    assert found.mean == pytest.approx((gains[1] - gains[0]).mean())
+    assert found.decided
+    assert found.p_value < 0.05
+    assert f"{found.mean:+.2f}" in text
+
+
+def test_results_on_other_mixtures_are_not_compared(
+    folder: Path, example_corpus: Path, tmp_path: Path
+) -> None:
+    config = MixtureFolderConfig(corpora=[str(example_corpus)], split="test", count=6, seed=2)
+    write_mixture_folder(tmp_path / "other", config)
+    runs = read_runs([_score(folder, "a", oracle="ibm"), _score(tmp_path / "other", "b", oracle="ibm")])
+    assert difference(runs[1], runs[0], "si_sdr_improvement") is None
+    assert runs[0].label != runs[1].label
+    write_report([run.folder for run in runs], tmp_path / "report.html")
+    assert "not to be compared" in (tmp_path / "report.html").read_text()
+
+
+def test_what_is_gone_is_said(folder: Path, tiny_model: Path, tmp_path: Path) -> None:
+    scores = _score(folder, "tiny", model=str(tiny_model))
+    folder.rename(tmp_path / "moved")
+    write_report([scores], tmp_path / "report.html")
+    assert "no longer in" in (tmp_path / "report.html").read_text()
+    broken = CandidateConfig(command=f"{sys.executable} -c 'raise SystemExit(3)' {{mixture}} {{outdir}}")
+    evaluate_folder(tmp_path / "moved", broken, tmp_path / "broken", metrics=["si_sdr"])
+    write_report([tmp_path / "broken"], tmp_path / "report.html")
+    text = (tmp_path / "report.html").read_text()
+    assert "no mixture was scored" in text
+    assert "6 × exit code 3" in text
+
+
+def test_noisy_speech_is_reported_too(tiny_denoiser: Path, tmp_path: Path) -> None:
+    evaluate_folder(
+        EXAMPLES / "in_noise", CandidateConfig(model=str(tiny_denoiser)), tmp_path / "out", metrics=["si_sdr"]
+    )
+    write_report([tmp_path / "out"], tmp_path / "report.html")
+    assert any(
+        address.startswith("data:audio") for address in addresses_of_whole_page(tmp_path / "report.html")
+    )
+
+
+def test_folders_without_results_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UnmingleError, match="unmingle evaluate"):
+        read_runs([tmp_path])
+    (tmp_path / "summary.json").write_text('{"system": "old"}')
+    (tmp_path / "scores.csv").write_text("name\na\n")
+    with pytest.raises(UnmingleError, match="unmingle evaluate"):
+        read_runs([tmp_path])
+
+
+def test_names_are_escaped() -> None:
+    page = render(
+        "stress.html.j2", title="<b>", found=_found("<script>alert(1)</script>"), seconds="9", pictures=[]
+    )
+    assert "<script>" not in page
+
+
+def _found(name: str) -> dict[str, object]:
+    keys = ("split", "count", "sample_rate", "seed", "date", "version", "machine")
+    return {"system": name, "corpora": [], "tests": []} | dict.fromkeys(keys, "")
+
+
+def test_players_hold_the_sound_itself() -> None:
+    samples, rate = soundfile.read(MIXTURE, dtype="float32")
+    encoded = audio_uri(samples, rate, 0.5).partition("base64,")[2]
+    heard, heard_rate = soundfile.read(io.BytesIO(base64.b64decode(encoded)), dtype="float32")
+    assert heard_rate == 16000
+    size = min(len(heard), len(samples))
+    assert np.corrcoef(heard[:size], samples[:size])[0, 1] > 0.9
+
+
+def test_principal_components_against_the_covariance() -> None:
+    rng = np.random.default_rng(0)
+    points = rng.standard_normal((500, 4)) @ np.diag([5.0, 2.0, 1.0, 0.1]) + 3.0
+    mean, directions, shares = principal_components(points, 2)
+    values, vectors = np.linalg.eigh(np.cov(points.T))
+    np.testing.assert_allclose(mean, points.mean(axis=0))
+    np.testing.assert_allclose(np.abs(directions.T @ vectors[:, ::-1][:, :2]), np.eye(2), atol=1e-6)
+    np.testing.assert_allclose(shares, values[::-1][:2] / values.sum())
+
+
+def test_spike_triggered_averages_against_a_slow_loop() -> None:
+    rng = np.random.default_rng(0)
+    features = [rng.standard_normal((120 + 10 * k, 3)) for k in range(3)]
+    activity = [rng.standard_normal((len(x), 2)) for x in features]
+    for x, a in zip(features, activity, strict=True):
+        a[:, 0] += 10 * np.roll(x[:, 1], 4)  # Unit 0 answers to frequency 1, four frames later.
+    averages = spike_triggered_averages(features, activity)
+    limit = np.quantile(np.concatenate([a[:, 0] for a in activity]), 0.98)
+    windows = [
+        x[t - 25 : t + 26]
+        for x, a in zip(features, activity, strict=True)
+        for t in range(25, len(x) - 25)
+        if a[t, 0] >= limit
+    ]
+    expected = np.mean(windows, axis=0) - np.concatenate(features).mean(axis=0)
+    np.testing.assert_allclose(averages[0], expected, atol=1e-9)
+    assert np.unravel_index(averages[0].argmax(), averages[0].shape) == (25 - 4, 1)

@@ -1,0 +1,193 @@
+"""Stress tests: what the cases are, what is measured on them, and the page."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from conftest import addresses_of_whole_page
+from unmingle.audio import Samples, active_level
+from unmingle.data.cache import decode
+from unmingle.data.corpora import read_corpora, read_noise
+from unmingle.errors import UnmingleError
+from unmingle.evaluation.candidates import CandidateConfig
+from unmingle.evaluation.stress import _lone, _measure, _windows, pick_tests, stress
+from unmingle.evaluation.stress_tests import BURST_DB, BURST_SECONDS, STRESS_TESTS, Case, Material, StressTest
+from unmingle.metrics import si_sdr
+
+RATE = 8000
+
+
+@pytest.fixture
+def material(crowd_corpus: Path, example_noise: Path) -> Material:
+    utterances, recordings = read_corpora([crowd_corpus], "test"), read_noise([example_noise], "test")
+    speech, noise = decode(utterances, RATE), decode(recordings, RATE)
+    return Material(utterances, speech, RATE, 0, recordings, noise)
+
+
+def _test(name: str) -> StressTest:
+    return next(test for test in STRESS_TESTS if test.name == name)
+
+
+def _cases(material: Material, name: str, index: int = 0) -> dict[str, Case]:
+    return {each.label: each.make(material, index) for each in _test(name).conditions(material)}
+
+
+@pytest.mark.parametrize(
+    "test", [test for test in STRESS_TESTS if test.name != "voice"], ids=lambda test: test.name
+)
+def test_every_case_is_a_mixture_of_its_references_and_repeats(material: Material, test: StressTest) -> None:
+    for condition in test.conditions(material)[:3]:
+        case, again = condition.make(material, 1), condition.make(material, 1)
+        np.testing.assert_array_equal(case.mixture, again.mixture)
+        assert case.mixture.shape == case.references.shape[1:]
+        assert np.isfinite(case.mixture).all()
+        if test.name not in ("noise", "burst", "codecs", "lone"):
+            np.testing.assert_allclose(case.references.sum(axis=0), case.mixture, atol=1e-4)
+        assert not np.array_equal(case.mixture, condition.make(material, 2).mixture)
+
+
+def test_conditions_differ_in_what_they_say_and_in_nothing_else(material: Material) -> None:
+    gains = _cases(material, "gain")
+    np.testing.assert_allclose(gains["+20 dB"].mixture, 10 * gains["+0 dB"].mixture, rtol=1e-5)
+    np.testing.assert_allclose(
+        gains["-40 dB"].references, 0.01 * gains["+0 dB"].references, rtol=1e-4, atol=1e-9
+    )
+    for label, case in _cases(material, "length").items():
+        assert len(case.mixture) == float(label.removesuffix(" s")) * RATE
+    for label, case in _cases(material, "snr").items():
+        # Over the level of whole utterances; of a stretch it differs by some decibels.
+        levels = [active_level(reference, RATE) for reference in case.references]
+        assert 20 * np.log10(levels[0] / levels[1]) == pytest.approx(float(label.removesuffix(" dB")), abs=4)
+    for label, case in _cases(material, "rates").items():
+        assert case.sample_rate == float(label.removesuffix(" Hz"))
+        assert len(case.mixture) == pytest.approx(9 * case.sample_rate, abs=2)
+    assert len(_cases(material, "three")["three talkers"].references) == 3
+    assert len(_cases(material, "lone")["one talker"].references) == 1
+
+
+def test_the_burst_is_short_loud_and_in_the_middle(material: Material) -> None:
+    cases = _cases(material, "burst")
+    burst = cases["with"].mixture - cases["without"].mixture
+    there = np.flatnonzero(burst)
+    assert there[-1] - there[0] + 1 == pytest.approx(BURST_SECONDS * RATE, abs=2)
+    assert (there[0] + there[-1]) / 2 == pytest.approx(len(burst) / 2, abs=2)
+    over = np.sqrt(np.square(burst[there]).mean()) / active_level(cases["without"].mixture, RATE)
+    assert 20 * np.log10(over) == pytest.approx(BURST_DB, abs=0.5)
+    np.testing.assert_array_equal(cases["with"].references, cases["without"].references)
+
+
+def test_codecs_change_the_sound_and_not_its_time(material: Material) -> None:
+    import torch
+
+    cases = _cases(material, "codecs")
+    for label in ("MP3", "Opus"):
+        alike = si_sdr(torch.from_numpy(cases[label].mixture), torch.from_numpy(cases["none"].mixture))
+        assert 3 < float(alike) < 80, label
+    telephone = cases["telephone"]
+    spectrum = np.abs(np.fft.rfft(telephone.references[0]))
+    frequency = np.fft.rfftfreq(telephone.references.shape[1], 1 / telephone.sample_rate)
+    inside = (frequency > 300) & (frequency < 3400)
+    assert spectrum[~inside].max() < 0.3 * spectrum[inside].max()
+    sum_of_references = torch.from_numpy(telephone.references.sum(axis=0))
+    assert float(si_sdr(torch.from_numpy(telephone.mixture), sum_of_references)) > 20
+
+
+def test_the_same_voice_twice_is_one_talker_s(example_corpus: Path) -> None:
+    utterances = read_corpora([example_corpus], "test")
+    material = Material(utterances, decode(utterances, RATE), RATE, 0)
+    for index in range(4):
+        case = _cases(material, "voice", index)["one voice twice"]
+        assert len(case.references) == 2
+        assert not np.allclose(case.references[0], case.references[1])
+        found = []
+        for reference in case.references:
+            # Whose utterance is it?
+            for number, utterance in enumerate(utterances):
+                heard = material.speech.read(number, 0, material.speech.length(number))[: reference.size]
+                alike = np.corrcoef(heard, reference[: len(heard)])[0, 1] if heard.std() > 0 else 0.0
+                if alike > 0.999:
+                    found.append(utterance.speaker)
+        assert len(found) == 2
+        assert found[0] == found[1]
+
+
+def test_windows_leave_out_who_is_silent(example_sources: Samples) -> None:
+    references = example_sources[:, : 6 * 16000].copy()
+    references[0, : 3 * 16000 + 100] = 0
+    curve = _windows(references + 0.1 * references[::-1], references, 16000)
+    assert curve[0] == (0.0, None)
+    assert curve[-1][0] == 3.0
+    # The windows' mean over talkers, by the definition.
+    part = references[:, -3 * 16000 :] - references[:, -3 * 16000 :].mean(axis=1, keepdims=True)
+    values = []
+    for own, other in ((part[0], part[1]), (part[1], part[0])):
+        heard = own + 0.1 * other
+        target = (heard @ own) / (own @ own) * own
+        values.append(10 * np.log10((target @ target) / ((heard - target) @ (heard - target))))
+    assert curve[-1][1] == pytest.approx(np.mean(values), abs=1e-3)
+
+
+def test_a_lone_talker_is_measured_by_what_is_kept_and_what_leaks(example_sources: Samples) -> None:
+    voice = example_sources[:1]
+    case = Case(voice[0], voice, 16000)
+    noise = np.random.default_rng(0).standard_normal(voice.shape).astype(np.float32)
+    noise *= np.sqrt(np.square(voice).mean() / np.square(noise).mean())
+    found = _lone(case, np.concatenate([0.01 * noise, voice + 0.1 * noise]))
+    assert found["value"] == pytest.approx(20, abs=0.3)
+    assert found["leak_db"] == pytest.approx(-40, abs=0.3)
+    assert _lone(case, np.concatenate([voice, 0 * voice]))["leak_db"] == -60
+
+
+def test_of_three_talkers_the_two_that_fit_best_are_scored(example_sources: Samples) -> None:
+    third = np.roll(example_sources[0], 20000)
+    references = np.stack([example_sources[0], third, example_sources[1]])
+    case = Case(references.sum(axis=0), references, 16000)
+    found = _measure(_test("three"), case, example_sources[::-1] + 0.001 * third)
+    assert found["value"] > 40
+
+
+def test_the_command_writes_a_page_that_needs_nothing(
+    run,  # type: ignore[no-untyped-def]
+    crowd_corpus: Path,
+    example_noise: Path,
+    tiny_model: Path,
+    tmp_path: Path,
+) -> None:
+    arguments = ["stress", crowd_corpus, "--model", tiny_model, "--split", "test", "--count", 1, "-o", "out"]
+    arguments += [part for name in ("burst", "noise", "snr", "lone", "codecs") for part in ("--test", name)]
+    done = run(*arguments, "--noise", example_noise)
+    assert done.code == 0, done.err
+    found = json.loads((tmp_path / "out" / "stress.json").read_text())
+    assert [test["name"] for test in found["tests"]] == ["burst", "snr", "noise", "lone", "codecs"]
+    assert all("mean" in point for test in found["tests"] for point in test["conditions"])
+    addresses = addresses_of_whole_page(tmp_path / "out" / "stress.html")
+    assert sum(address.startswith("data:image/png") for address in addresses) == 4
+    again = run(*arguments, "--noise", example_noise, "-o", "again", "--processes", 2)
+    assert again.code == 0, again.err
+    assert json.loads((tmp_path / "again" / "stress.json").read_text()) == found
+
+
+def test_a_program_that_fails_is_told_apart_from_one_that_separates_badly(
+    crowd_corpus: Path, tmp_path: Path
+) -> None:
+    broken = CandidateConfig(command=f"{sys.executable} -c 'raise SystemExit(3)' {{mixture}} {{outdir}}")
+    found = stress([str(crowd_corpus)], broken, tmp_path / "out", tests=["three"], count=2, split="test")
+    (point,) = found["tests"][0]["conditions"]
+    assert point["failures"] == ["exit code 3", "exit code 3"]
+    assert "mean" not in point
+    assert "exit code 3" in (tmp_path / "out" / "stress.html").read_text()
+
+
+def test_tests_that_cannot_be_run_are_refused_or_left_out() -> None:
+    with pytest.raises(UnmingleError, match="choose from length, burst"):
+        pick_tests(["speed"], noise=True)
+    with pytest.raises(UnmingleError, match="--noise"):
+        pick_tests(["noise"], noise=False)
+    names = [STRESS_TESTS[place].name for place in pick_tests([], noise=False)]
+    assert "noise" not in names
+    assert len(names) == len(STRESS_TESTS) - 1
