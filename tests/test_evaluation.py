@@ -14,7 +14,7 @@ from unmingle.data.mixture_writing import MixtureFolderConfig, write_mixture_fol
 from unmingle.errors import UnmingleError
 from unmingle.evaluation.candidates import CandidateConfig
 from unmingle.evaluation.evaluate import evaluate_folder
-from unmingle.evaluation.scores import available_metrics, score_mixture
+from unmingle.evaluation.scores import available_metrics, score_mixture, why_undefined
 from unmingle.evaluation.summary import MixtureScores, bootstrap_interval, summarize, talker_interval
 
 FOLDER = EXAMPLES / "two_talkers"
@@ -173,6 +173,21 @@ def test_no_metric_is_ever_nan(example_sources: Samples) -> None:
             scores = score_mixture(references.sum(axis=0), references, estimates, 16000, available_metrics())
             for values in scores.values():
                 assert all(value is None or np.isfinite(value) for value in values)
+
+
+def test_an_empty_cell_has_a_reason(example_sources: Samples) -> None:
+    references = np.stack([example_sources[0], 0 * example_sources[0]])
+
+    def reasons(sources: Samples, rate: int, *metrics: str) -> tuple[str, ...]:
+        scores = score_mixture(sources.sum(axis=0), sources, sources, rate, metrics)
+        return why_undefined(scores, sources, rate)
+
+    assert reasons(references, 16000, "si_sdr", "pesq") == ("a silent reference",)
+    assert reasons(example_sources, 16000, "si_sdr", "pesq", "stoi", "dnsmos") == ()
+    assert reasons(example_sources, 44100, "pesq")[0].startswith("no PESQ at 44100 Hz")
+    assert reasons(example_sources, 8000, "dnsmos")[0].startswith("no DNSMOS at 8000 Hz")
+    assert reasons(example_sources[:1], 16000, "sir") == ("no SIR: there is one source",)
+    assert reasons(example_sources[:, :300], 16000, "stoi")[0].startswith("no STOI")
 
 
 def test_the_interval_over_talkers_is_wider_where_they_are_few() -> None:

@@ -16,8 +16,8 @@ import numpy as np
 
 from unmingle.audio import Samples
 
-_RATE = 16000
-_WINDOW = int(9.01 * _RATE)
+DNSMOS_RATE = 16000
+_WINDOW = int(9.01 * DNSMOS_RATE)
 _OVERALL = (-0.06766283, 1.11546468, 0.04602535)
 """The authors' polynomial from the network's third output to the overall rating."""
 
@@ -27,13 +27,13 @@ def dnsmos(audio: Samples, sample_rate: int) -> float:
 
     Shorter recordings are repeated, as the authors' program does. Beyond full scale samples are clipped.
     """
-    if sample_rate != _RATE or not audio.any():
+    if sample_rate != DNSMOS_RATE or not audio.any():
         return math.nan
     audio = np.clip(audio, -1.0, 1.0).astype(np.float32)
     while len(audio) < _WINDOW:
         audio = np.concatenate([audio, audio])
-    windows = int(math.floor(len(audio) / _RATE) - 9.01) + 1
-    starts = [k * _RATE for k in range(windows) if k * _RATE + _WINDOW <= len(audio)]
+    windows = int(math.floor(len(audio) / DNSMOS_RATE) - 9.01) + 1
+    starts = [k * DNSMOS_RATE for k in range(windows) if k * DNSMOS_RATE + _WINDOW <= len(audio)]
     session = _session()
     raw = [session.run(None, {"input_1": audio[None, k : k + _WINDOW]})[0][0][2] for k in starts]
     return float(np.mean(np.polyval(_OVERALL, np.array(raw, dtype=np.float64))))

@@ -30,6 +30,7 @@ from unmingle.evaluation.scores import (
     default_metrics,
     fit_estimates,
     score_mixture,
+    why_undefined,
 )
 from unmingle.evaluation.summary import MixtureScores, summarize
 from unmingle.evaluation.words import CORPORA, WordErrors, count_errors
@@ -165,6 +166,7 @@ class _Worker:
             work = time.perf_counter() - began
             notes, peak = estimates.notes, estimates.peak_bytes
             values = score_mixture(mixture, sources, estimates.sources, rate, self.metrics)
+            notes += why_undefined(values, sources, rate)
             if self.words:
                 said = _word_errors(item, mixture, sources, estimates.sources, rate)
         except EstimateError as error:

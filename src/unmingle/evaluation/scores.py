@@ -16,7 +16,7 @@ import torch
 
 from unmingle.audio import Samples
 from unmingle.errors import UnmingleError
-from unmingle.evaluation.dnsmos import dnsmos
+from unmingle.evaluation.dnsmos import DNSMOS_RATE, dnsmos
 from unmingle.metrics import LIMIT_DB, magnitude_snr, si_sdr
 from unmingle.scoring import pairwise_si_sdr
 
@@ -37,6 +37,7 @@ _PACKAGES = {
     "estoi": ("pystoi",),
     "dnsmos": ("speechmos", "onnxruntime"),
 }
+_PESQ_RATES = (8000, 16000)
 TASK_METRICS = {
     "separate": ["si_sdr", "sdr", "magnitude_snr", "pesq", "stoi"],
     "denoise": ["si_sdr", "pesq", "stoi", "dnsmos"],
@@ -108,7 +109,7 @@ def score_mixture(
         raise ValueError("an estimate is not finite")
     ordered = fit_estimates(estimates, references)
     unchanged = np.broadcast_to(mixture, references.shape)
-    silent = [float(np.square(reference).sum()) < 1e-10 for reference in references]
+    silent = [_is_silent(reference) for reference in references]
     bss = [name for name in ("sdr", "sir", "sar") if name in metrics]
     bss_after, bss_before = (_bss_eval(references, given, bss) for given in (ordered, unchanged))
     scores: dict[str, list[float | None]] = {}
@@ -124,6 +125,34 @@ def score_mixture(
             for value, start in zip(scores[metric], before, strict=True)
         ]
     return scores
+
+
+def why_undefined(
+    scores: dict[str, list[float | None]], references: Samples, sample_rate: int
+) -> tuple[str, ...]:
+    """For every metric that has an empty cell, why; each reason once."""
+    reasons = []
+    for metric in (name for name in scores if name in DEFINITIONS):
+        for value, reference in zip(scores[metric], references, strict=True):
+            if value is not None:
+                continue
+            if _is_silent(reference):
+                reasons.append("a silent reference")
+            elif metric == "pesq" and sample_rate not in _PESQ_RATES:
+                reasons.append(f"no PESQ at {sample_rate} Hz: it is for 8000 and 16000")
+            elif metric == "dnsmos" and sample_rate != DNSMOS_RATE:
+                reasons.append(f"no DNSMOS at {sample_rate} Hz: it is for {DNSMOS_RATE}")
+            elif metric == "sir" and len(references) == 1:
+                reasons.append("no SIR: there is one source")
+            elif metric in ("sir", "sar"):
+                reasons.append("no SIR and SAR: the references cannot be told apart")
+            else:
+                reasons.append(f"no {metric.upper()}: it found too little speech")
+    return tuple(dict.fromkeys(reasons))
+
+
+def _is_silent(reference: Samples) -> bool:
+    return float(np.square(reference).sum()) < 1e-10
 
 
 def _values(metric: str, references: Samples, estimates: Samples, sample_rate: int) -> list[float]:
@@ -184,7 +213,7 @@ def _bss_eval(references: Samples, estimates: Samples, names: Sequence[str]) -> 
 def _pesq(reference: Samples, estimate: Samples, sample_rate: int) -> float:
     import pesq
 
-    if sample_rate not in (8000, 16000) or not reference.any() or not estimate.any():
+    if sample_rate not in _PESQ_RATES or not reference.any() or not estimate.any():
         return math.nan
     try:
         return float(pesq.pesq(sample_rate, reference, estimate, "wb" if sample_rate == 16000 else "nb"))
