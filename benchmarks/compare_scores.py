@@ -10,7 +10,6 @@ whose interval holds zero is undecided.
 
 from __future__ import annotations
 
-import csv
 import datetime
 import platform
 import sys
@@ -21,6 +20,7 @@ import torch
 
 from unmingle.evaluation.candidates import CandidateConfig
 from unmingle.evaluation.evaluate import default_processes, evaluate_folder
+from unmingle.evaluation.runs import Run, read_runs
 from unmingle.evaluation.summary import bootstrap_interval
 from unmingle.models import parse_changes
 
@@ -40,31 +40,30 @@ def score(folder: Path, output: Path, row: str) -> Path:
     return target
 
 
-def column(target: Path, name: str) -> np.ndarray:
-    with (target / "scores.csv").open(newline="", encoding="utf-8") as file:
-        return np.array([float(row[name]) for row in csv.DictReader(file)])
-
-
 def main(folder: Path, output: Path, rows: list[str]) -> None:
     print(f"{datetime.date.today()}, {platform.machine()}, torch {torch.__version__}, {folder.name}\n")
     print("| row | SI-SDRi (dB) | 95 % | magnitude SNRi (dB) | made worse | against the first row |")
     print("| --- | --- | --- | --- | --- | --- |")
-    first: np.ndarray | None = None
+    first: Run | None = None
     for row in rows:
-        target = score(folder, output, row)
-        gains = column(target, "si_sdr_improvement")
-        low, high = bootstrap_interval(gains.tolist())
+        (run,) = read_runs([score(folder, output, row)])
+        gains = list(run.values("si_sdr_improvement").values())
+        low, high = bootstrap_interval(gains)
+        against = ""
         if first is None:
-            first, against = gains, ""
+            first = run
         else:
-            difference = gains - first
-            below, above = bootstrap_interval(difference.tolist())
+            ours, theirs = run.values("si_sdr_improvement"), first.values("si_sdr_improvement")
+            if run.summary["list_sha256"] != first.summary["list_sha256"]:
+                raise SystemExit(f"{output} holds scores of another list; name another output folder")
+            differences = [ours[name] - theirs[name] for name in ours if name in theirs]
+            below, above = bootstrap_interval(differences)
             word = " undecided" if below <= 0 <= above else ""
-            against = f"{difference.mean():+.2f} ({below:+.2f} .. {above:+.2f}){word}"
-        magnitude = column(target, "magnitude_snr_improvement").mean()
+            against = f"{np.mean(differences):+.2f} ({below:+.2f} .. {above:+.2f}){word}"
+        magnitude = np.mean(list(run.values("magnitude_snr_improvement").values()))
         print(
-            f"| {row.partition('=')[0]} | {gains.mean():.2f} | {low:.2f} .. {high:.2f} | {magnitude:.2f} "
-            f"| {(gains < 0).mean():.1%} | {against} |",
+            f"| {row.partition('=')[0]} | {np.mean(gains):.2f} | {low:.2f} .. {high:.2f} | {magnitude:.2f} "
+            f"| {(np.array(gains) < 0).mean():.1%} | {against} |",
             flush=True,
         )
 

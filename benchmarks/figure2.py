@@ -22,13 +22,8 @@ import torch
 from matplotlib.figure import Figure
 
 from unmingle.batch import GENDERS, MixtureBatch
-from unmingle.data.mixture_folders import (
-    MixtureFolderConfig,
-    MixtureItem,
-    read_item,
-    read_mixture_folder,
-    write_mixture_folder,
-)
+from unmingle.data.mixture_folders import MixtureItem, read_item, read_mixture_folder
+from unmingle.data.mixture_writing import MixtureFolderConfig, write_mixture_folder
 from unmingle.evaluation.summary import bootstrap_interval
 from unmingle.masks import apply_masks
 from unmingle.metrics import si_sdr

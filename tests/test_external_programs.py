@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import resource
 import shutil
+import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -65,7 +69,7 @@ def _run(program: str, behaviour: str, sources: Samples, timeout: float = 60.0):
         ("well", 2, None),
         ("stereo", 2, None),
         ("three", 3, "3 files for 2 talkers"),
-        ("one", 1, "1 files for 2 talkers"),
+        ("one", 1, "1 file for 2 talkers"),
         ("other_rate", 2, "8000 Hz for 16000 Hz"),
         ("short", 2, "0.50 s for 1.00 s"),
     ],
@@ -120,6 +124,8 @@ def test_a_folder_is_scored_whatever_the_program_does_with_some(
     candidate = CandidateConfig(command=f"{program} crash_once {{mixture}} {{outdir}}")
     summary = evaluate_folder(tmp_path / "test", candidate, tmp_path / "out", metrics=["si_sdr"])
     assert summary["failures"]["count"] == 1
+    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    assert 10 < summary["peak_mib"] < 0.8 * own  # The program's, not this process's.
     assert summary["metrics"]["si_sdr"]["count"] == 2
     assert "no more memory" in next(iter(summary["failures"]["reasons"]))
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["candidate"]["command"]
@@ -131,6 +137,44 @@ def test_a_folder_is_scored_whatever_the_program_does_with_some(
     assert summary["failures"]["count"] == 3
     assert summary["metrics"] == {}
     assert summary["real_time_factor"] is None
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_a_stop_ends_the_program_too(
+    program: str, example_corpus: Path, tmp_path: Path, processes: int, how: signal.Signals
+) -> None:
+    write_mixture_folder(
+        tmp_path / "test", MixtureFolderConfig(corpora=[str(example_corpus)], split="test", count=16, seed=1)
+    )
+    mark = tmp_path / "started"
+    script = tmp_path / "wait.sh"
+    script.write_text(f'#!/bin/sh\necho $$ >> "{mark}"\nexec sleep 300\n')
+    script.chmod(0o755)
+    command = [sys.executable, "-m", "unmingle", "evaluate", "test", "--processes", str(processes)]
+    command += ["--command", f"{script} {{mixture}} {{outdir}}", "--metric", "si_sdr"]
+    environment = os.environ | {"TMPDIR": str(tmp_path / "scratch")}
+    (tmp_path / "scratch").mkdir()
+    running = subprocess.Popen(command, cwd=tmp_path, env=environment, start_new_session=True)
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not (mark.exists() and len(mark.read_text().split()) >= processes):
+        time.sleep(0.05)
+    running.send_signal(how)
+    assert running.wait(30) != 0
+    # The system takes a moment to clear away what was ended.
+    started = [Path("/proc") / pid / "stat" for pid in mark.read_text().split()]
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline and any(map(_runs, started)):
+        time.sleep(0.1)
+    assert not any(map(_runs, started))
+    assert not list((tmp_path / "scratch").glob("unmingle-*"))
+
+
+def _runs(stat: Path) -> bool:
+    try:
+        return stat.read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def test_a_shell_script_around_sox(run, example_corpus: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]

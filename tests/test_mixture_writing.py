@@ -149,7 +149,7 @@ def test_conversations_of_a_stated_overlap(example_corpus: Path, tmp_path: Path)
             assert float(row["overlap"]) == pytest.approx(max(0, common) / sources.shape[1], abs=0.03)
             shorter = min(span[-1] - span[0] for span in spans)
             assert max(0, common) / shorter == pytest.approx(share, abs=0.05)
-            assert len(row["text_1"]) == 0 or rate == RATE
+            assert rate == RATE
 
 
 @pytest.mark.parametrize("rt60", [0.2, 0.5, 0.9])
@@ -162,10 +162,21 @@ def test_a_room_rings_as_long_as_was_asked(rt60: float) -> None:
             left = np.cumsum(np.square(response[::-1], dtype=np.float64))[::-1]
             decay = 10 * np.log10(left / left[0] + 1e-12)
             first, last = (int(np.argmax(decay < level)) for level in (-5.0, -25.0))
-            assert 3 * (last - first) / RATE == pytest.approx(rt60, rel=0.35)
+            assert 3 * (last - first) / RATE == pytest.approx(rt60, rel=0.3)
             # Sound takes 2.9 ms for a metre.
             direct = int(np.argmax(np.abs(response) > 0.5 * np.abs(response).max()))
             assert direct == pytest.approx(RATE / 343.0, abs=3)
+
+
+def test_threads_change_no_byte_of_a_room() -> None:
+    import pyroomacoustics
+
+    found = []
+    for threads in (1, 4):
+        pyroomacoustics.constants.set("num_threads", threads)
+        room = RoomMaker(RoomConfig(), RATE, 0).draw(np.random.default_rng(0), 2)
+        found.append(b"".join(response.tobytes() for response in room.responses))
+    assert found[0] == found[1]
 
 
 def test_far_talkers_have_less_direct_sound() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from conftest import EXAMPLES, MIXTURE, addresses_of_whole_page
+from conftest import EXAMPLES, MIXTURE, addresses_of_whole_page, tiny_system
 from unmingle.data.mixture_writing import MixtureFolderConfig, write_mixture_folder
 from unmingle.errors import UnmingleError
 from unmingle.evaluation.candidates import CandidateConfig
@@ -21,6 +22,7 @@ from unmingle.evaluation.evaluate import evaluate_folder
 from unmingle.evaluation.pages import audio_uri, render
 from unmingle.evaluation.report import write_report
 from unmingle.evaluation.runs import difference, read_runs
+from unmingle.models import ModelFacts, save_system
 
 
 @pytest.fixture
@@ -77,6 +79,9 @@ def test_the_page_shows_what_was_scored(folder: Path, tiny_model: Path, tmp_path
     assert found.mean == pytest.approx((gains[1] - gains[0]).mean())
     assert found.decided
     assert found.p_value < 0.05
+    same = difference(runs[1], runs[1], "si_sdr_improvement")
+    assert same is not None
+    assert (same.mean, same.p_value, same.decided) == (0.0, 1.0, False)
     assert f"{found.mean:+.2f}" in text
 
 
@@ -92,17 +97,38 @@ def test_results_on_other_mixtures_are_not_compared(
     assert "not to be compared" in (tmp_path / "report.html").read_text()
 
 
-def test_what_is_gone_is_said(folder: Path, tiny_model: Path, tmp_path: Path) -> None:
-    scores = _score(folder, "tiny", model=str(tiny_model))
+def test_what_is_gone_or_changed_is_said(
+    folder: Path, example_corpus: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    model = tmp_path / "own.safetensors"
+    shutil.copy(tiny_model, model)
+    scores = _score(folder, "tiny", model=str(model))
     folder.rename(tmp_path / "moved")
     write_report([scores], tmp_path / "report.html")
     assert "no longer in" in (tmp_path / "report.html").read_text()
+    config = MixtureFolderConfig(corpora=[str(example_corpus)], split="test", count=6, seed=1, snr=(9.0, 9.0))
+    write_mixture_folder(folder, config)
+    write_report([scores], tmp_path / "report.html")
+    text = (tmp_path / "report.html").read_text()
+    assert "holds other mixtures than were scored" in text
+    assert "<audio" not in text
+    shutil.rmtree(folder)
+    (tmp_path / "moved").rename(folder)
+    save_system(tiny_system(anchors=5), model, ModelFacts())
+    write_report([scores], tmp_path / "report.html")
+    assert "another model" in (tmp_path / "report.html").read_text()
+    (next((folder / "s1").iterdir())).unlink()
+    write_report([scores], tmp_path / "report.html")
+    assert "Left out" in (tmp_path / "report.html").read_text()
+
+
+def test_programs_are_scored_but_not_run_again(folder: Path, tmp_path: Path) -> None:
     broken = CandidateConfig(command=f"{sys.executable} -c 'raise SystemExit(3)' {{mixture}} {{outdir}}")
-    evaluate_folder(tmp_path / "moved", broken, tmp_path / "broken", metrics=["si_sdr"])
+    evaluate_folder(folder, broken, tmp_path / "broken", metrics=["si_sdr"])
     write_report([tmp_path / "broken"], tmp_path / "report.html")
     text = (tmp_path / "report.html").read_text()
-    assert "no mixture was scored" in text
-    assert "6 × exit code 3" in text
+    assert "not run again" in text
+    assert "failed: 6 × exit code 3" in text
 
 
 def test_noisy_speech_is_reported_too(tiny_denoiser: Path, tmp_path: Path) -> None:
@@ -125,9 +151,12 @@ def test_folders_without_results_are_refused(tmp_path: Path) -> None:
 
 
 def test_names_are_escaped() -> None:
-    page = render(
-        "stress.html.j2", title="<b>", found=_found("<script>alert(1)</script>"), seconds="9", pictures=[]
-    )
+    bad = "<script>alert(1)</script>"
+    point = {"label": bad, "cases": 1, "failures": [bad]}
+    test = {"name": "x", "title": bad, "what": bad, "score": "", "conditions": [point]}
+    found = _found(bad) | {"tests": [test], "left_out": {bad: bad}}
+    page = render("stress.html.j2", title="<b>", found=found, seconds="9", pictures=[None])
+    assert page.count("&lt;script&gt;") >= 6
     assert "<script>" not in page
 
 

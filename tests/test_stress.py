@@ -16,6 +16,7 @@ from unmingle.data.corpora import read_corpora, read_noise
 from unmingle.errors import UnmingleError
 from unmingle.evaluation.candidates import CandidateConfig
 from unmingle.evaluation.stress import _lone, _measure, _windows, pick_tests, stress
+from unmingle.evaluation.stress_page import stress_page
 from unmingle.evaluation.stress_tests import BURST_DB, BURST_SECONDS, STRESS_TESTS, Case, Material, StressTest
 from unmingle.metrics import si_sdr
 
@@ -46,14 +47,17 @@ def test_every_case_is_a_mixture_of_its_references_and_repeats(material: Materia
         np.testing.assert_array_equal(case.mixture, again.mixture)
         assert case.mixture.shape == case.references.shape[1:]
         assert np.isfinite(case.mixture).all()
-        if test.name not in ("noise", "burst", "codecs", "lone"):
+        if test.name not in ("noise", "burst", "codecs", "lone", "gain"):
             np.testing.assert_allclose(case.references.sum(axis=0), case.mixture, atol=1e-4)
         assert not np.array_equal(case.mixture, condition.make(material, 2).mixture)
 
 
 def test_conditions_differ_in_what_they_say_and_in_nothing_else(material: Material) -> None:
     gains = _cases(material, "gain")
-    np.testing.assert_allclose(gains["+20 dB"].mixture, 10 * gains["+0 dB"].mixture, rtol=1e-5)
+    plain = gains["+0 dB"].mixture
+    np.testing.assert_allclose(gains["+20 dB"].mixture, np.clip(10 * plain, -1, 1), atol=4e-4)
+    assert np.abs(gains["+20 dB"].mixture).max() <= 1  # As every program will hear it.
+    np.testing.assert_allclose(gains["-40 dB"].mixture, 0.01 * plain, atol=2e-5)
     np.testing.assert_allclose(
         gains["-40 dB"].references, 0.01 * gains["+0 dB"].references, rtol=1e-4, atol=1e-9
     )
@@ -183,11 +187,31 @@ def test_a_program_that_fails_is_told_apart_from_one_that_separates_badly(
     assert "exit code 3" in (tmp_path / "out" / "stress.html").read_text()
 
 
-def test_tests_that_cannot_be_run_are_refused_or_left_out() -> None:
+def test_tests_that_cannot_be_run_are_refused_or_left_out(
+    crowd_corpus: Path, example_corpus: Path, material: Material, tmp_path: Path
+) -> None:
     with pytest.raises(UnmingleError, match="choose from length, burst"):
-        pick_tests(["speed"], noise=True)
+        pick_tests(["speed"], material)
+    assert pick_tests(["noise"], material)[1] == {}
+    utterances = read_corpora([example_corpus], "test")
+    two = Material(utterances, decode(utterances, RATE), RATE, 0)
     with pytest.raises(UnmingleError, match="--noise"):
-        pick_tests(["noise"], noise=False)
-    names = [STRESS_TESTS[place].name for place in pick_tests([], noise=False)]
-    assert "noise" not in names
-    assert len(names) == len(STRESS_TESTS) - 1
+        pick_tests(["noise"], two)
+    places, left_out = pick_tests([], two)
+    assert set(left_out) == {"noise", "three"}
+    assert len(places) == len(STRESS_TESTS) - 2
+    assert "voice" in pick_tests([], material)[1]  # Everybody speaks once.
+    found = stress(
+        [str(crowd_corpus)], CandidateConfig(mixture=True), tmp_path, tests=["lone"], split="test", count=1
+    )
+    assert found["left_out"] == {}
+    assert "Left out: three, it needs three talkers." in stress_page(found | {"left_out": left_out})
+
+
+@pytest.mark.parametrize("rate", [6000, 22050, 44100])
+def test_codecs_at_rates_that_they_do_not_know(crowd_corpus: Path, rate: int) -> None:
+    utterances = read_corpora([crowd_corpus], "test")
+    material = Material(utterances, decode(utterances, rate), rate, 0)
+    for label, case in _cases(material, "codecs").items():
+        alike = np.corrcoef(case.mixture, case.references.sum(axis=0))[0, 1]
+        assert alike > 0.8, label

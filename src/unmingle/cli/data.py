@@ -34,12 +34,17 @@ def list_corpora() -> None:
 
     rows = []
     for importer in IMPORTERS.values():
-        parts = ", ".join(_with_size(part, importer.parts) for part in importer.parts) or "no"
+        size = _size(importer.parts) if importer.parts else "not to be fetched"
+        rows.append((importer.name, importer.what, size, importer.licence))
+    print_table(("name", "what", "size", "licence"), rows)
+    print("\nParts, for: unmingle data fetch NAME --part PART --root DIR")
+    for importer in IMPORTERS.values():
+        if importer.parts:
+            print(
+                f"  {importer.name}: {', '.join(_with_size(part, importer.parts) for part in importer.parts)}"
+            )
         if any(archive.checksum is None for archive in importer.parts.values()):
-            parts += " (no published checksum)"
-        rows.append((importer.name, importer.what, _size(importer.parts), importer.licence, parts))
-    print_table(("name", "what", "size", "licence", "parts to fetch"), rows)
-    print("Fetch with: unmingle data fetch NAME --part PART --root DIR")
+            print("    (the publisher gives no checksum; the archive's own sums are checked)")
 
 
 @app.command("fetch")
@@ -133,7 +138,7 @@ def _next(importer: Importer, index: Index, root: Path) -> str:
     where = shlex.quote(str(root))
     if importer.what == "speech":
         splits = [count.split for count in index.counts]
-        return f"unmingle mix {where} -o test --split {'test' if 'test' in splits else splits[0]}"
+        return f"unmingle mix {where} -o mixtures" + (" --split test" if "test" in splits else "")
     if importer.what == "noise":
         return f"unmingle mix SPEECH --noise {where} --talkers 1 -o test"
     folders = [manifest.parent for manifest in index.manifests]

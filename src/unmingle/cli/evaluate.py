@@ -67,7 +67,11 @@ def command(
         ),
     ] = None,
     words: Annotated[
-        bool, typer.Option("--words", help="Word error rates too, where mixtures.csv has the texts. Slow.")
+        bool,
+        typer.Option(
+            "--words",
+            help="Word error rates too, where mixtures.csv has texts: four times as slow as they talk.",
+        ),
     ] = False,
     task: Annotated[
         str | None, typer.Option("--task", help="separate or denoise; by the folder's layout if not given.")
@@ -96,6 +100,7 @@ def command(
     from unmingle.data.mixture_folders import read_mixture_folder
     from unmingle.evaluation import evaluate
     from unmingle.evaluation.candidates import CandidateConfig
+    from unmingle.evaluation.external import ExternalProgram
     from unmingle.models import DEFAULT_DENOISER, DEFAULT_MODEL, parse_changes
 
     if sum((model is not None, oracle is not None, mixture, program is not None)) > 1:
@@ -112,6 +117,8 @@ def command(
     found = evaluate.check_task(folder, task)
     if model is None and not (mixture or oracle or program):
         model = DEFAULT_DENOISER if found == "denoise" else DEFAULT_MODEL
+    if program is not None:
+        ExternalProgram(program, timeout)  # Says what is wrong with it.
     config = CandidateConfig(
         mixture=mixture,
         oracle=oracle,
@@ -147,10 +154,12 @@ def _print_summary(summary: dict[str, Any], target: Path) -> None:
 
     rows = _rows("all", summary)
     for groups in summary["groups"].values():
-        for value, group in groups.items():
+        for value, group in groups.items() if len(groups) > 1 else ():
             rows += _rows(value, group, only="si_sdr")
     if rows:
-        print_table(("mixtures", "count", "metric", "mean", "improvement", "95 % interval", "median"), rows)
+        print_table(
+            ("mixtures", "count", "metric", "mean", "improvement", "95 % over mixtures", "median"), rows
+        )
     if words := summary.get("words"):
         rates = ", ".join(f"{name} {rate:.1%}" for name, rate in words["rates"].items())
         print(f"word error rate of {words['talkers']} talkers, {words['words']} words: {rates}")
@@ -158,15 +167,19 @@ def _print_summary(summary: dict[str, Any], target: Path) -> None:
     failures = summary["failures"]
     if failures["count"]:
         print(f"FAILED on {failures['count']} of {summary['mixtures']} mixtures, which count in no mean:")
-    for what in (failures["reasons"], summary["notes"]):
-        for text, count in what.items():
+        for text, count in failures["reasons"].items():
+            print(f"  {count} x {text}")
+        print(f"  {', '.join(failures['names'][:5])}{' ...' if failures['count'] > 5 else ''}")
+    if summary["notes"]:
+        print("notes on mixtures that were scored all the same:")
+        for text, count in summary["notes"].items():
             print(f"  {count} x {text}")
     worse = summary["made_worse"]
     factor = summary["real_time_factor"]
     print(
         f"made worse: {worse['mixtures']:.1%} of mixtures, {worse['talkers']:.1%} of talkers; real-time factor "
         f"{'none' if factor is None else format(factor, '.3f')}, peak memory {summary['peak_mib']:.0f} MiB, "
-        f"{summary['processes']} processes"
+        f"processes {summary['processes']}"
     )
     print(f"{target}/scores.csv  {target}/summary.json")
 
@@ -176,17 +189,17 @@ def _rows(name: str, group: dict[str, Any], only: str | None = None) -> list[tup
     for metric, label in LABELS.items():
         if metric not in group["metrics"] or (only and metric != only):
             continue
-        value, gain = group["metrics"][metric], group["metrics"][f"{metric}_improvement"]
-        places = 3 if metric == "stoi" else 2
+        value, gain = group["metrics"][metric], group["metrics"].get(f"{metric}_improvement")
+        places = 3 if metric in ("stoi", "estoi") else 2
         rows.append(
             (
                 name,
-                str(group["mixtures"]),
+                str(value["count"]),
                 label,
                 f"{value['mean']:.{places}f}",
-                f"{gain['mean']:+.{places}f}",
-                f"{gain['low_95']:+.{places}f} .. {gain['high_95']:+.{places}f}",
-                f"{gain['median']:+.{places}f}",
+                f"{gain['mean']:+.{places}f}" if gain else "",
+                f"{gain['low_95']:+.{places}f} .. {gain['high_95']:+.{places}f}" if gain else "",
+                f"{gain['median']:+.{places}f}" if gain else "",
             )
         )
     return rows

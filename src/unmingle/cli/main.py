@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+from contextlib import suppress
 from typing import Annotated
 
 import typer
@@ -68,6 +70,9 @@ app.command("fix-attractors")(fix_attractors.command)
 
 def main() -> None:
     """Run a command; a user's mistake becomes one sentence on stderr and exit code 2."""
+    # Ended politely, a command cleans up as it does after Ctrl-C.
+    with suppress(ValueError):  # Not in the main thread of a program that calls this.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         app()
     except UnmingleError as error:
@@ -75,7 +80,7 @@ def main() -> None:
         sys.exit(2)
     except SystemExit as stop:
         if stop.code == 130:  # typer's word for Ctrl-C
-            print("unmingle: interrupted; no half-written file is left.", file=sys.stderr)
+            print("unmingle: interrupted; nothing half-written is taken for whole.", file=sys.stderr)
         raise
     except BrokenPipeError:
         # The reader of our output went away, as `| head` does.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +12,7 @@ from unmingle.errors import UnmingleError
 
 
 def command(
+    context: typer.Context,
     corpora: Annotated[
         list[Path],
         typer.Argument(metavar="CORPUS...", help="Manifests, folders with speech.csv, or speaker/*.flac."),
@@ -92,6 +94,25 @@ def command(
     from unmingle.data.mixture_writing import MixtureFolderConfig, write_mixture_folder
     from unmingle.data.rooms import RoomConfig
 
+    given = {
+        name
+        for name in context.params
+        if (source := context.get_parameter_source(name)) is not None and source.name == "COMMANDLINE"
+    }
+    for needed, idle in (
+        ("wsj0_list", {"noise", "noise_snr", "overlap", "room", "talkers", "snr", "split", "seed", "count"}),
+        ("overlap", {"mode"}),
+    ):
+        if needed in given and (unused := sorted(idle & given)):
+            raise UnmingleError(
+                f"{_option(unused[0])} does not go with {_option(needed)}; leave one of them out."
+            )
+    if not room and (unused := sorted({"rt60", "distance"} & given)):
+        raise UnmingleError(f"{_option(unused[0])} needs --room: say --room random or --room loudspeakers.")
+    if talkers == 1 and (unused := sorted({"overlap"} & given)):
+        raise UnmingleError(f"{_option(unused[0])} needs two talkers or more.")
+    if talkers == 1 and not noise and "snr" in given:
+        raise UnmingleError("--snr with one talker is that over the noise: name some with --noise.")
     console = Console(stderr=True)
     progress = Progress(console=console, transient=True, disable=not console.is_terminal)
     if wsj0_list is not None:
@@ -139,11 +160,23 @@ def command(
     with progress:
         task = progress.add_task("mixing", total=count)
         decoding = progress.add_task("decoding", total=None)
-        write_mixture_folder(
-            output,
-            config,
-            on_progress=lambda done, total: progress.update(task, completed=done, total=total),
-            on_decoded=lambda done, total: progress.update(decoding, completed=done, total=total),
-        )
+        try:
+            write_mixture_folder(
+                output,
+                config,
+                on_progress=lambda done, total: progress.update(task, completed=done, total=total),
+                on_decoded=lambda done, total: progress.update(decoding, completed=done, total=total),
+            )
+        except KeyboardInterrupt:
+            done = progress.tasks[task].completed
+            print(
+                f"unmingle: {done:.0f} of {count} mixtures are made; the same command goes on.",
+                file=sys.stderr,
+            )
+            raise
     what = "one talker in noise" if noise and talkers == 1 else f"{talkers} talkers"
     print(f"{count} mixtures of {what} at {rate} Hz: {output}")
+
+
+def _option(name: str) -> str:
+    return "--" + {"wsj0_list": "list"}.get(name, name).replace("_", "-")

@@ -72,6 +72,7 @@ def command(
     from unmingle.cli.tables import print_table
     from unmingle.evaluation.candidates import CandidateConfig
     from unmingle.evaluation.evaluate import default_processes
+    from unmingle.evaluation.external import ExternalProgram
     from unmingle.evaluation.stress import stress
     from unmingle.models import DEFAULT_MODEL
 
@@ -81,6 +82,10 @@ def command(
         raise UnmingleError(f"--count must lie between 1 and 10000; got {count}.")
     if processes is not None and not 1 <= processes <= 256:
         raise UnmingleError(f"--processes must lie between 1 and 256; got {processes}.")
+    if seed < 0:
+        raise UnmingleError(f"--seed must be 0 or more; got {seed}.")
+    if program is not None:
+        ExternalProgram(program, timeout)  # Says what is wrong with it.
     if not 1000 <= rate <= 192_000:
         raise UnmingleError(f"--rate must lie between 1000 and 192000 Hz; got {rate}.")
     set_threads(threads)
@@ -117,4 +122,6 @@ def command(
         for point in test["conditions"]
     ]
     print_table(("test", "condition", "SI-SDRi (dB; lone: SI-SDR)", "95 % interval", ""), rows)
+    for name, reason in found["left_out"].items():
+        print(f"left out: {name}, {reason}")
     print(f"{target}/stress.html  {target}/stress.json")

@@ -54,6 +54,35 @@ class DecodedSpeech:
         return np.asarray(self._samples[first : first + length], dtype=np.float32) / 32768.0
 
 
+class PickedSpeech:
+    """Some utterances of a corpus under the indices that they have in the whole of it."""
+
+    def __init__(self, speech: DecodedSpeech, indices: Sequence[int]) -> None:
+        self._speech, self._places = speech, {index: place for place, index in enumerate(indices)}
+
+    def length(self, index: int) -> int:
+        """Number of samples of one utterance."""
+        return self._speech.length(self._places[index])
+
+    def level(self, index: int) -> float:
+        """Active level of one utterance."""
+        return self._speech.level(self._places[index])
+
+    def read(self, index: int, start: int, length: int) -> NDArray[np.float32]:
+        """``length`` samples of one utterance from ``start`` on: ``(length,)``."""
+        return self._speech.read(self._places[index], start, length)
+
+
+def is_decoded(utterances: Sequence[Utterance], sample_rate: int, cache: Path | None = None) -> bool:
+    """Whether :func:`decode` would only open its cache."""
+    return (_folder(utterances, sample_rate, cache) / "index.npz").is_file()
+
+
+def _folder(utterances: Sequence[Utterance], sample_rate: int, cache: Path | None) -> Path:
+    root = cache or default_cache_folder()
+    return root / f"speech-{sample_rate}-{_fingerprint(utterances, sample_rate)}"
+
+
 def default_cache_folder() -> Path:
     """``$XDG_CACHE_HOME/unmingle``, or ``~/.cache/unmingle``."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "unmingle"
@@ -73,8 +102,7 @@ def decode(
     Raises:
         UnmingleError: a file cannot be read, or holds no sample.
     """
-    root = cache or default_cache_folder()
-    folder = root / f"speech-{sample_rate}-{_fingerprint(utterances, sample_rate)}"
+    folder = _folder(utterances, sample_rate, cache)
     if (folder / "index.npz").is_file():
         return DecodedSpeech(folder)
     folder.mkdir(parents=True, exist_ok=True)

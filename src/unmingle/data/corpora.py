@@ -51,7 +51,11 @@ def read_corpora(sources: Sequence[Path | str], split: str | None = None) -> lis
     if not kept:
         names = ", ".join(str(source) for source in sources)
         where = f"the {split} split of " if split else ""
-        raise UnmingleError(f"There are no utterances in {where}{names}.")
+        there = ", ".join(
+            f"{count} in {name}" for name in SPLITS if (count := sum(u.split == name for u in utterances))
+        )
+        mend = f" It has {there}; leave the split out to take all." if there else ""
+        raise UnmingleError(f"There are no utterances in {where}{names}.{mend}")
     return kept
 
 

@@ -143,6 +143,11 @@ def _download(archive: Archive, partial: Path, on_progress: Progress | None) -> 
         except (requests.RequestException, HTTPError) as error:
             failures = 1 if _size(partial) > before else failures + 1
             if failures >= ATTEMPTS:
+                if not _size(partial):
+                    raise UnmingleError(
+                        f"No connection to {archive.url} in {failures} tries ({type(error).__name__}); is there a "
+                        "network, or a proxy in between?"
+                    ) from error
                 raise UnmingleError(
                     f"The connection to {archive.url} broke {failures} times; run the same command later, "
                     f"it goes on after the {_size(partial) / 1e6:.1f} MB that are there."

@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 
 from unmingle.audio import Samples, active_level, resample
 from unmingle.config import Config
-from unmingle.data.cache import DecodedSpeech
+from unmingle.data.cache import DecodedSpeech, PickedSpeech
 from unmingle.data.corpora import Utterance, by_speaker
 from unmingle.data.examples import SNR_LIMIT, Example, MixturePlan, Segment, Voice
 from unmingle.data.noise import NoiseConfig, NoiseMaker, noise_level
@@ -75,7 +75,7 @@ class Mixer:
 
     Args:
         utterances: of one split, in the order in which ``speech`` was decoded.
-        speech: the decoded utterances.
+        speech: the decoded utterances; None for who only asks what is :meth:`picked`.
         sample_rate: of the decoded speech, in hertz.
         config: how to mix.
         seed: of the run.
@@ -85,14 +85,14 @@ class Mixer:
     def __init__(
         self,
         utterances: Sequence[Utterance],
-        speech: DecodedSpeech,
+        speech: DecodedSpeech | PickedSpeech | None,
         sample_rate: int,
         config: MixingConfig,
         seed: int,
         noise: NoiseMaker | None = None,
     ) -> None:
         self.config, self.seed, self.sample_rate = config, seed, sample_rate
-        self._speech, self._noise, self._utterances = speech, noise, utterances
+        self._decoded, self._noise, self._utterances = speech, noise, utterances
         self._rooms = RoomMaker(config.room, sample_rate, seed) if config.room else None
         self._speakers = by_speaker(utterances)
         unknown = set(config.corpus_weights) - set(self._speakers)
@@ -115,6 +115,11 @@ class Mixer:
         )
         if total < config.talkers:
             raise UnmingleError(f"{config.talkers} talkers are to be mixed, but the data has {total}.")
+
+    @property
+    def _speech(self) -> DecodedSpeech | PickedSpeech:
+        assert self._decoded is not None
+        return self._decoded
 
     def example(self, index: int, samples: int) -> Example:
         """Mixture ``index`` as a crop of a fixed length, for training, with noise if there is any."""
@@ -180,7 +185,7 @@ class Mixer:
         """
         rng = self._rng(index)
         gains = self._gains(rng, self.config.talkers)
-        picked = [int(rng.choice(speaker)) for speaker in self._draw_speakers(rng)]
+        picked = self._pick(rng)
         lengths = [self._speech.length(utterance) for utterance in picked]
         samples = min(lengths) if mode == "min" else max(lengths)
         starts = [0] * len(picked)
@@ -192,6 +197,15 @@ class Mixer:
             for utterance, start, length, gain in zip(picked, starts, lengths, gains, strict=True)
         ]
         return MixturePlan(tuple(voices), samples)
+
+    def picked(self, index: int) -> list[int]:
+        """The utterances that :meth:`whole` takes for mixture ``index``; they need not be decoded to know."""
+        rng = self._rng(index)
+        self._gains(rng, self.config.talkers)
+        return self._pick(rng)
+
+    def _pick(self, rng: np.random.Generator) -> list[int]:
+        return [int(rng.choice(speaker)) for speaker in self._draw_speakers(rng)]
 
     def is_whole(self, segment: Segment) -> bool:
         """Whether a segment at the speed 1 is all of its utterance."""

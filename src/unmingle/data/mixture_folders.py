@@ -127,9 +127,10 @@ def read_item(item: MixtureItem) -> tuple[Samples, Samples, int]:
 
 
 def list_hash(items: Sequence[MixtureItem]) -> str:
-    """Twelve digits that stand for the names and the bytes of the mixtures."""
+    """Twelve digits that stand for the names and the bytes of the mixtures and their references."""
     digest = hashlib.sha256()
     for item in items:
         digest.update(item.name.encode())
-        digest.update(item.mixture.read_bytes())
+        for path in (item.mixture, *item.sources):
+            digest.update(path.read_bytes())
     return digest.hexdigest()[:12]

@@ -16,6 +16,7 @@ import shutil
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,7 @@ from pydantic import Field, model_validator
 
 from unmingle.audio import active_level, replace_files, write_audio
 from unmingle.config import Config
-from unmingle.data.cache import decode
+from unmingle.data.cache import DecodedSpeech, PickedSpeech, decode, is_decoded
 from unmingle.data.corpora import Utterance, read_corpora, read_noise
 from unmingle.data.data_card import data_card
 from unmingle.data.examples import Example, MixturePlan
@@ -99,17 +100,12 @@ def write_mixture_folder(
     Raises:
         UnmingleError: the folder holds mixtures already, the data will not do, or the disk is full.
     """
-    if folder.exists() and any(folder.iterdir()):
+    folder = folder.absolute()
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UnmingleError(f"{folder} is not empty; name another folder.")
     utterances = read_corpora(config.corpora, config.split)
     recordings = read_noise(config.noise, config.split) if config.noise else []
-    mixing = config.mixing
-    speech = decode(utterances, config.sample_rate, cache, on_decoded)
-    noise = None
-    if mixing.noise is not None:
-        decoded = decode(recordings, config.sample_rate, cache, on_decoded)
-        noise = NoiseMaker(recordings, decoded, speech, config.sample_rate, mixing.noise)
-    mixer = Mixer(utterances, speech, config.sample_rate, mixing, config.seed, noise)
+    mixer = _mixer(config, utterances, recordings, cache, on_decoded)
     partial = folder.with_name(f".{folder.name}.partial")
     try:
         _begin(partial, config, [*utterances, *recordings])
@@ -117,10 +113,37 @@ def write_mixture_folder(
         names = _write_all(work, on_progress, processes or len(os.sched_getaffinity(0)))
         _finish(partial, config, names, utterances, recordings)
         partial.rename(folder)
+    except BrokenProcessPool as error:
+        raise UnmingleError(
+            "A worker process was ended from outside, perhaps for want of memory; the same command goes on."
+        ) from error
     except OSError as error:
         raise UnmingleError(
             f"{folder} cannot be written ({(error.strerror or str(error)).lower()})."
         ) from error
+
+
+def _mixer(
+    config: MixtureFolderConfig,
+    utterances: Sequence[Utterance],
+    recordings: Sequence[Utterance],
+    cache: Path | None,
+    on_decoded: Callable[[int, int], None] | None,
+) -> Mixer:
+    """A mixer of decoded speech; of a corpus that has not been decoded yet, only what the list takes."""
+    mixing, rate = config.mixing, config.sample_rate
+    noise = None
+    if mixing.noise is not None:
+        noise = NoiseMaker(recordings, decode(recordings, rate, cache, on_decoded), None, rate, mixing.noise)
+    speech: DecodedSpeech | PickedSpeech
+    if is_decoded(utterances, rate, cache):
+        speech = decode(utterances, rate, cache)
+    else:
+        draft = Mixer(utterances, None, rate, mixing, config.seed)
+        picked = sorted({utterance for index in range(config.count) for utterance in draft.picked(index)})
+        some = decode([utterances[index] for index in picked], rate, cache, on_decoded)
+        speech = PickedSpeech(some, picked)
+    return Mixer(utterances, speech, rate, mixing, config.seed, noise)
 
 
 def _begin(partial: Path, config: MixtureFolderConfig, audio: Sequence[Utterance]) -> None:
@@ -221,8 +244,6 @@ def _finish(
     writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    shutil.rmtree(folder / _ROWS)
-    (folder / _PLAN).unlink()
     recipe = config.model_dump_json(indent=2)
     card = data_card(recipe, rows, utterances, recordings, list_hash(read_mixture_folder(folder)))
     replace_files(
@@ -232,6 +253,9 @@ def _finish(
             (folder / "README.md", card.encode()),
         ]
     )
+    # Last: without them a stopped run could not go on.
+    (folder / _PLAN).unlink()
+    shutil.rmtree(folder / _ROWS)
 
 
 def _name(index: int, plan: MixturePlan, utterances: Sequence[Utterance]) -> str:

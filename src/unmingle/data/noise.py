@@ -66,7 +66,7 @@ class NoiseMaker:
     Args:
         recordings: of noise, of one split, in the order in which ``noise`` was decoded.
         noise: the decoded recordings.
-        speech: decoded utterances of the same split, for babble.
+        speech: decoded utterances of the same split, for babble; None where none is made.
         sample_rate: of both, in hertz.
         config: what to draw.
 
@@ -78,7 +78,7 @@ class NoiseMaker:
         self,
         recordings: Sequence[Utterance],
         noise: DecodedSpeech,
-        speech: DecodedSpeech,
+        speech: DecodedSpeech | None,
         sample_rate: int,
         config: NoiseConfig,
     ) -> None:
@@ -156,6 +156,7 @@ class NoiseMaker:
         return noise
 
     def _babble(self, rng: np.random.Generator, samples: int) -> Samples:
+        assert self._speech is not None
         babble = np.zeros(samples, dtype=np.float32)
         for _ in range(int(rng.integers(4, 9))):
             index = int(rng.integers(len(self._speech)))

@@ -1,7 +1,7 @@
 """Rooms: how a talker some way off sounds at the microphone.
 
-A response has two parts: image sources (Allen & Berkley 1979, by pyroomacoustics) for the first tenth of a
-second, where single echoes matter, and then noise that decays by 60 dB in the reverberation time (Polack 1988),
+A response has two parts: image sources (Allen & Berkley 1979, by pyroomacoustics) for a tenth of a second at
+most, where single echoes matter, and then noise that decays by 60 dB in the reverberation time (Polack 1988),
 which is what many echoes come to, and costs nothing. So the reverberation time is the one that was asked for.
 """
 
@@ -23,7 +23,8 @@ Point = NDArray[np.float64]
 
 _SOUND_SPEED = 343.0
 _ECHOES_SECONDS = 0.1
-_CROSSFADE_SECONDS = 0.03
+_CROSSFADE = 0.3
+"""The share of the echoes' time in which they fade over into noise."""
 _WALL_DISTANCE = 0.3
 """In metres: nobody and no microphone stands closer to a wall."""
 _TRIES = 200
@@ -139,7 +140,9 @@ def _responses(
     surface = 2 * float(size[0] * size[1] + size[0] * size[2] + size[1] * size[2])
     # Eyring's formula; Sabine's has no answer for small reverberation times.
     absorption = 1.0 - np.exp(-0.161 * volume / (surface * rt60))
-    order = int(np.ceil(_ECHOES_SECONDS * _SOUND_SPEED / size.min())) + 1
+    order = int(np.ceil(_echoes_seconds(rt60) * _SOUND_SPEED / size.min())) + 1
+    # With several threads it adds up in another order, and the same room is other bytes.
+    pyroomacoustics.constants.set("num_threads", 1)
     room = pyroomacoustics.ShoeBox(
         size, fs=sample_rate, materials=pyroomacoustics.Material(float(absorption)), max_order=order
     )
@@ -152,9 +155,15 @@ def _responses(
     return [_with_tail(rng, np.asarray(echoes)[ahead:], rt60, sample_rate) for echoes in room.rir[0]]
 
 
+def _echoes_seconds(rt60: float) -> float:
+    """How long single echoes last: they decay a little slower than was asked, so less of a short response."""
+    return min(_ECHOES_SECONDS, 0.3 * rt60)
+
+
 def _with_tail(rng: np.random.Generator, echoes: Samples, rt60: float, sample_rate: int) -> Samples:
-    """Echoes up to a tenth of a second, faded over into decaying noise of the energy that they have there."""
-    end, fade = round(_ECHOES_SECONDS * sample_rate), round(_CROSSFADE_SECONDS * sample_rate)
+    """Single echoes, faded over into decaying noise of the energy that they have there."""
+    end = round(_echoes_seconds(rt60) * sample_rate)
+    fade = round(_CROSSFADE * end)
     length = max(end, round(rt60 * sample_rate))
     response = np.zeros(length)
     head = min(len(echoes), end)

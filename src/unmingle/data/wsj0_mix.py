@@ -170,6 +170,7 @@ def write_wsj0_mix(
     """
     if sample_rate not in (CORPUS_RATE // 2, CORPUS_RATE):
         raise UnmingleError(f"WSJ0-mix has the rates 8000 and 16000 Hz, not {sample_rate} Hz.")
+    folder = folder.absolute()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UnmingleError(f"{folder} is not empty; name another folder.")
     entries = read_list(list_path)

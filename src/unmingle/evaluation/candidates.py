@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from unmingle.audio import Samples, resample
 from unmingle.config import Config
@@ -67,7 +67,7 @@ class CandidateConfig(Config):
     device: str = "cpu"
     command: str | None = None
     """An external program, see :class:`~unmingle.evaluation.external.ExternalProgram`."""
-    timeout: float = 600.0
+    timeout: float = Field(600.0, gt=0, allow_inf_nan=False)
     """Seconds that the program may take for one mixture."""
 
     @model_validator(mode="after")

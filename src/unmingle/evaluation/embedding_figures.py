@@ -156,6 +156,8 @@ def _spike_triggered(system: EmbeddingSeparator, items: Sequence[MixtureItem]) -
             vmax=largest,
             extent=(-_AROUND, _AROUND, 0, system.sample_rate / 2000),
         )
+        axis.set_xlabel("frames", fontsize=7)
+        axis.set_ylabel("kHz", fontsize=7)
         axis.set_title(f"unit {unit}", fontsize=8)
         axis.tick_params(labelsize=7)
     return figure_uri(figure)

@@ -6,6 +6,7 @@ right is put right and noted, the rest is a failure of that one mixture.
 
 from __future__ import annotations
 
+import math
 import os
 import shlex
 import shutil
@@ -61,6 +62,8 @@ class ExternalProgram:
         for place in ("{mixture}", "{outdir}"):
             if place not in command:
                 raise UnmingleError(f"The command needs {place}, for example: prog {{mixture}} {{outdir}}")
+        if not (timeout > 0 and math.isfinite(timeout)):
+            raise UnmingleError(f"--timeout must be a number of seconds above 0; got {timeout}.")
         if shutil.which(self._parts[0]) is None:
             raise UnmingleError(f"There is no program {self._parts[0]!r} to run.")
         self.name = Path(self._parts[0]).name
@@ -80,7 +83,9 @@ class ExternalProgram:
             peak = self._call(places, Path(folder))
             estimates, notes = _collect(output, len(mixture), rate)
         if len(estimates) != len(sources):
-            notes.append(f"{len(estimates)} files for {len(sources)} talkers")
+            notes.append(
+                f"{len(estimates)} {'file' if len(estimates) == 1 else 'files'} for {len(sources)} talkers"
+            )
         return estimates, tuple(notes), peak
 
     def _call(self, places: dict[str, object], folder: Path) -> int:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import signal
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
+
+from unmingle.errors import UnmingleError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -21,11 +27,16 @@ def _begin(function: Callable[[Any], Any], threads: int) -> None:
     global _function
     _function = function
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer.
+    # Told to end, a worker ends what it started and leaves no temporary folder.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     torch.set_num_threads(threads)
 
 
 def _call(item: Any) -> Any:
-    return _function(item)
+    try:
+        return _function(item)
+    except SystemExit:  # The pool would take it for a result and go on.
+        os._exit(143)
 
 
 @contextmanager
@@ -36,13 +47,29 @@ def ordered_map(
 
     ``function`` is handed to each process once, so what it builds at its first call is kept there.
     ``threads``: PyTorch's in each process; one, if not given.
+
+    Raises:
+        UnmingleError: a process was ended from outside.
     """
     processes = min(processes, len(items))
     if processes <= 1:
         yield map(function, items)
         return
-    pool = ProcessPoolExecutor(processes, initializer=_begin, initargs=(function, threads or 1))
+    # Not a fork of this process: its threads for OpenMP would be missing in the fork, which then waits for them.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["unmingle.evaluation.evaluate"])
+    others = set(multiprocessing.active_children())
+    pool = ProcessPoolExecutor(processes, context, _begin, (function, threads or 1))
+    finished = False
     try:
         yield pool.map(_call, items, chunksize=max(1, min(4, len(items) // (4 * processes))))
+        finished = True
+    except BrokenProcessPool as error:
+        raise UnmingleError(
+            "A worker process was ended from outside, perhaps for want of memory; try fewer with --processes."
+        ) from error
     finally:
+        if not finished:
+            for child in set(multiprocessing.active_children()) - others:
+                child.terminate()
         pool.shutdown(cancel_futures=True)

@@ -11,11 +11,10 @@ import numpy as np
 
 from unmingle import __version__
 from unmingle.audio import Samples, replace_files
-from unmingle.data.mixture_folders import MixtureItem, read_item, read_mixture_folder
+from unmingle.data.mixture_folders import MixtureItem, list_hash, read_item, read_mixture_folder
 from unmingle.errors import UnmingleError
 from unmingle.evaluation.candidates import Candidate, CandidateConfig
 from unmingle.evaluation.embedding_figures import embedding_pictures
-from unmingle.evaluation.external import EstimateError
 from unmingle.evaluation.pages import audio_uri, render
 from unmingle.evaluation.report_figures import density_picture, histogram_picture, spectrogram_picture
 from unmingle.evaluation.runs import Run, difference, interval, read_runs
@@ -75,14 +74,13 @@ def _overview(run: Run, first: Run) -> dict[str, Any]:
     cells = {}
     for name in LABELS:
         gain = run.summary["metrics"].get(f"{name}_improvement")
-        if gain is None:
+        if name not in run.summary["metrics"]:
             continue
         spread = interval(run, f"{name}_improvement")
         cells[name] = {
             "mean": run.summary["metrics"][name]["mean"],
-            "gain": gain["mean"],
-            "low": spread[0] if spread else gain["low_95"],
-            "high": spread[1] if spread else gain["high_95"],
+            "gain": gain["mean"] if gain else None,
+            "spread": spread,
             "places": 3 if name in ("stoi", "estoi") else 2,
         }
     return {
@@ -100,36 +98,54 @@ def _groups(runs: Sequence[Run]) -> list[tuple[str, list[tuple[str, list[Any]]]]
     table = []
     for kind in kinds:
         members = sorted({value for run in runs for value in run.summary["groups"].get(kind, {})})
-        rows = [
-            (
-                value,
-                [
-                    run.summary["groups"].get(kind, {}).get(value, {}).get("metrics", {}).get(_GAIN)
-                    for run in runs
-                ],
-            )
-            for value in members
-        ]
+        rows = [(value, [_group_cell(run, kind, value) for run in runs]) for value in members]
         if len(rows) > 1:
             table.append((kind, rows))
     return table
 
 
+def _group_cell(run: Run, kind: str, value: str) -> dict[str, float] | None:
+    gains = run.values(_GAIN)
+    names = [name for name in gains if run.rows[name].get(kind) == value]
+    spread = interval(run, _GAIN, names) if names else None
+    if spread is None:
+        return None
+    mean = sum(gains[name] for name in names) / len(names)
+    return {"mean": mean, "low": spread[0], "high": spread[1], "count": len(names)}
+
+
 def _looked_into(run: Run) -> dict[str, Any]:
     """What needs the audio and the system; empty, with the reason, where they are not to be had."""
-    nothing: dict[str, Any] = {"worst": [], "best": [], "spectrograms": [], "embeddings": []}
+    try:
+        return _with_audio(run)
+    except UnmingleError as error:
+        return {
+            "worst": [],
+            "best": [],
+            "spectrograms": [],
+            "embeddings": [],
+            "missing": str(error).rstrip("."),
+        }
+
+
+def _with_audio(run: Run) -> dict[str, Any]:
     if run.mixtures is None:
-        return nothing | {"missing": f"the mixtures are no longer in {run.summary['path']}"}
-    items = {item.name: item for item in read_mixture_folder(run.mixtures)}
+        raise UnmingleError(f"the mixtures are no longer in {run.summary['path']}.")
+    listed = read_mixture_folder(run.mixtures)
+    if list_hash(listed) != run.summary["list_sha256"]:
+        raise UnmingleError(f"{run.summary['path']} holds other mixtures than were scored.")
+    if run.candidate.command is not None:
+        # What a folder of scores says is to be run is not run: it may be somebody else's.
+        raise UnmingleError("an external program is not run again for a report.")
+    candidate = run.candidate.build()
+    if candidate.details.get("sha256") != run.summary.get("sha256"):
+        raise UnmingleError(f"{run.candidate.model} is another model than the one that was scored.")
+    items = {item.name: item for item in listed}
     ranked = [
         name for name, _ in sorted(run.values(_GAIN).items(), key=lambda pair: pair[1]) if name in items
     ]
     if not ranked:
-        return nothing | {"missing": "no mixture was scored"}
-    try:
-        candidate = run.candidate.build()
-    except UnmingleError as error:
-        return nothing | {"missing": f"the system cannot be run again: {error}"}
+        raise UnmingleError("no mixture was scored.")
     half = min(_LISTENED, (len(ranked) + 1) // 2)
     worst, best = ranked[:half], ranked[-half:][::-1]
     shown = [ranked[0], ranked[len(ranked) // 2], ranked[-1]]
@@ -146,10 +162,7 @@ def _looked_into(run: Run) -> dict[str, Any]:
 
 
 def _estimates(candidate: Candidate, mixture: Samples, sources: Samples, rate: int) -> Samples:
-    try:
-        return fit_estimates(candidate.estimate(mixture, sources, rate).sources, sources)
-    except EstimateError:
-        return np.zeros_like(sources)  # It did better when it was scored.
+    return fit_estimates(candidate.estimate(mixture, sources, rate).sources, sources)
 
 
 def _players(run: Run, candidate: Candidate, item: MixtureItem) -> dict[str, Any]:

@@ -68,6 +68,7 @@ def histogram_picture(runs: Sequence[Run]) -> str | None:
     axis.axvline(0, color="#9aa3af", linewidth=0.8)
     axis.set_xlabel("SI-SDR improvement of a mixture (dB)", fontsize=9)
     axis.set_ylabel("mixtures", fontsize=9)
+    axis.yaxis.get_major_locator().set_params(integer=True)
     axis.legend(fontsize=8, frameon=False)
     return figure_uri(figure)
 
@@ -90,6 +91,7 @@ def spectrogram_picture(
             axis.set_title(title if column == 0 else f"{title} {row + 1}", fontsize=9)
     for axis in axes[:, 1:].flat:
         axis.set_yticklabels([])
+        axis.set_ylabel("")
     return figure_uri(figure)
 
 
@@ -104,6 +106,7 @@ def _spectrogram(axis: Any, audio: Samples, sample_rate: int, top: float) -> Non
         extent=(0, len(audio) / sample_rate, 0, sample_rate / 2000),
     )
     axis.set_xlabel("s", fontsize=8)
+    axis.set_ylabel("kHz", fontsize=8)
     axis.tick_params(labelsize=7)
 
 

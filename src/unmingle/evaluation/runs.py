@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from unmingle.errors import UnmingleError
 from unmingle.evaluation.candidates import CandidateConfig
-from unmingle.evaluation.summary import bootstrap_interval, talker_interval
+from unmingle.evaluation.summary import bootstrap_interval, bootstrap_means, talker_interval, talker_means
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Run:
         return {name: float(row[column]) for name, row in self.rows.items() if row.get(column)}
 
     def talkers(self, name: str) -> list[str]:
-        return [talker for talker in self.rows[name]["talkers"].split("|") if talker]
+        return [talker for talker in self.rows[name]["talkers"].split("|") if talker not in ("", "unknown")]
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,7 @@ class Difference:
     high: float
     mixtures: int
     p_value: float
+    """Two-sided, by the bootstrap: how often the mean of what was drawn lies on the other side of 0."""
 
     @property
     def decided(self) -> bool:
@@ -88,28 +89,31 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
     return runs
 
 
-def interval(run: Run, column: str) -> tuple[float, float] | None:
-    """95 % interval of a column's mean; over talkers, where the list says who they are."""
+def interval(run: Run, column: str, names: Sequence[str] | None = None) -> tuple[float, float] | None:
+    """95 % interval of a column's mean, over all mixtures or some; over talkers, where the list says who they are."""
     values = run.values(column)
-    if not values:
+    names = [name for name in (names or values) if name in values]
+    if not names:
         return None
-    return _interval(list(values.values()), [run.talkers(name) for name in values])
+    return _interval([values[name] for name in names], [run.talkers(name) for name in names])
 
 
 def difference(run: Run, first: Run, column: str) -> Difference | None:
-    """``run`` minus ``first``, mixture by mixture, with Wilcoxon's signed-rank test; None without common mixtures."""
-    from scipy.stats import wilcoxon
-
+    """``run`` minus ``first``, mixture by mixture; None if they were not scored on the same list."""
     if run.summary["list_sha256"] != first.summary["list_sha256"]:
         return None
     ours, theirs = run.values(column), first.values(column)
     names = [name for name in ours if name in theirs]
     if not names:
         return None
-    gains = [ours[name] - theirs[name] for name in names]
-    low, high = _interval(gains, [run.talkers(name) for name in names])
-    p_value = float(wilcoxon(gains).pvalue) if any(gains) else 1.0
-    return Difference(sum(gains) / len(gains), low, high, len(gains), p_value)
+    gains, talkers = [ours[name] - theirs[name] for name in names], [run.talkers(name) for name in names]
+    low, high = _interval(gains, talkers)
+    drawn = [bootstrap_means(gains)]
+    if all(talkers) and (over_talkers := talker_means(gains, talkers)) is not None:
+        drawn.append(over_talkers)
+    # Two-sided; the larger of both, as the interval is the wider of both.
+    p_value = max(2 * min((means <= 0).mean(), (means >= 0).mean()) for means in drawn)
+    return Difference(sum(gains) / len(gains), low, high, len(gains), min(1.0, float(p_value)))
 
 
 def _interval(values: Sequence[float], talkers: Sequence[Sequence[str]]) -> tuple[float, float]:

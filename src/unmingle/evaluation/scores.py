@@ -120,8 +120,9 @@ def score_mixture(
             after = _values(metric, references, ordered, sample_rate)
             before = _values(metric, references, unchanged, sample_rate)
         scores[metric] = [None if mute else _finite(value) for value, mute in zip(after, silent, strict=True)]
+        # The mixture has no artifacts at all, so there is nothing to improve on.
         scores[f"{metric}_improvement"] = [
-            None if value is None or _finite(start) is None else value - start
+            None if value is None or _finite(start) is None or metric == "sar" else value - start
             for value, start in zip(scores[metric], before, strict=True)
         ]
     return scores

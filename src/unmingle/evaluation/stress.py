@@ -7,7 +7,6 @@ import json
 import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from itertools import permutations
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from unmingle.evaluation.external import EstimateError
 from unmingle.evaluation.processes import ordered_map
 from unmingle.evaluation.scores import fit_estimates
 from unmingle.evaluation.stress_page import stress_page
-from unmingle.evaluation.stress_tests import STRESS_TESTS, Case, Material, StressTest
+from unmingle.evaluation.stress_tests import STRESS_TESTS, Case, Material, StressTest, lacking
 from unmingle.evaluation.summary import bootstrap_interval
 from unmingle.metrics import si_sdr
 
@@ -117,27 +116,23 @@ def _lone(case: Case, estimates: Samples) -> dict[str, Any]:
     return {"value": float(kept[0]), "leak_db": max(float(leak), _LEAST_DB)}
 
 
-def pick_tests(names: Sequence[str], *, noise: bool) -> list[int]:
-    """Places in :data:`STRESS_TESTS` of the tests of these names; of all that can be run, if none is given.
+def pick_tests(names: Sequence[str], material: Material) -> tuple[list[int], dict[str, str]]:
+    """Places in :data:`STRESS_TESTS` of the tests of these names, or of all; and why others are left out.
 
     Raises:
-        UnmingleError: there is no such test, or what it needs is missing.
+        UnmingleError: there is no such test, or one that was asked for cannot be run.
     """
     known = [test.name for test in STRESS_TESTS]
-    have = {"noise": noise, "rooms": find_spec("pyroomacoustics") is not None}
-    mend = {"noise": "name some with --noise", "rooms": "pip install 'unmingle[rooms]'"}
     for name in names:
         if name not in known:
             raise UnmingleError(f"There is no stress test {name!r}; choose from {', '.join(known)}.")
-        for need in STRESS_TESTS[known.index(name)].needs:
-            if not have[need]:
-                raise UnmingleError(f"The test {name} needs {need}: {mend[need]}.")
-    wanted = names or known
-    return [
-        place
-        for place, test in enumerate(STRESS_TESTS)
-        if test.name in wanted and all(have[need] for need in test.needs)
-    ]
+    wanted = [place for place, name in enumerate(known) if not names or name in names]
+    reasons = {place: lacking(STRESS_TESTS[place], material) for place in wanted}
+    left_out = {known[place]: reason for place, reason in reasons.items() if reason is not None}
+    if names and left_out:
+        name, reason = next(iter(left_out.items()))
+        raise UnmingleError(f"The test {name} cannot be run: {reason}.")
+    return [place for place in wanted if reasons[place] is None], left_out
 
 
 def stress(
@@ -174,7 +169,6 @@ def stress(
     Raises:
         UnmingleError: the data or the candidate will not do, or there is no such test.
     """
-    places = pick_tests(tests, noise=bool(noise))
     utterances = read_corpora(corpora, split)
     recordings = read_noise(noise, split) if noise else []
     candidate = config.build()
@@ -186,6 +180,7 @@ def stress(
         recordings,
         decode(recordings, sample_rate) if recordings else None,
     )
+    places, left_out = pick_tests(tests, material)
     jobs = [
         _Job(place, number, index)
         for place in places
@@ -203,6 +198,7 @@ def stress(
         "candidate": config.model_dump(exclude_defaults=True),
         **candidate.details,
         "tests": [_summary(place, material, answers) for place in places],
+        "left_out": left_out,
         "corpora": sorted({utterance.corpus for utterance in utterances}),
         "noise": sorted({recording.corpus for recording in recordings}),
         "split": split,

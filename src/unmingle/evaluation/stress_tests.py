@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 
 import numpy as np
 import soundfile
@@ -20,11 +21,12 @@ from unmingle.data.examples import MixturePlan, Segment, Voice
 from unmingle.data.mixing import Mixer, MixingConfig
 from unmingle.data.noise import NoiseConfig, NoiseMaker
 from unmingle.data.rooms import RoomConfig
-from unmingle.errors import UnmingleError
 
 SECONDS = 9.0
 """Length of a case where nothing else is said."""
 BURST_SECONDS = 0.25
+_CODEC_RATES = (8000, 16000, 24000, 48000)
+"""In hertz: MP3, Opus and mu-law can hold them all."""
 BURST_DB = 10.0
 """Level of the burst over the active level of the mixture."""
 
@@ -91,7 +93,7 @@ class StressTest:
     share: float = 1.0
     """Of the wanted number of cases: long ones are made less often."""
     needs: tuple[str, ...] = field(default=())
-    """``noise``, ``rooms``."""
+    """What the material or the machine must have, see :func:`lacking`."""
 
 
 def _crop(seconds: float = SECONDS, **config: object) -> Callable[[Material, int], Case]:
@@ -107,10 +109,10 @@ def _changed(change: Callable[[Case], Case]) -> Callable[[Material, int], Case]:
     return lambda material, index: change(plain(material, index))
 
 
-def _whole(**config: object) -> Callable[[Material, int], Case]:
+def _whole(mode: str, **config: object) -> Callable[[Material, int], Case]:
     def make(material: Material, index: int) -> Case:
         mixer = material.mixer(**config)
-        example = mixer.realize(index, mixer.whole(index, "max"))
+        example = mixer.realize(index, mixer.whole(index, mode))
         return Case(example.mixture, example.sources, material.sample_rate)
 
     return make
@@ -140,10 +142,8 @@ def _same_voice(material: Material, index: int) -> Case:
     rng = np.random.default_rng([material.seed, index, 5])
     speakers = [own for talkers in by_speaker(material.utterances).values() for own in talkers.values()]
     able = [own for own in speakers if len(own) >= 2]
-    if not able:
-        raise UnmingleError("No talker of the corpus has two utterances, which the test `voice` needs.")
     picked = [int(u) for u in rng.choice(able[int(rng.integers(len(able)))], 2, replace=False)]
-    samples = min(material.samples(SECONDS), *(material.speech.length(u) for u in picked))
+    samples = min(material.speech.length(u) for u in picked)
     gains = (0.0, -float(rng.uniform(0.0, 5.0)))
     voices = tuple(
         Voice((Segment(utterance, 0, 0, samples),), 1.0, gain)
@@ -154,8 +154,14 @@ def _same_voice(material: Material, index: int) -> Case:
 
 
 def _with_gain(decibels: float) -> Callable[[Case], Case]:
+    """As a file of 16 bits holds it: what is too loud is clipped."""
     gain = np.float32(10 ** (decibels / 20))
-    return lambda case: Case(gain * case.mixture, gain * case.references, case.sample_rate)
+
+    def change(case: Case) -> Case:
+        mixture = np.clip(np.round(gain * case.mixture * 32768.0), -32768, 32767) / 32768.0
+        return Case(mixture.astype(np.float32), gain * case.references, case.sample_rate)
+
+    return change
 
 
 def _at_rate(rate: int) -> Callable[[Case], Case]:
@@ -175,10 +181,12 @@ def _coded(file_format: str, subtype: str) -> Callable[[Case], Case]:
 
 
 def _through(audio: Samples, rate: int, file_format: str, subtype: str) -> Samples:
+    """``(samples,)`` encoded and decoded, at the next rate that the codec can hold."""
+    known = next((each for each in _CODEC_RATES if each >= rate), _CODEC_RATES[-1])
     encoded = io.BytesIO()
-    soundfile.write(encoded, audio, rate, subtype, format=file_format)
+    soundfile.write(encoded, resample(audio, rate, known), known, subtype, format=file_format)
     encoded.seek(0)
-    decoded, _ = soundfile.read(encoded, dtype="float32")
+    decoded = resample(soundfile.read(encoded, dtype="float32")[0], known, rate)
     fitted = np.zeros_like(audio)
     fitted[: len(decoded)] = decoded[: len(audio)]
     return fitted
@@ -246,7 +254,14 @@ STRESS_TESTS = [
         lambda _: [Condition("without", 0.0, _crop(), "without"), Condition("with", 1.0, _burst, "with")],
         score="windows",
     ),
-    StressTest("corpora", "Other corpora", "Both talkers from one corpus (Mobin 4.4).", "", _corpora),
+    StressTest(
+        "corpora",
+        "Other corpora",
+        "Both talkers from one corpus (Mobin 4.4).",
+        "",
+        _corpora,
+        needs=("a corpus of two talkers",),
+    ),
     StressTest(
         "rooms",
         "Rooms",
@@ -255,7 +270,7 @@ STRESS_TESTS = [
         "reverberation time (s)",
         _in_rooms,
         share=0.5,
-        needs=("rooms",),
+        needs=("pyroomacoustics",),
     ),
     StressTest(
         "snr",
@@ -275,7 +290,7 @@ STRESS_TESTS = [
     StressTest(
         "gain",
         "Level",
-        "The same mixtures, quieter and louder.",
+        "The same mixtures, quieter and louder, as a file of 16 bits holds them: what is too loud is clipped.",
         "gain (dB)",
         _conditions((-40, -20, 0, 10, 20), "{:+g} dB", lambda gain: _changed(_with_gain(gain))),
     ),
@@ -295,7 +310,7 @@ STRESS_TESTS = [
         "Whole utterances in turns: the second begins before the end of the first by a share of the shorter one.",
         "overlap (share of the shorter utterance)",
         _conditions(
-            (0.0, 0.25, 0.5, 0.75, 1.0), "{:.0%}", lambda overlap: _whole(overlap=(overlap, overlap))
+            (0.0, 0.25, 0.5, 0.75, 1.0), "{:.0%}", lambda overlap: _whole("max", overlap=(overlap, overlap))
         ),
     ),
     StressTest(
@@ -312,13 +327,18 @@ STRESS_TESTS = [
         "Scored are the two talkers that fit the outputs best.",
         "",
         lambda _: [Condition("three talkers", 0.0, _three)],
+        needs=("three talkers",),
     ),
     StressTest(
         "voice",
         "The same voice twice",
-        "Two utterances of one talker at once; beside two talkers.",
+        "Two utterances of one talker at once, cut to the shorter; beside those of two talkers.",
         "",
-        lambda _: [Condition("two talkers", 0.0, _crop()), Condition("one voice twice", 1.0, _same_voice)],
+        lambda _: [
+            Condition("two talkers", 0.0, _whole("min")),
+            Condition("one voice twice", 1.0, _same_voice),
+        ],
+        needs=("two utterances of one talker",),
     ),
     StressTest(
         "codecs",
@@ -335,3 +355,18 @@ STRESS_TESTS = [
     ),
 ]
 """All tests, in the order of the page."""
+
+
+def lacking(test: StressTest, material: Material) -> str | None:
+    """Why a test cannot be run, or None."""
+    talkers = [own for speakers in by_speaker(material.utterances).values() for own in speakers.values()]
+    corpora = by_speaker(material.utterances).values()
+    have = {
+        "noise": bool(material.recordings),
+        "pyroomacoustics": find_spec("pyroomacoustics") is not None,
+        "three talkers": len(talkers) >= 3,
+        "two utterances of one talker": any(len(own) >= 2 for own in talkers),
+        "a corpus of two talkers": any(len(speakers) >= 2 for speakers in corpora),
+    }
+    mend = {"noise": " (--noise)", "pyroomacoustics": " (pip install 'unmingle[rooms]')"}
+    return next((f"it needs {need}{mend.get(need, '')}" for need in test.needs if not have[need]), None)

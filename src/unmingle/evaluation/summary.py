@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from unmingle.evaluation.words import WordErrors, summarize_words
 
@@ -59,6 +60,7 @@ def summarize(scores: Sequence[MixtureScores]) -> dict[str, Any]:
     }
     summary["failures"] = {
         "count": sum(bool(score.failure) for score in scores),
+        "names": [score.name for score in scores if score.failure],
         "reasons": dict(Counter(score.failure for score in scores if score.failure)),
     }
     summary["notes"] = dict(Counter(note for score in scores for note in score.notes))
@@ -85,37 +87,61 @@ def _statistics(scores: Sequence[MixtureScores]) -> dict[str, dict[str, float]]:
 
 def bootstrap_interval(values: Sequence[float], seed: int = 0) -> tuple[float, float]:
     """95 % percentile-bootstrap interval of the mean, mixtures drawn with replacement."""
+    return _percentiles(bootstrap_means(values, seed))
+
+
+def bootstrap_means(values: Sequence[float], seed: int = 0) -> NDArray[np.float64]:
+    """Means of ``values`` drawn with replacement, 2,000 times."""
     array = np.asarray(values, dtype=np.float64)
     picks = np.random.default_rng(seed).integers(0, len(array), (_RESAMPLES, len(array)))
-    low, high = np.quantile(array[picks].mean(axis=1), [0.025, 0.975])
-    return float(low), float(high)
+    means: NDArray[np.float64] = array[picks].mean(axis=1)
+    return means
 
 
-def talker_interval(
+def talker_means(
     values: Sequence[float], talkers: Sequence[Sequence[str]], seed: int = 0
-) -> tuple[float, float]:
-    """95 % bootstrap interval of the mean over mixtures that share talkers.
+) -> NDArray[np.float64] | None:
+    """Means over mixtures whose talkers are drawn with replacement; None where nobody talks twice.
 
-    Talkers are drawn with replacement; a mixture counts as often as the product of its talkers' counts. Where a
-    few talkers occur in many mixtures, this is wider than drawing mixtures, as it should be; it errs on the wide
-    side (McCullagh 2000: no bootstrap of crossed factors is exact). Where nobody talks twice, mixtures are drawn.
+    A mixture counts as often as the product of its talkers' counts.
 
     Args:
         values: one a mixture.
-        talkers: who talks in each.
+        talkers: who talks in each; somebody in each.
     """
     names = sorted({name for each in talkers for name in each})
     if len(names) == sum(map(len, talkers)):
-        return bootstrap_interval(values, seed)
-    rng = np.random.default_rng(seed)
-    counts = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), _RESAMPLES)
+        return None
+    counts = np.random.default_rng(seed).multinomial(
+        len(names), np.full(len(names), 1 / len(names)), _RESAMPLES
+    )
     place = {name: index for index, name in enumerate(names)}
     weights = np.ones((_RESAMPLES, len(values)))
     for column, each in enumerate(talkers):
         for name in each:
             weights[:, column] *= counts[:, place[name]]
     total = weights.sum(axis=1)
-    means = (weights @ np.asarray(values, dtype=np.float64))[total > 0] / total[total > 0]
+    means: NDArray[np.float64] = (weights @ np.asarray(values, dtype=np.float64))[total > 0] / total[
+        total > 0
+    ]
+    return means
+
+
+def talker_interval(values: Sequence[float], talkers: Sequence[Sequence[str]]) -> tuple[float, float]:
+    """95 % interval of the mean that holds both the interval over mixtures and the one over talkers.
+
+    Where a few talkers occur in many mixtures the latter is wider, as it should be. No bootstrap of crossed
+    factors is exact (McCullagh 2000), and of fewer than ten talkers any is too narrow.
+    """
+    low, high = bootstrap_interval(values)
+    means = talker_means(values, talkers)
+    if means is None:
+        return low, high
+    below, above = _percentiles(means)
+    return min(low, below), max(high, above)
+
+
+def _percentiles(means: NDArray[np.float64]) -> tuple[float, float]:
     low, high = np.quantile(means, [0.025, 0.975])
     return float(low), float(high)
 

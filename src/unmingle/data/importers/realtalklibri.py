@@ -51,9 +51,15 @@ def _arrange(root: Path) -> None:
         raise not_there(root, _TITLE, *wanted)
     partial = root / f".mixtures.{os.getpid()}.partial"
     try:
+        names: set[str] = set()
         for mixture in mixtures:
             number = mixture.parents[2].name.removeprefix("extracted_")
             name = "_".join([number, mixture.parent.name, *mixture.name.split("_")[:2]]) + mixture.suffix
+            if name in names:
+                raise UnmingleError(
+                    f"{mixture.parent} has two mixtures of the same number ({name}); leave one of them out."
+                )
+            names.add(name)
             files = (mixture, *_sources(root, mixture))
             for folder, path in zip(("mix", "s1", "s2"), files, strict=True):
                 _link(path, partial / ("test" if number in _TEST else "train") / folder / name)
@@ -80,6 +86,8 @@ def _link(source: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         os.link(source, target)
+    except FileExistsError:
+        raise
     except OSError:  # Another disk, or one without hard links.
         shutil.copyfile(source, target)
 
