@@ -180,6 +180,9 @@ def report(output: Path, curves: list[Curve], confusions: dict[str, np.ndarray])
     for family in sorted({curve.family for curve in curves}):
         members = sorted((c for c in curves if c.family == family), key=lambda curve: curve.macs)
         left.semilogx([c.macs for c in members], [c.mean() for c in members], marker="o", label=family)
+    ticks = sorted({round(curve.macs) for curve in curves})
+    left.set_xticks(ticks, [str(tick) for tick in ticks], fontsize=8)
+    left.set_xticks([], minor=True)
     left.set(xlabel="million multiply-accumulates a second", ylabel="SI-SDR improvement (dB)")
     left.legend(fontsize=8)
     for curve in curves:
