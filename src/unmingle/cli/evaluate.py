@@ -94,6 +94,10 @@ def command(
     PESQ, STOI and DNSMOS. Writes one row a mixture and a summary with 95 % intervals.
     """
     require("evaluate", "fast_bss_eval")
+    from unmingle.evaluation.processes import prepare
+
+    if processes != 1 and program is None:
+        prepare()
     from rich.console import Console
     from rich.progress import Progress
 

@@ -10,9 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from multiprocessing import forkserver
 from typing import Any, TypeVar
-
-import torch
 
 from unmingle.errors import UnmingleError
 
@@ -29,6 +28,8 @@ def _begin(function: Callable[[Any], Any], threads: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer.
     # Told to end, a worker ends what it started and leaves no temporary folder.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    import torch
+
     torch.set_num_threads(threads)
 
 
@@ -37,6 +38,17 @@ def _call(item: Any) -> Any:
         return _function(item)
     except SystemExit:  # The pool would take it for a result and go on.
         os._exit(143)
+
+
+def prepare() -> None:
+    """Start the process that workers are forked from, which loads the libraries while this one goes on.
+
+    Workers are not forks of this process: its threads for OpenMP would be missing in them, and be waited for.
+    """
+    multiprocessing.get_context("forkserver").set_forkserver_preload(
+        ["unmingle.evaluation.evaluate", "fast_bss_eval"]
+    )
+    forkserver.ensure_running()
 
 
 @contextmanager
@@ -55,9 +67,8 @@ def ordered_map(
     if processes <= 1:
         yield map(function, items)
         return
-    # Not a fork of this process: its threads for OpenMP would be missing in the fork, which then waits for them.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["unmingle.evaluation.evaluate"])
+    prepare()
     others = set(multiprocessing.active_children())
     pool = ProcessPoolExecutor(processes, context, _begin, (function, threads or 1))
     finished = False
