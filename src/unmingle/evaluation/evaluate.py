@@ -90,17 +90,16 @@ def evaluate_folder(
             f"{folder} has no words to recognize: mixtures.csv needs text_1 ... of talkers of LibriSpeech, and "
             "utterances that are not cut; make it with --mode max or --overlap."
         )
-    worker = _Worker(config, names, words)
+    candidate = config.build()  # What does not fit is refused before anything is started.
+    # Workers build their own: a model's functions cannot be sent to them.
+    worker = _Worker(config, names, words, candidate if processes <= 1 else None)
     results: list[_Result] = []
-    if processes > 1:
-        config.build()  # What does not fit is refused before processes are started.
     with ordered_map(worker.score, items, processes, threads) as answers:
         for result in answers:
             results.append(result)
             if on_progress:
                 on_progress(len(results), len(items))
     scores = [result.scores for result in results]
-    candidate = worker.candidate
     seconds = sum(result.scores.seconds for result in results if not result.scores.failure)
     work = sum(result.work for result in results if not result.scores.failure)
     summary = {
