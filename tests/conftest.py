@@ -59,6 +59,40 @@ def tiny_experts(**changes: object) -> LocalExperts:
     return LocalExperts(LocalExpertsConfig.model_validate(values)).eval()
 
 
+def tiny_sound(path: Path, seconds: float = 0.5, rate: int = 8000, format: str | None = None) -> Path:
+    """Write a tone to ``path``."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    samples = 0.1 * np.sin(np.arange(round(seconds * rate)) / 9)
+    soundfile.write(path, samples.astype(np.float32), rate, format=format)
+    return path
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write ``text``, in folders that may not be there yet."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+
+
+def tiny_librispeech(root: Path) -> Path:
+    """A LibriSpeech of four talkers and ten files; two of them are of a subset of another part."""
+    home = root / "LibriSpeech"
+    for part, talker, chapter in (
+        ("train-clean-5", "14", "208"), ("dev-clean-2", "84", "1"), ("dev-clean", "84", "1"),
+        ("dev-clean", "174", "2"), ("test-clean", "61", "3"),
+    ):  # fmt: skip
+        stem = f"{talker}-{chapter}"
+        folder = home / part / talker / chapter
+        for number in range(2):
+            tiny_sound(folder / f"{stem}-{number:04d}.flac")
+        write_text(folder / f"{stem}.trans.txt", f"{stem}-0000 IT WAS, SO\n{stem}-0001 OH\n")
+    write_text(
+        home / "SPEAKERS.TXT",
+        ";ID  |SEX| SUBSET\n14   | F | train-clean-360  | 25.03 | Kristin\n84 | F | dev-clean | 8 | X\n"
+        "174 | M | dev-clean | 8 | Y | Z\n61   | M | test-clean | 8.1 | Müller\n",
+    )
+    return root
+
+
 @pytest.fixture(scope="session")
 def tiny_denoiser(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A denoiser's file with random weights."""
