@@ -17,6 +17,7 @@ from unmingle.config import Config
 from unmingle.data.cache import DecodedSpeech, PickedSpeech
 from unmingle.data.corpora import Utterance, by_speaker
 from unmingle.data.examples import SNR_LIMIT, Example, MixturePlan, Segment, Voice
+from unmingle.data.microphones import MicrophoneConfig, draw_response, heard_through
 from unmingle.data.noise import NoiseConfig, NoiseMaker, noise_level
 from unmingle.data.rooms import Room, RoomConfig, RoomMaker, in_room
 from unmingle.errors import UnmingleError
@@ -54,6 +55,8 @@ class MixingConfig(Config):
     """Rooms in which the talkers are heard; none if not given."""
     noise: NoiseConfig | None = None
     """Noise beside the talkers; none if not given."""
+    microphone: MicrophoneConfig | None = None
+    """Microphones through which crops for training are heard; those of the recordings if not given."""
 
     @model_validator(mode="after")
     def _ranges(self) -> MixingConfig:
@@ -137,6 +140,12 @@ class Mixer:
             sources = self._heard(sources, room)
         # Drawn from a generator of their own, so that noise changes nothing about the speech.
         rng = np.random.default_rng([self.seed, index, 1])
+        response = None
+        if crop and self.config.microphone is not None:
+            drawn = np.random.default_rng([self.seed, index, 3])
+            response = draw_response(drawn, self.config.microphone, plan.samples, self.sample_rate)
+        if response is not None:
+            sources = self._recorded(sources, response)
         first = plan.voices[0].segments
         gender = self._utterances[first[0].utterance].gender if first else "unknown"
         if self._noise is None:
@@ -144,6 +153,9 @@ class Mixer:
         config = self._noise.config
         snr = float(rng.choice(config.snr_levels) + rng.uniform(-1.0, 1.0) * config.snr_spread)
         noise, name = self._noise.draw(rng, plan.samples)
+        if response is not None:
+            heard = heard_through(response, noise)
+            noise = heard * np.float32(noise_level(noise) / max(noise_level(heard), 1e-9))
         level = max(active_level(sources.sum(axis=0), self.sample_rate), _QUIETEST_LEVEL)
         noise = noise * np.float32(level * 10 ** (-snr / 20))
         # As it became: over a gap in its recording, noise is not raised to the full.
@@ -231,6 +243,12 @@ class Mixer:
         if self.config.room is not None and self.config.room.setting == "loudspeakers":
             gains[:] = gains[0]  # What is farther off is quieter.
         return _below_full_scale(heard * gains[:, None].astype(np.float32))
+
+    def _recorded(self, sources: Samples, response: Samples) -> Samples:
+        """Sources through a microphone; their sum keeps its active level."""
+        recorded = heard_through(response, sources)
+        before, after = (active_level(each.sum(axis=0), self.sample_rate) for each in (sources, recorded))
+        return _below_full_scale(recorded * np.float32(before / max(after, 1e-9)))
 
     def _render(self, segment: Segment, voice: Voice) -> Samples:
         wanted = int(np.ceil(segment.length * voice.speed)) + 1

@@ -16,13 +16,13 @@ from unmingle.audio import Samples, resample
 from unmingle.config import Config
 from unmingle.data.cache import DecodedSpeech
 from unmingle.data.corpora import Utterance, by_speaker
+from unmingle.data.microphones import heard_through, smooth_response
 from unmingle.errors import UnmingleError
 
 MADE = ("babble", "shaped", "modulated", "tones", "impulses")
 """Noise that is made: several talkers at once; a random spectrum; that, rising and falling; harmonic tones
 that wander; short decaying bursts."""
 _SPEED_STEPS = 20
-_FILTER_POINTS = 8
 _CROSSFADE_SECONDS = 0.02
 _QUIETEST = 0.1
 """Noise is not raised to the wanted level over gaps: its own level counts as at least this share of
@@ -150,9 +150,8 @@ class NoiseMaker:
         if self.config.reverse and rng.random() < 0.5:
             noise = noise[::-1]
         if self.config.filter_db:
-            spectrum = np.fft.rfft(noise)
-            gains = _random_curve(rng, len(spectrum), self.config.filter_db, self._rate)
-            noise = np.fft.irfft(spectrum * gains, samples).astype(np.float32)
+            size = len(noise) // 2 + 1
+            noise = heard_through(smooth_response(rng, size, self.config.filter_db, self._rate), noise)
         return noise
 
     def _babble(self, rng: np.random.Generator, samples: int) -> Samples:
@@ -178,17 +177,8 @@ def shaped_noise(rng: np.random.Generator, samples: int, sample_rate: int) -> Sa
     spectrum = np.fft.rfft(rng.standard_normal(samples, dtype=np.float32))
     octaves = np.log2(np.maximum(np.arange(len(spectrum)) * sample_rate / samples, 60.0) / 60.0)
     tilt = 10 ** (-rng.uniform(0.0, 12.0) * octaves / 20)
-    shape = tilt * _random_curve(rng, len(spectrum), 12.0, sample_rate)
+    shape = tilt * smooth_response(rng, len(spectrum), 12.0, sample_rate)
     return np.fft.irfft(spectrum * shape, samples).astype(np.float32)
-
-
-def _random_curve(rng: np.random.Generator, size: int, decibels: float, sample_rate: int) -> Samples:
-    """Gains ``(size,)``, smooth over the logarithm of frequency, at most ``decibels`` up or down."""
-    points = rng.uniform(-decibels, decibels, _FILTER_POINTS)
-    frequency = np.linspace(0.0, sample_rate / 2, size)
-    places = np.geomspace(60.0, sample_rate / 2, _FILTER_POINTS)
-    curve: Samples = (10 ** (np.interp(frequency, places, points) / 20)).astype(np.float32)
-    return curve
 
 
 def _tones(rng: np.random.Generator, samples: int, sample_rate: int) -> Samples:

@@ -49,7 +49,7 @@ def training_mixer(recipe: Recipe, cache: Path | None, stage: Stage | None = Non
 
 
 def validation_mixer(recipe: Recipe, cache: Path | None) -> MixtureSource:
-    """Mixes the validation split at full overlap and original speed."""
+    """Mixes the validation split at full overlap and original speed, through the recordings' own microphones."""
     weights = recipe.mixing.corpus_weights
     if weights and not any_premixed(recipe.data):
         # A corpus with a share in training may have no validation talkers.
@@ -65,6 +65,7 @@ def validation_mixer(recipe: Recipe, cache: Path | None) -> MixtureSource:
         "speed": (1.0, 1.0),
         "partial_overlap": 0.0,
         "lone": 0.0,
+        "microphone": None,
         # A lone talker's mixture cannot be improved.
         "fewest_talkers": fewest and max(2, fewest),
         "corpus_weights": weights,
