@@ -37,6 +37,60 @@ def test_fitted_features_have_mean_zero_and_deviation_one() -> None:
     torch.testing.assert_close(features.std(dim=0), torch.ones(129), atol=1e-4, rtol=0)
 
 
+def _speechlike(samples: int = 8000) -> torch.Tensor:
+    """Noise that comes and goes, so that some frames are loud."""
+    torch.manual_seed(0)
+    return torch.randn(1, samples) * (torch.arange(samples) // 1000 % 2 + 0.001)
+
+
+def test_equalizing_raises_weak_frequencies_to_the_mean_of_loud_frames_and_lowers_none() -> None:
+    plain, equalizing = FrontEnd(StftConfig()), FrontEnd(StftConfig(equalize=True))
+    mixture = _speechlike()
+    for frontend in (plain, equalizing):
+        frontend.fit(mixture)
+        frontend.mean[40:60] += 8.0
+    given, raised = plain(mixture).features[0], equalizing(mixture).features[0]
+    magnitude = plain.stft.analyse(mixture)[0].abs()
+    floor = 10**-1.5 * level(magnitude[None])[0]
+    loud = [t for t in range(len(magnitude)) if float(magnitude[t].square().sum().sqrt()) >= floor]
+    assert 0 < len(loud) < len(magnitude)
+    for f in range(129):
+        mean = sum(float(given[t, f]) for t in loud) / len(loud)
+        torch.testing.assert_close(raised[:, f], given[:, f] - min(0.0, mean), atol=1e-5, rtol=0)
+    assert (raised[:, 45] > given[:, 45] + 0.5).all()
+
+
+def test_equalized_features_do_not_show_what_a_microphone_takes_away() -> None:
+    plain, equalizing = FrontEnd(StftConfig()), FrontEnd(StftConfig(equalize=True))
+    mixture = _speechlike()
+    for frontend in (plain, equalizing):
+        frontend.fit(mixture)
+        frontend.mean += 5.0  # So that every frequency is below the mean, and is raised.
+    gains = torch.logspace(0.0, -1.5, 129)  # Falls by 30 dB.
+    muffled = plain.stft.synthesise(plain.stft.analyse(mixture) * gains, mixture.shape[1])
+    loud = equalizing(mixture).features[0].mean(dim=1) > -0.5
+    before, after = (equalizing(audio).features[0, loud] for audio in (mixture, muffled))
+    torch.testing.assert_close(after.mean(dim=0), before.mean(dim=0), atol=0.1, rtol=0)
+    assert (plain(mixture).features - plain(muffled).features)[0, loud, 120:].mean() > 0.5
+
+
+def test_equalized_features_ignore_gain_and_appended_silence() -> None:
+    frontend = FrontEnd(StftConfig(equalize=True))
+    mixture = _speechlike()
+    frontend.fit(mixture)
+    frontend.mean += 0.5
+    expected = frontend(mixture).features
+    torch.testing.assert_close(frontend(1e6 * mixture).features, expected, atol=1e-3, rtol=0)
+    longer = frontend(torch.nn.functional.pad(mixture, (0, 6400))).features
+    torch.testing.assert_close(longer[:, : expected.shape[1] - 3], expected[:, :-3], atol=0.05, rtol=0)
+    assert frontend(torch.zeros(1, 1000)).features.isfinite().all()
+
+
+def test_what_streams_is_not_equalized() -> None:
+    with pytest.raises(ValueError, match="equalize needs"):
+        StftConfig(equalize=True, level="running")
+
+
 def test_silence_gives_finite_features() -> None:
     assert FrontEnd(StftConfig())(torch.zeros(1, 1000)).features.isfinite().all()
 

@@ -14,6 +14,8 @@ from unmingle.stft import Stft, WindowName
 
 _LOG_FLOOR = 1e-4
 """Magnitudes relative to the level are floored here (-80 dB) before the logarithm."""
+_LOUD = 10.0**-1.5
+"""Frames at most 30 dB below the level tell what a recording's microphone let through."""
 _HALF_LIFE_FRAMES = 250
 """Of the running level: four seconds at a hop of 16 ms."""
 _FADE = 0.5 ** (1 / _HALF_LIFE_FRAMES)
@@ -39,6 +41,14 @@ class StftConfig(Config):
     level: Literal["whole", "running"] = "whole"
     """What magnitudes are relative to: the level of the whole mixture, or, for systems that stream,
     the level of what has been heard so far."""
+    equalize: bool = False
+    """Raise frequencies that are weaker in a recording than in the training data: ours, see :class:`FrontEnd`."""
+
+    @model_validator(mode="after")
+    def _equalizes_wholes(self) -> StftConfig:
+        if self.equalize and (self.feature, self.level) != ("log_magnitude", "whole"):
+            raise ValueError("equalize needs the feature log_magnitude and the level whole")
+        return self
 
     @model_validator(mode="after")
     def _overlaps(self) -> StftConfig:
@@ -60,7 +70,12 @@ class LevelState:
 
 
 class FrontEnd(nn.Module):
-    """Magnitudes relative to the mixture's level, with stored mean and deviation per frequency."""
+    """Magnitudes relative to the mixture's level, with stored mean and deviation per frequency.
+
+    With ``equalize`` a frequency whose mean feature over the loud frames lies below zero, the mean of the
+    training data, is raised until it is zero: a telephone's missing octaves, or a muffled microphone's
+    heights, then look to the network like any other recording's.
+    """
 
     mean: Tensor
     deviation: Tensor
@@ -70,13 +85,16 @@ class FrontEnd(nn.Module):
         self.stft = Stft(config.window_length, config.hop, config.window)
         self._logarithmic = config.feature == "log_magnitude"
         self._running = config.level == "running"
+        self._equalize = config.equalize
         self.register_buffer("mean", torch.zeros(self.stft.freqs))
         self.register_buffer("deviation", torch.ones(self.stft.freqs))
 
     def forward(self, mixture: Tensor) -> Spectra:
         """Mixture ``(batch, samples)`` to its spectrogram and features."""
         spectrum = self.stft.analyse(mixture)
-        return Spectra(spectrum, (self._relative(spectrum.abs()) - self.mean) / self.deviation)
+        magnitude = spectrum.abs()
+        features = (self._relative(magnitude) - self.mean) / self.deviation
+        return Spectra(spectrum, equalized(features, magnitude) if self._equalize else features)
 
     def initial_state(self, batch: int) -> LevelState:
         """The running level's state before the first frame, for ``batch`` streams side by side."""
@@ -137,6 +155,17 @@ def level(magnitude: Tensor) -> Tensor:
     power = (magnitude / peak[:, None, None]).square().sum(dim=-1)
     weighted = power.square().sum(dim=-1) / power.sum(dim=-1).clamp_min(1e-20)
     return weighted.sqrt().clamp_min(1e-10) * peak
+
+
+def equalized(features: Tensor, magnitude: Tensor) -> Tensor:
+    """Features ``(batch, frames, freqs)``, their mean over the loud frames raised to zero where it lies below.
+
+    ``magnitude`` is of the same shape. Appended silence changes nothing: it is not loud.
+    """
+    relative = magnitude / level(magnitude)[:, None, None]
+    loud = (relative.square().sum(dim=-1, keepdim=True) >= _LOUD**2).to(features.dtype)
+    mean = (features * loud).sum(dim=1, keepdim=True) / loud.sum(dim=1, keepdim=True).clamp_min(1.0)
+    return features - mean.clamp_max(0.0)
 
 
 class WeightConfig(Config):

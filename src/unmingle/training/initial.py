@@ -47,9 +47,9 @@ def system_from_model(recipe: Recipe, name: str | Path, mixer: MixtureSource | N
     """The recipe's system with the weights of a model.
 
     The model's front end and network must be those of the recipe's system, or of its first stage;
-    attractors, objective, dropout and number of talkers may differ. Every specialist of a mixture of local
-    experts may begin with the weights of one denoiser; clusters of its latent space then come from
-    the first training mixtures of ``mixer``.
+    attractors, objective, dropout, equalizing and number of talkers may differ. Every specialist of a
+    mixture of local experts may begin with the weights of one denoiser; clusters of its latent space
+    then come from the first training mixtures of ``mixer``.
 
     Raises:
         UnmingleError: they are not.
@@ -98,4 +98,5 @@ def _take(system: System, donor: System, recipe: Recipe, name: str | Path) -> No
 def _essence(config: dict[str, Any]) -> dict[str, Any]:
     kept = {key: config[key] for key in _SAME if key in config}
     kept["network"] = {key: value for key, value in kept["network"].items() if "dropout" not in key}
+    kept["stft"] = {key: value for key, value in kept["stft"].items() if key != "equalize"}
     return kept
