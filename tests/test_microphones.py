@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from unmingle.audio import active_level
 from unmingle.data.cache import decode
 from unmingle.data.corpora import read_corpora, read_noise
-from unmingle.data.microphones import MicrophoneConfig, draw_response, heard_through
+from unmingle.data.microphones import KNOWN, MicrophoneConfig, draw_response, heard_through, known_response
 from unmingle.data.mixing import Mixer, MixingConfig
 from unmingle.data.noise import NoiseConfig, NoiseMaker, noise_level
 
@@ -59,6 +59,20 @@ def test_a_response_stays_within_its_decibels_and_delays_nothing() -> None:
         assert response is not None
         assert np.abs(20 * np.log10(response)).max() <= 6.0 + 1e-3
         assert np.abs(heard_through(response, click)).argmax() == 1000
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_known_microphones_are_butterworth_filters(name: str) -> None:
+    low, high, order = KNOWN[name]
+    response = known_response(name, 2 * RATE, RATE)
+    for hertz in (50, 299, 300, 1000, 1001, 2500, 3400, 3999):
+        slow = 1.0
+        if low:
+            slow /= (1 + (low / hertz) ** (2 * order)) ** 0.5
+        if high < np.inf:
+            slow /= (1 + (hertz / high) ** (2 * order)) ** 0.5
+        assert response[2 * hertz] == pytest.approx(slow, rel=1e-4)
+    assert np.isfinite(response).all()
 
 
 def test_the_share_is_the_share() -> None:

@@ -41,7 +41,7 @@ def command(
             "--test",
             metavar="NAME",
             help="Only these: length, burst, corpora, rooms, snr, noise, gain, rates, overlap, lone, three, voice, "
-            "codecs.",
+            "codecs, microphones.",
         ),
     ] = None,
     split: Annotated[

@@ -7,6 +7,7 @@ said. So some crops for training go through a filter of gains over frequency, th
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from unmingle.audio import Samples
@@ -42,6 +43,11 @@ class MicrophoneConfig(Config):
         return self
 
 
+KNOWN = {"muffled": (0.0, 1000.0, 2.0), "thin": (1000.0, np.inf, 2.0), "narrow": (300.0, 3400.0, 8.0)}
+"""Microphones to test with: where they cut off below and above, in hertz, and both slopes' order; behind a wall;
+a small loudspeaker; a telephone."""
+
+
 def draw_response(
     rng: np.random.Generator, config: MicrophoneConfig, samples: int, sample_rate: int
 ) -> Samples | None:
@@ -53,13 +59,27 @@ def draw_response(
         return None
     frequency = np.linspace(0.0, sample_rate / 2, samples // 2 + 1)
     gains = smooth_response(rng, len(frequency), config.response_db, sample_rate).astype(np.float64)
-    for cut, sign in ((config.low_cut, -1), (config.high_cut, 1)):
-        # Evenly over the logarithm: telephones and loudspeakers differ by octaves.
-        edge, order = float(np.exp(rng.uniform(*np.log(cut)))), 2.0 ** rng.uniform(0.0, 4.0)
-        if _LOWEST < edge < sample_rate / 2:
-            with np.errstate(divide="ignore", over="ignore"):
-                gains /= np.sqrt(1.0 + (frequency / edge) ** (2 * sign * order))
+    # Evenly over the logarithm: telephones and loudspeakers differ by octaves.
+    low, high = (float(np.exp(rng.uniform(*np.log(cut)))) for cut in (config.low_cut, config.high_cut))
+    if low > _LOWEST:
+        gains *= _band(frequency, low, np.inf, 2.0 ** rng.uniform(0.0, 4.0))
+    if high < sample_rate / 2:
+        gains *= _band(frequency, 0.0, high, 2.0 ** rng.uniform(0.0, 4.0))
     return gains.astype(np.float32)
+
+
+def known_response(name: str, samples: int, sample_rate: int) -> Samples:
+    """Gains of a microphone of :data:`KNOWN` over the frequencies of a transform of ``samples``."""
+    low, high, order = KNOWN[name]
+    return _band(np.linspace(0.0, sample_rate / 2, samples // 2 + 1), low, high, order).astype(np.float32)
+
+
+def _band(frequency: NDArray[np.float64], low: float, high: float, order: float) -> NDArray[np.float64]:
+    """Gains of Butterworth filters that cut off below ``low`` and above ``high``."""
+    with np.errstate(divide="ignore", over="ignore"):
+        power = 1.0 / (1.0 + (low / frequency) ** (2 * order)) if low else np.ones_like(frequency)
+        gains: NDArray[np.float64] = np.sqrt(power / (1.0 + (frequency / high) ** (2 * order)))
+    return gains
 
 
 def heard_through(response: Samples, audio: Samples) -> Samples:

@@ -18,6 +18,7 @@ from unmingle.audio import Samples, active_level, resample
 from unmingle.data.cache import DecodedSpeech
 from unmingle.data.corpora import Utterance, by_speaker
 from unmingle.data.examples import MixturePlan, Segment, Voice
+from unmingle.data.microphones import KNOWN, heard_through, known_response
 from unmingle.data.mixing import Mixer, MixingConfig
 from unmingle.data.noise import NoiseConfig, NoiseMaker
 from unmingle.data.rooms import RoomConfig
@@ -202,6 +203,15 @@ def _telephone(case: Case) -> Case:
     return Case(_through(narrow[0], 8000, "WAV", "ULAW"), narrow[1:], 8000)
 
 
+def _recorded_by(name: str) -> Callable[[Case], Case]:
+    def change(case: Case) -> Case:
+        response = known_response(name, case.references.shape[1], case.sample_rate)
+        mixture, references = (heard_through(response, each) for each in (case.mixture, case.references))
+        return Case(mixture, references, case.sample_rate)
+
+    return change
+
+
 def _conditions(
     points: Sequence[float], label: str, make: Callable[[float], Callable[[Material, int], Case]]
 ) -> Callable[[Material], list[Condition]]:
@@ -351,6 +361,17 @@ STRESS_TESTS = [
             Condition("MP3", 1.0, _changed(_coded("MP3", "MPEG_LAYER_III"))),
             Condition("Opus", 2.0, _changed(_coded("OGG", "OPUS"))),
             Condition("telephone", 3.0, _changed(_telephone)),
+        ],
+    ),
+    StressTest(
+        "microphones",
+        "Microphones",
+        "The same mixtures as others would record them: muffled (12 dB an octave above 1 kHz), thin (12 dB an octave "
+        "below 1 kHz), narrow (300 to 3400 Hz). Mixture and references alike.",
+        "",
+        lambda _: [
+            Condition("as recorded", 0.0, _crop()),
+            *(Condition(name, 1.0 + k, _changed(_recorded_by(name))) for k, name in enumerate(KNOWN)),
         ],
     ),
 ]
