@@ -5,7 +5,7 @@
 CORPUS holds speech.csv and noise.csv; RUNs are folders of `unmingle train`: generalists, mixtures of local
 experts (before their stage `all` they are the naive ensemble, after it the fine-tuned one), and gates alone. On
 300 noisy test mixtures for each of -5, 0, 5 and 10 dB (made once, in OUT/mixtures): SI-SDR improvement by
-input SNR against arithmetic, and what each gate chose.
+input SNR against arithmetic, and what each gate chose. Each model is scored once (OUT/scores keeps it).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from unmingle.data.mixture_writing import MixtureFolderConfig, write_mixture_fol
 from unmingle.evaluation.summary import bootstrap_interval
 from unmingle.masks import apply_masks
 from unmingle.metrics import si_sdr
-from unmingle.models import load_system
+from unmingle.models import file_hash, load_system
 from unmingle.systems import DenoisingSystem, LocalExperts
 
 LEVELS = (-5, 0, 5, 10)
@@ -116,6 +116,24 @@ def score(
     return scores, confusion
 
 
+def scored_once(
+    system: DenoisingSystem,
+    path: Path,
+    items: dict[int, list[MixtureItem]],
+    folder: Path,
+    *,
+    oracle: bool = False,
+) -> tuple[dict[int, list[float]], np.ndarray]:
+    """As :func:`score`, from ``folder`` if the model file ``path`` was scored before."""
+    record = folder / f"{file_hash(path)}{'-true-choice' if oracle else ''}.json"
+    if not record.is_file():
+        scores, confusion = score(system, items, oracle=oracle)
+        folder.mkdir(exist_ok=True)
+        record.write_text(json.dumps({"scores": scores, "confusion": confusion.tolist()}))
+    kept = json.loads(record.read_text())
+    return {int(level): values for level, values in kept["scores"].items()}, np.array(kept["confusion"])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -127,31 +145,38 @@ def main() -> None:
     items = mixtures(arguments.corpus, arguments.output / "mixtures")
     curves: list[Curve] = []
     confusions: dict[str, np.ndarray] = {}
+    records = arguments.output / "scores"
     for run in arguments.runs:
         parts = [stage["part"] for stage in json.loads((run / "recipe.json").read_text())["stages"]]
         ended = [number for number in range(1, len(parts) + 1) if stage_file(run, number).exists()]
-        last = load_system(stage_file(run, ended[-1]))
+        file = stage_file(run, ended[-1])
+        last = load_system(file)
         assert isinstance(last, DenoisingSystem)
         macs = last.multiply_accumulates(1.0) / 1e6
         network = last.config.network
         size = f"{network.hidden_size}x{network.layers}"
         if not isinstance(last, LocalExperts):
-            curves.append(Curve(f"generalist {size}", "generalist", macs, score(last, items)[0]))
+            curves.append(
+                Curve(f"generalist {size}", "generalist", macs, scored_once(last, file, items, records)[0])
+            )
         elif set(parts) == {"gate"}:
             gate = last.config.gate
-            confusions[f"{last.config.latent} gate {gate.hidden_size}x{gate.layers}"] = score(last, items)[1]
+            confusions[f"{last.config.latent} gate {gate.hidden_size}x{gate.layers}"] = scored_once(
+                last, file, items, records
+            )[1]
             continue
         else:
             gate, latent = last.config.gate, last.config.latent
-            naive = load_system(stage_file(run, parts.index("all")))
+            apart = stage_file(run, parts.index("all"))
+            naive = load_system(apart)
             assert isinstance(naive, LocalExperts)
             alone = naive.experts[0].multiply_accumulates(last.frontend.stft.frames(last.sample_rate)) / 1e6
-            oracle, _ = score(naive, items, oracle=True)
+            oracle, _ = scored_once(naive, apart, items, records, oracle=True)
             curves.append(Curve(f"{latent} {size}, true choice", f"{latent}, true choice", alone, oracle))
-            scores, confusion = score(naive, items)
+            scores, confusion = scored_once(naive, apart, items, records)
             curves.append(Curve(f"{latent} {size}, naive", f"{latent}, naive", macs, scores))
             confusions[f"{latent} gate {gate.hidden_size}x{gate.layers}"] = confusion
-            scores, confusion = score(last, items)
+            scores, confusion = scored_once(last, file, items, records)
             curves.append(Curve(f"{latent} {size}, fine-tuned", f"{latent}, fine-tuned", macs, scores))
             confusions[f"{latent} gate {gate.hidden_size}x{gate.layers}, fine-tuned"] = confusion
         print(curves[-1].row(), flush=True)
