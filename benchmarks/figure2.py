@@ -147,7 +147,9 @@ def main() -> None:
     confusions: dict[str, np.ndarray] = {}
     records = arguments.output / "scores"
     for run in arguments.runs:
-        parts = [stage["part"] for stage in json.loads((run / "recipe.json").read_text())["stages"]]
+        recipe = json.loads((run / "recipe.json").read_text())
+        parts = [stage["part"] for stage in recipe["stages"]]
+        heard = ", microphones" if recipe["mixing"].get("microphone") else ""
         ended = [number for number in range(1, len(parts) + 1) if stage_file(run, number).exists()]
         file = stage_file(run, ended[-1])
         last = load_system(file)
@@ -166,7 +168,7 @@ def main() -> None:
             )[1]
             continue
         else:
-            gate, latent = last.config.gate, last.config.latent
+            gate, latent = last.config.gate, last.config.latent + heard
             apart = stage_file(run, parts.index("all"))
             naive = load_system(apart)
             assert isinstance(naive, LocalExperts)

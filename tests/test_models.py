@@ -11,18 +11,15 @@ from safetensors.torch import load_file, save_file
 
 from conftest import TINY_CNN, tiny_system
 from unmingle.errors import UnmingleError
-from unmingle.frontend import WeightConfig
 from unmingle.models import (
     ModelFacts,
-    find_model,
     load_system,
     model_card,
     model_names,
     read_facts,
     save_system,
 )
-from unmingle.networks import BlstmConfig
-from unmingle.systems import EmbeddingSeparator, EmbeddingSeparatorConfig
+from unmingle.systems import EmbeddingSeparator
 
 
 def test_a_saved_system_separates_as_before(tmp_path: Path) -> None:
@@ -91,8 +88,8 @@ def _blstm(**network: int) -> str:
         ({"config": "no json"}, "understand"),
         ({"config": _blstm(hidden_size=8192, layers=32)}, "not fit"),
         ({"config": _blstm(hidden_size=10**9)}, "understand"),
-        ({"format_version": "1", "config": "{}"}, "understand"),
-        ({"format_version": "1", "config": "[1]"}, "understand"),
+        ({"format_version": "2", "config": "{}"}, "understand"),
+        ({"format_version": "2", "config": "[1]"}, "understand"),
         ({"config": "5"}, "understand"),
         ({"config": '{"kind":' * 100_000}, "understand"),
     ],
@@ -136,15 +133,6 @@ def test_every_model_of_the_package_loads_and_has_a_card() -> None:
     for name in model_names():
         assert load_system(name).sample_rate > 0
         assert name in model_card(name)
-
-
-def test_the_first_format_is_still_read() -> None:
-    """The model that ships was written by the first release, all values of its config side by side."""
-    config, _ = read_facts(find_model("adanet-2talkers-8khz"))
-    assert isinstance(config, EmbeddingSeparatorConfig)
-    assert isinstance(config.network, BlstmConfig)
-    assert (config.network.layers, config.network.residual, config.stft.hop) == (4, True, 128)
-    assert config.weight == WeightConfig(rule="loudest", threshold=0.9)
 
 
 def test_what_needs_no_training_can_be_changed(tiny_model: Path) -> None:

@@ -122,28 +122,16 @@ def read_facts(path: Path) -> tuple[SystemConfig, ModelFacts]:
     version = metadata.get("format_version")
     if version is None or "config" not in metadata:
         raise UnmingleError(f"{path} holds weights, but is not a model of unmingle (it has no config).")
-    if version not in ("1", FORMAT_VERSION):
+    if version != FORMAT_VERSION:
         raise UnmingleError(
             f"{path} has model format {version!r}; this release reads {FORMAT_VERSION}: update unmingle."
         )
     try:
-        values = json.loads(metadata["config"])
-        if not isinstance(values, dict):
-            raise ValueError("the config is no mapping")
-        config = _CONFIG.validate_python(_from_version_1(values) if version == "1" else values)
+        config = _CONFIG.validate_python(json.loads(metadata["config"]))
         facts = ModelFacts.model_validate_json(metadata.get("facts", "{}"))
     except (ValueError, KeyError, RecursionError) as error:
         raise UnmingleError(f"{path} has a config that this release does not understand.") from error
     return config, facts
-
-
-def _from_version_1(values: dict[str, Any]) -> dict[str, Any]:
-    """The config of the first release: one BLSTM embedding separator, all values side by side."""
-    old = dict(values)
-    stft = {name: old.pop(name) for name in ("window_length", "hop", "window")}
-    network = {name: old.pop(name) for name in ("layers", "hidden_size", "dropout", "residual")}
-    weight = {"rule": "loudest", "threshold": old.pop("loud_share")}
-    return {**old, "stft": stft, "network": {"kind": "blstm", **network}, "weight": weight}
 
 
 def load_system(name: str | Path, device: str = "cpu", changes: Mapping[str, Any] | None = None) -> System:
