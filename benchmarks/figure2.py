@@ -32,6 +32,7 @@ from unmingle.systems import DenoisingSystem, LocalExperts
 
 LEVELS = (-5, 0, 5, 10)
 COUNT = 300
+STYLES = {"generalist": ("-", "s"), "true choice": (":", "^"), "naive": ("--", "v"), "fine-tuned": ("-", "o")}
 
 
 @dataclass
@@ -43,6 +44,14 @@ class Curve:
     macs: float
     """Millions a second of audio, of what runs."""
     scores: dict[int, list[float]]
+
+    @property
+    def latent(self) -> str:
+        return self.family.rpartition(", ")[0] or self.family
+
+    @property
+    def choice(self) -> str:
+        return self.family.rpartition(", ")[2]
 
     def mean(self) -> float:
         return float(np.mean([value for values in self.scores.values() for value in values]))
@@ -185,6 +194,29 @@ def main() -> None:
     report(arguments.output, curves, confusions)
 
 
+def draw_curves(curves: list[Curve]) -> Figure:
+    """A colour for what the specialists divide by, a line and a marker for how one of them is chosen."""
+    colours = {latent: f"C{k}" for k, latent in enumerate(dict.fromkeys(c.latent for c in curves))}
+    figure = Figure(figsize=(13, 4.8), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for family in dict.fromkeys(curve.family for curve in curves):
+        members = sorted((c for c in curves if c.family == family), key=lambda curve: curve.macs)
+        line, marker = STYLES[members[0].choice]
+        style = {"color": colours[members[0].latent], "linestyle": line, "marker": marker}
+        left.semilogx([c.macs for c in members], [c.mean() for c in members], label=family, **style)
+        for curve in members:
+            means = [float(np.mean(curve.scores[level])) for level in LEVELS]
+            right.plot(LEVELS, means, linewidth=0.5 + curve.macs**0.15, **style)
+    ticks = sorted({round(curve.macs) for curve in curves})
+    left.set_xticks(ticks, [str(tick) for tick in ticks], fontsize=8)
+    left.set_xticks([], minor=True)
+    left.set(xlabel="million multiply-accumulates a second", ylabel="SI-SDR improvement (dB)")
+    right.set(xlabel="input SNR (dB)", ylabel="SI-SDR improvement (dB)", xticks=LEVELS)
+    right.set_title("thicker lines: more arithmetic", fontsize=8)
+    figure.legend(loc="outside right center", fontsize=8)
+    return figure
+
+
 def report(output: Path, curves: list[Curve], confusions: dict[str, np.ndarray]) -> None:
     print(f"\n{datetime.date.today()}, {platform.machine()}, torch {torch.__version__}\n")
     print("| system | MMAC/s | -5 dB | 0 dB | 5 dB | 10 dB | mean (95 %) | made worse |")
@@ -202,31 +234,20 @@ def report(output: Path, curves: list[Curve], confusions: dict[str, np.ndarray])
             }
         )
     )
-    figure = Figure(figsize=(11, 4.5), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    for family in sorted({curve.family for curve in curves}):
-        members = sorted((c for c in curves if c.family == family), key=lambda curve: curve.macs)
-        left.semilogx([c.macs for c in members], [c.mean() for c in members], marker="o", label=family)
-    ticks = sorted({round(curve.macs) for curve in curves})
-    left.set_xticks(ticks, [str(tick) for tick in ticks], fontsize=8)
-    left.set_xticks([], minor=True)
-    left.set(xlabel="million multiply-accumulates a second", ylabel="SI-SDR improvement (dB)")
-    left.legend(fontsize=8)
-    for curve in curves:
-        right.plot(LEVELS, [np.mean(curve.scores[level]) for level in LEVELS], marker=".", label=curve.name)
-    right.set(xlabel="input SNR (dB)", ylabel="SI-SDR improvement (dB)")
-    right.legend(fontsize=6)
-    figure.savefig(output / "figure2a.png", dpi=120)
+    draw_curves(curves).savefig(output / "figure2a.png", dpi=120)
     if not confusions:
         return
-    figure = Figure(figsize=(3 * len(confusions), 3.4), layout="constrained")
-    for axes, (name, matrix) in zip(
-        np.atleast_1d(figure.subplots(1, len(confusions))), confusions.items(), strict=True
-    ):
+    columns = min(4, len(confusions))
+    rows = -(-len(confusions) // columns)
+    figure = Figure(figsize=(3 * columns, 3.2 * rows), layout="constrained")
+    places = figure.subplots(rows, columns, squeeze=False).flat
+    for axes, (name, matrix) in zip(places, confusions.items(), strict=False):
         axes.imshow(matrix / matrix.sum(axis=1, keepdims=True).clip(1), vmin=0, vmax=1, cmap="Blues")
         axes.set(title=f"{name}\n{np.trace(matrix) / matrix.sum():.0%} right", xlabel="chosen", ylabel="true")
         axes.title.set_fontsize(8)
-    figure.savefig(output / "figure2b.png", dpi=120)
+    for axes in list(places):
+        axes.set_visible(False)
+    figure.savefig(output / "figure2b.png", dpi=100)
 
 
 if __name__ == "__main__":
