@@ -39,19 +39,22 @@ STYLES = {"generalist": ("-", "s"), "true choice": (":", "^"), "naive": ("--", "
 class Curve:
     """One system's scores: SI-SDR improvement in dB by input SNR, one value a mixture."""
 
-    name: str
-    family: str
+    size: str
+    latent: str
+    """What the specialists divide by, and through what they heard; ``generalist`` where there are none."""
+    choice: str
+    """How one of them is chosen, a key of :data:`STYLES`."""
     macs: float
     """Millions a second of audio, of what runs."""
     scores: dict[int, list[float]]
 
     @property
-    def latent(self) -> str:
-        return self.family.rpartition(", ")[0] or self.family
+    def name(self) -> str:
+        return " ".join([self.latent, self.size]) + (f", {self.choice}" if self.choice != self.latent else "")
 
     @property
-    def choice(self) -> str:
-        return self.family.rpartition(", ")[2]
+    def family(self) -> str:
+        return self.latent if self.choice == self.latent else f"{self.latent}, {self.choice}"
 
     def mean(self) -> float:
         return float(np.mean([value for values in self.scores.values() for value in values]))
@@ -167,30 +170,28 @@ def main() -> None:
         network = last.config.network
         size = f"{network.hidden_size}x{network.layers}"
         if not isinstance(last, LocalExperts):
-            curves.append(
-                Curve(f"generalist {size}", "generalist", macs, scored_once(last, file, items, records)[0])
-            )
-        elif set(parts) == {"gate"}:
-            gate = last.config.gate
-            confusions[f"{last.config.latent} gate {gate.hidden_size}x{gate.layers}"] = scored_once(
-                last, file, items, records
-            )[1]
+            scores, _ = scored_once(last, file, items, records)
+            curves.append(Curve(size, "generalist", "generalist", macs, scores))
+            print(curves[-1].row(), flush=True)
             continue
+        latent = last.config.latent + heard
+        gate = f"{latent} gate {last.config.gate.hidden_size}x{last.config.gate.layers}"
+        if set(parts) == {"gate"}:
+            _, confusions[gate] = scored_once(last, file, items, records)
         else:
-            gate, latent = last.config.gate, last.config.latent + heard
             apart = stage_file(run, parts.index("all"))
             naive = load_system(apart)
             assert isinstance(naive, LocalExperts)
             alone = naive.experts[0].multiply_accumulates(last.frontend.stft.frames(last.sample_rate)) / 1e6
             oracle, _ = scored_once(naive, apart, items, records, oracle=True)
-            curves.append(Curve(f"{latent} {size}, true choice", f"{latent}, true choice", alone, oracle))
+            curves.append(Curve(size, latent, "true choice", alone, oracle))
             scores, confusion = scored_once(naive, apart, items, records)
-            curves.append(Curve(f"{latent} {size}, naive", f"{latent}, naive", macs, scores))
-            confusions[f"{latent} gate {gate.hidden_size}x{gate.layers}"] = confusion
+            curves.append(Curve(size, latent, "naive", macs, scores))
+            confusions[gate] = confusion
             scores, confusion = scored_once(last, file, items, records)
-            curves.append(Curve(f"{latent} {size}, fine-tuned", f"{latent}, fine-tuned", macs, scores))
-            confusions[f"{latent} gate {gate.hidden_size}x{gate.layers}, fine-tuned"] = confusion
-        print(curves[-1].row(), flush=True)
+            curves.append(Curve(size, latent, "fine-tuned", macs, scores))
+            confusions[f"{gate}, fine-tuned"] = confusion
+            print(curves[-1].row(), flush=True)
     report(arguments.output, curves, confusions)
 
 

@@ -92,9 +92,9 @@ class FrontEnd(nn.Module):
     def forward(self, mixture: Tensor) -> Spectra:
         """Mixture ``(batch, samples)`` to its spectrogram and features."""
         spectrum = self.stft.analyse(mixture)
-        magnitude = spectrum.abs()
-        features = (self._relative(magnitude) - self.mean) / self.deviation
-        return Spectra(spectrum, equalized(features, magnitude) if self._equalize else features)
+        relative = self._relative(spectrum.abs())
+        features = self._features(relative)
+        return Spectra(spectrum, equalized(features, relative) if self._equalize else features)
 
     def initial_state(self, batch: int) -> LevelState:
         """The running level's state before the first frame, for ``batch`` streams side by side."""
@@ -106,22 +106,26 @@ class FrontEnd(nn.Module):
 
         Together they equal the features of the whole.
         """
-        return (self._against(magnitude, running_level(magnitude, state)) - self.mean) / self.deviation
+        return self._features(magnitude / running_level(magnitude, state).unsqueeze(-1))
 
     def fit(self, mixtures: Tensor) -> None:
         """Store mean and deviation of the features of ``mixtures`` ``(batch, samples)``."""
-        values = self._relative(self.stft.analyse(mixtures).abs()).flatten(0, 1)
+        values = self._compressed(self._relative(self.stft.analyse(mixtures).abs())).flatten(0, 1)
         self.mean.copy_(values.mean(dim=0))
         self.deviation.copy_(values.std(dim=0).clamp_min(1e-3))
 
     def _relative(self, magnitude: Tensor) -> Tensor:
         if self._running:
-            return self._against(magnitude, running_level(magnitude, self.initial_state(len(magnitude))))
-        return self._against(magnitude, level(magnitude)[:, None])
+            levels = running_level(magnitude, self.initial_state(len(magnitude)))
+        else:
+            levels = level(magnitude)[:, None]
+        return magnitude / levels.unsqueeze(-1)
 
-    def _against(self, magnitude: Tensor, levels: Tensor) -> Tensor:
-        relative = magnitude / levels.unsqueeze(-1)
+    def _compressed(self, relative: Tensor) -> Tensor:
         return relative.clamp_min(_LOG_FLOOR).log() if self._logarithmic else relative
+
+    def _features(self, relative: Tensor) -> Tensor:
+        return (self._compressed(relative) - self.mean) / self.deviation
 
 
 def running_level(magnitude: Tensor, state: LevelState) -> Tensor:
@@ -157,12 +161,12 @@ def level(magnitude: Tensor) -> Tensor:
     return weighted.sqrt().clamp_min(1e-10) * peak
 
 
-def equalized(features: Tensor, magnitude: Tensor) -> Tensor:
+def equalized(features: Tensor, relative: Tensor) -> Tensor:
     """Features ``(batch, frames, freqs)``, their mean over the loud frames raised to zero where it lies below.
 
-    ``magnitude`` is of the same shape. Appended silence changes nothing: it is not loud.
+    ``relative``, of the same shape, are the magnitudes relative to the mixture's level. Appended silence
+    changes nothing: it is not loud.
     """
-    relative = magnitude / level(magnitude)[:, None, None]
     loud = (relative.square().sum(dim=-1, keepdim=True) >= _LOUD**2).to(features.dtype)
     mean = (features * loud).sum(dim=1, keepdim=True) / loud.sum(dim=1, keepdim=True).clamp_min(1.0)
     return features - mean.clamp_max(0.0)

@@ -124,7 +124,8 @@ def read_facts(path: Path) -> tuple[SystemConfig, ModelFacts]:
         raise UnmingleError(f"{path} holds weights, but is not a model of unmingle (it has no config).")
     if version != FORMAT_VERSION:
         raise UnmingleError(
-            f"{path} has model format {version!r}; this release reads {FORMAT_VERSION}: update unmingle."
+            f"{path} has model format {version!r}, this release reads {FORMAT_VERSION}; "
+            "use the release of unmingle that wrote it."
         )
     try:
         config = _CONFIG.validate_python(json.loads(metadata["config"]))

@@ -138,8 +138,6 @@ class Mixer:
         if self._rooms is not None:
             room = self._rooms.draw(np.random.default_rng([self.seed, index, 2]), len(sources))
             sources = self._heard(sources, room)
-        # Drawn from a generator of their own, so that noise changes nothing about the speech.
-        rng = np.random.default_rng([self.seed, index, 1])
         response = None
         if crop and self.config.microphone is not None:
             drawn = np.random.default_rng([self.seed, index, 3])
@@ -151,6 +149,8 @@ class Mixer:
         if self._noise is None:
             return Example(sources, gender=gender, room=room)
         config = self._noise.config
+        # Drawn from a generator of their own, so that noise changes nothing about the speech.
+        rng = np.random.default_rng([self.seed, index, 1])
         snr = float(rng.choice(config.snr_levels) + rng.uniform(-1.0, 1.0) * config.snr_spread)
         noise, name = self._noise.draw(rng, plan.samples)
         if response is not None:
