@@ -155,7 +155,14 @@ def test_a_stop_ends_the_program_too(
     command += ["--command", f"{script} {{mixture}} {{outdir}}", "--metric", "si_sdr"]
     environment = os.environ | {"TMPDIR": str(tmp_path / "scratch")}
     (tmp_path / "scratch").mkdir()
-    running = subprocess.Popen(command, cwd=tmp_path, env=environment, start_new_session=True)
+    running = subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        env=environment,
+        start_new_session=True,
+        # Tests in the background of a shell inherit that Ctrl-C is ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and not (mark.exists() and len(mark.read_text().split()) >= processes):
         time.sleep(0.05)
