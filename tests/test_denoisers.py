@@ -298,7 +298,7 @@ def test_impossible_recipes_and_parts_are_refused() -> None:
     }
     with pytest.raises(ValueError, match=r"needs mixing\.noise"):
         Recipe.model_validate(values | {"mixing": {"talkers": 1}})
-    with pytest.raises(ValueError, match="must be one of all, apart, gate"):
+    with pytest.raises(ValueError, match="must be one of all, apart, choice, gate"):
         Recipe.model_validate(values | {"stages": [{"part": "first", "seconds": 1.0, "steps": 1}]})
     with pytest.raises(UnmingleError, match="no second part"):
         tiny_experts().choose_part("second")

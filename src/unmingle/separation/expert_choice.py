@@ -59,7 +59,7 @@ class ExpertMasks:
         self._until_choice = self._frames(_KEPT_SECONDS)
         if isinstance(system, LocalExperts):
             self._gate_state = system.gate.initial_state(1)
-            self._scores = system.frontend.mean.new_zeros(len(system.experts))
+            self._heard = system.frontend.mean.new_zeros(())
 
     def _frames(self, seconds: float) -> int:
         return round(seconds * self._frames_a_second)
@@ -79,9 +79,8 @@ class ExpertMasks:
             self._until_choice -= part.shape[1]
             if self._until_choice == 0:
                 # All at once: frame by frame, the gate would cost several times as much.
-                self._listen(self._waiting)
+                self._choose(self._listen(self._waiting))
                 self._waiting = self._waiting[:, :0]
-                self._choose(int(self._scores.argmax()))
                 self._until_choice = self._frames(_ASK_SECONDS)
         return torch.cat(masks, dim=1)
 
@@ -98,12 +97,17 @@ class ExpertMasks:
             masks.append(self._run(part))
         return torch.cat(masks, dim=1)
 
-    def _listen(self, features: Tensor) -> None:
+    def _listen(self, features: Tensor) -> int:
+        """The gate's choice after it has heard these features too."""
         assert isinstance(self._system, LocalExperts)
-        scores, self._gate_state = self._system.gate.step(features, self._gate_state)
+        gate, magnitude = self._system.gate, self._system.frontend.magnitude(features)
+        outputs, self._gate_state = gate.step(features, self._gate_state)
+        evidence = gate.evidence(outputs, magnitude)
         fade = 0.5 ** (1 / self._frames(_ASK_SECONDS))
-        ages = torch.arange(scores.shape[1] - 1, -1, -1, device=scores.device)
-        self._scores = self._scores * fade ** scores.shape[1] + (fade**ages) @ scores[0]
+        ages = torch.arange(evidence.shape[1] - 1, -1, -1, device=evidence.device)
+        # Sums in place of means: they have the same choice.
+        self._heard = self._heard * fade ** evidence.shape[1] + (fade**ages) @ evidence
+        return int(gate.scores(self._heard).argmax())
 
     def _choose(self, expert: int) -> None:
         if expert == self.expert:

@@ -17,9 +17,10 @@ from unmingle.errors import UnmingleError
 from unmingle.frontend import FrontEnd, Spectra, StftConfig
 from unmingle.masks import apply_masks
 
-Part = Literal["all", "first", "second", "apart", "gate"]
+Part = Literal["all", "first", "second", "apart", "gate", "choice"]
 """What a stage of training trains: ``first`` and ``second`` in systems of two stages; in those of local
-experts ``apart``, specialists and gate each on its own, or the ``gate`` alone."""
+experts ``apart``, specialists and gate each on its own, or the gate alone, by labels (``gate``) or by what
+its ``choice`` scores."""
 
 
 @dataclass

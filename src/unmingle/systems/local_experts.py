@@ -19,9 +19,10 @@ from unmingle.batch import GENDERS, MixtureBatch
 from unmingle.clustering import kmeans
 from unmingle.errors import UnmingleError
 from unmingle.frontend import Spectra
-from unmingle.networks import Lstm, LstmConfig, mean_over_time
+from unmingle.networks import Lstm, mean_over_time
 from unmingle.systems.base import Part
 from unmingle.systems.denoiser import DenoisingConfig, DenoisingSystem
+from unmingle.systems.gates import Gate, GateConfig, MaskGate
 
 _BANDS = 32
 """Of the profile by which the latent space ``spectrum`` tells mixtures apart."""
@@ -38,7 +39,7 @@ class LocalExpertsConfig(DenoisingConfig):
     snr_levels: list[float] = Field([-5.0, 0.0, 5.0, 10.0], min_length=2)
     clusters: int = Field(4, ge=2, le=64)
     """Specialists of the latent space ``spectrum``."""
-    gate: LstmConfig = LstmConfig(layers=2, hidden_size=128)
+    gate: GateConfig = GateConfig(layers=2, hidden_size=128)
     hardness: float = Field(10.0, gt=0.0)
     """The paper's lambda: how near to one-hot the soft gate of joint training is (Eq. 5)."""
     default_expert: int | None = Field(None, ge=0)
@@ -53,6 +54,10 @@ class LocalExpertsConfig(DenoisingConfig):
     def _default_is_there(self) -> LocalExpertsConfig:
         if self.default_expert is not None and self.default_expert >= self.specialists:
             raise ValueError(f"default_expert must be below {self.specialists}, got {self.default_expert}")
+        if self.gate.output == "mask" and self.latent != "snr":
+            raise ValueError(
+                f"a gate that masks tells the SNR, not the {self.latent}; its output must be scores"
+            )
         return self
 
 
@@ -61,13 +66,15 @@ class LocalExperts(DenoisingSystem):
 
     Trained ``apart``, each specialist minimizes the objective on the mixtures of its own part of the
     latent space, and the gate the cross-entropy of its choice (the paper takes the binary one of a
-    softmax); ``gate`` trains the gate alone. Trained together (``all``), the estimate is the sum of all
-    specialists' estimates weighted by a softmax of ``hardness`` times the gate's scores (Eq. 4 and 5),
-    and the objective reaches all networks through it.
+    softmax); ``gate`` trains the gate alone so. ``choice`` (ours) trains it alone by what follows from
+    its choice: the objective that is to be expected of a specialist drawn from its softmax. A wrong
+    choice then weighs as much as it costs, where the cross-entropy takes all for equal. Trained together
+    (``all``), the estimate is the sum of all specialists' estimates weighted by a softmax of ``hardness``
+    times the gate's scores (Eq. 4 and 5), and the objective reaches all networks through it.
     """
 
     statistics_mixtures = 400
-    gate: Lstm
+    gate: Gate
     centres: Tensor
 
     def __init__(self, config: LocalExpertsConfig) -> None:
@@ -76,7 +83,11 @@ class LocalExperts(DenoisingSystem):
         self.specialists = nn.ModuleList(
             Lstm(freqs, freqs, config.network) for _ in range(config.specialists)
         )
-        self.gate = Lstm(freqs, config.specialists, config.gate)
+        self.gate = (
+            MaskGate(freqs, config.snr_levels, config.gate)
+            if config.gate.output == "mask"
+            else Gate(freqs, config.specialists, config.gate)
+        )
         self.default_expert = (
             config.specialists // 2 if config.default_expert is None else config.default_expert
         )
@@ -107,8 +118,10 @@ class LocalExperts(DenoisingSystem):
             self.centres.copy_(centres)
 
     def choose_part(self, part: Part) -> None:
-        if part not in ("all", "apart", "gate"):
-            raise UnmingleError(f"Local experts have no {part} part to train; say apart, gate, or all.")
+        if part not in ("all", "apart", "gate", "choice"):
+            raise UnmingleError(
+                f"Local experts have no {part} part to train; say apart, gate, choice, or all."
+            )
         self._part = part
 
     def labels(self, batch: MixtureBatch, features: Tensor) -> Tensor:
@@ -132,9 +145,13 @@ class LocalExperts(DenoisingSystem):
     def score(self, features: Tensor, frames: Tensor | None = None) -> Tensor:
         """The gate's score of every specialist for each utterance, before the softmax: ``(batch, K)``.
 
-        The mean over the utterance's frames; ``frames`` ``(batch,)`` counts those that are not padding.
+        From the mean over the utterance's frames; ``frames`` ``(batch,)`` counts those that are not padding.
         """
-        return mean_over_time(self.gate(features).float(), frames)
+        return self._scores(features, self.gate(features), frames)
+
+    def _scores(self, features: Tensor, outputs: Tensor, frames: Tensor | None = None) -> Tensor:
+        evidence = self.gate.evidence(outputs, self.frontend.magnitude(features))
+        return self.gate.scores(mean_over_time(evidence, frames))
 
     def mask(
         self, mixture: Tensor, talkers: int, lengths: Tensor | None = None, sources: Tensor | None = None
@@ -160,7 +177,16 @@ class LocalExperts(DenoisingSystem):
 
     def loss(self, batch: MixtureBatch) -> dict[str, Tensor]:
         spectra: Spectra = self.frontend(batch.mixture)
+        if self._part == "choice":
+            return self._loss_of_choice(spectra, batch)
         return self._loss(spectra, batch) if self._part == "all" else self._loss_apart(spectra, batch)
+
+    def _loss_of_choice(self, spectra: Spectra, batch: MixtureBatch) -> dict[str, Tensor]:
+        with torch.no_grad():
+            masks = [torch.sigmoid(expert(spectra.features).float()).unsqueeze(1) for expert in self.experts]
+            errors = torch.stack([self.objective(spectra, mask, batch) for mask in masks], dim=1)
+        shares = torch.softmax(self.score(spectra.features), dim=1)
+        return {"loss": (shares * errors).sum(dim=1).mean()}
 
     def _loss_apart(self, spectra: Spectra, batch: MixtureBatch) -> dict[str, Tensor]:
         labels = self.labels(batch, spectra.features)
@@ -170,8 +196,12 @@ class LocalExperts(DenoisingSystem):
                 f"No mixture of a batch has a known {self.config.latent}, which the specialists divide by; "
                 "give data that states it, or choose the latent space spectrum."
             )
-        scores = self.score(spectra.features)
+        outputs = self.gate(spectra.features)
+        scores = self._scores(spectra.features, outputs)
         gate = cross_entropy(scores, labels.clamp_min(0), reduction="none")
+        magnitude = self.frontend.magnitude(spectra.features)
+        sources = self.frontend.stft.analyse(batch.sources[:, 0])
+        gate = gate + self.gate.error(outputs, magnitude, spectra.spectrum, sources)
         gate = (gate * known).sum() / known.sum().clamp_min(1)
         if self._part == "gate":
             return {"loss": gate}

@@ -24,7 +24,6 @@ _SAME = (
     "dimension",
     "unit_norm",
     "refiner",
-    "gate",
     "latent",
     "snr_levels",
 )
@@ -47,7 +46,8 @@ def system_from_model(recipe: Recipe, name: str | Path, mixer: MixtureSource | N
     """The recipe's system with the weights of a model.
 
     The model's front end and network must be those of the recipe's system, or of its first stage;
-    attractors, objective, dropout, equalizing and number of talkers may differ. Every specialist of a
+    attractors, objective, dropout, equalizing and number of talkers may differ. A gate of another kind or
+    size begins with random weights. Every specialist of a
     mixture of local experts may begin with the weights of one denoiser; clusters of its latent space
     then come from the first training mixtures of ``mixer``.
 
@@ -83,6 +83,12 @@ def _share_out(system: LocalExperts, donor: Denoiser, recipe: Recipe, name: str 
 
 def _take(system: System, donor: System, recipe: Recipe, name: str | Path) -> None:
     wanted, given = system.state_dict(), donor.state_dict()
+    if (
+        isinstance(system, LocalExperts)
+        and isinstance(donor, LocalExperts)
+        and system.config.gate != donor.config.gate
+    ):
+        given |= {key: value for key, value in wanted.items() if key.startswith("gate.")}
     shared = [key for key in given if key in wanted]
     reshaped = [key for key in shared if wanted[key].shape != given[key].shape]
     lacking = [key for key in wanted if key not in shared and not key.startswith(_OWN)]

@@ -51,7 +51,8 @@ class Stage(Config):
     """Of this stage's mixtures; as ``mixing`` has it if not given."""
     part: Part = "all"
     """Of a system of two stages: ``first``, then ``second`` with the first held fixed, then ``all``. Of
-    local experts: ``apart`` (or ``gate`` alone), then ``all``, together through the soft gate."""
+    local experts: ``apart`` (or ``gate`` alone, or its ``choice`` by score), then ``all``, together
+    through the soft gate."""
     halve_after: int = Field(3, ge=1)
     stop_after: int = Field(10, ge=1)
     validate_every: int = Field(250, ge=1)
@@ -90,7 +91,7 @@ class Recipe(Config):
         if isinstance(self.system, TwoStageConfig):
             parts = {"all", "first", "second"}
         elif isinstance(self.system, LocalExpertsConfig):
-            parts = {"all", "apart", "gate"}
+            parts = {"all", "apart", "gate", "choice"}
         if not {stage.part for stage in self.stages} <= parts:
             raise ValueError(f"a stage's part must be one of {', '.join(sorted(parts))} for this system")
         if isinstance(self.system, DenoisingConfig) and self.mixing.noise is None:
