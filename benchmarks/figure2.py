@@ -5,7 +5,8 @@
 CORPUS holds speech.csv and noise.csv; RUNs are folders of `unmingle train`: generalists, mixtures of local
 experts (before their stage `all` they are the naive ensemble, after it the fine-tuned one), and gates alone. On
 300 noisy test mixtures for each of -5, 0, 5 and 10 dB (made once, in OUT/mixtures): SI-SDR improvement by
-input SNR against arithmetic, and what each gate chose. Each model is scored once (OUT/scores keeps it).
+input SNR against arithmetic, and what each gate chose; and on as many of 30 dB, where there is next to nothing
+to improve and much to lose: the mean is without them. Each model is scored once (OUT/scores keeps it).
 """
 
 from __future__ import annotations
@@ -28,9 +29,11 @@ from unmingle.evaluation.summary import bootstrap_interval
 from unmingle.masks import apply_masks
 from unmingle.metrics import si_sdr
 from unmingle.models import file_hash, load_system
+from unmingle.networks import LstmConfig
 from unmingle.systems import DenoisingSystem, LocalExperts
 
 LEVELS = (-5, 0, 5, 10)
+NEARLY_CLEAN = 30
 COUNT = 300
 STYLES = {"generalist": ("-", "s"), "true choice": (":", "^"), "naive": ("--", "v"), "fine-tuned": ("-", "o")}
 
@@ -41,7 +44,7 @@ class Curve:
 
     size: str
     latent: str
-    """What the specialists divide by, and through what they heard; ``generalist`` where there are none."""
+    """What the specialists divide by, or ``generalist``; through what they heard, and how the gate listens."""
     choice: str
     """How one of them is chosen, a key of :data:`STYLES`."""
     macs: float
@@ -50,19 +53,27 @@ class Curve:
 
     @property
     def name(self) -> str:
-        return " ".join([self.latent, self.size]) + (f", {self.choice}" if self.choice != self.latent else "")
+        return (
+            f"{self.family} {self.size}"
+            if self.choice == "generalist"
+            else f"{self.latent} {self.size}, {self.choice}"
+        )
 
     @property
     def family(self) -> str:
-        return self.latent if self.choice == self.latent else f"{self.latent}, {self.choice}"
+        return self.latent if self.choice == "generalist" else f"{self.latent}, {self.choice}"
+
+    def every(self) -> list[float]:
+        """What the mean is over."""
+        return [value for level in LEVELS for value in self.scores[level]]
 
     def mean(self) -> float:
-        return float(np.mean([value for values in self.scores.values() for value in values]))
+        return float(np.mean(self.every()))
 
     def row(self) -> str:
-        every = [value for level in LEVELS for value in self.scores[level]]
+        every = self.every()
         low, high = bootstrap_interval(every)
-        cells = [f"{np.mean(self.scores[level]):.2f}" for level in LEVELS]
+        cells = [f"{np.mean(self.scores[level]):.2f}" for level in (*LEVELS, NEARLY_CLEAN)]
         worse = np.mean([value < 0 for value in every])
         return (
             f"| {self.name} | {self.macs:.0f} | {' | '.join(cells)} "
@@ -73,7 +84,7 @@ class Curve:
 def mixtures(corpus: str, folder: Path) -> dict[int, list[MixtureItem]]:
     """The test mixtures of every input SNR, made where they are not there yet."""
     items = {}
-    for level in LEVELS:
+    for level in (*LEVELS, NEARLY_CLEAN):
         if not (folder / str(level)).is_dir():
             config = MixtureFolderConfig(
                 corpora=[corpus], noise=[corpus], split="test", count=COUNT, talkers=1,
@@ -104,7 +115,7 @@ def true_label(system: LocalExperts, item: MixtureItem, features: torch.Tensor) 
 def score(
     system: DenoisingSystem, items: dict[int, list[MixtureItem]], *, oracle: bool = False
 ) -> tuple[dict[int, list[float]], np.ndarray]:
-    """SI-SDR improvements by input SNR, and the confusion matrix (true, chosen) of the gate."""
+    """SI-SDR improvements by input SNR, and the confusion matrix (true, chosen) of the gate at :data:`LEVELS`."""
     size = len(system.experts)
     confusion = np.zeros((size, size), dtype=int)
     scores: dict[int, list[float]] = {}
@@ -117,7 +128,7 @@ def score(
             if isinstance(system, LocalExperts):
                 label = true_label(system, item, spectra.features)
                 chosen = int(system.score(spectra.features).argmax())
-                if label >= 0:
+                if label >= 0 and level in LEVELS:
                     confusion[label, chosen] += 1
                     chosen = label if oracle else chosen
             mask = torch.sigmoid(system.experts[chosen](spectra.features)).unsqueeze(1)
@@ -128,6 +139,18 @@ def score(
     return scores, confusion
 
 
+def arithmetic(system: DenoisingSystem, seconds: list[float], *, gate: bool = True) -> float:
+    """Million multiply-accumulates for a second of mixtures that last so many seconds each."""
+    stft, rate = system.frontend.stft, system.sample_rate
+    counts = [
+        system.multiply_accumulates(each)
+        if gate
+        else system.experts[0].multiply_accumulates(stft.frames(round(each * rate)))
+        for each in seconds
+    ]
+    return sum(counts) / sum(seconds) / 1e6
+
+
 def scored_once(
     system: DenoisingSystem,
     path: Path,
@@ -136,13 +159,16 @@ def scored_once(
     *,
     oracle: bool = False,
 ) -> tuple[dict[int, list[float]], np.ndarray]:
-    """As :func:`score`, from ``folder`` if the model file ``path`` was scored before."""
+    """As :func:`score`, from ``folder`` for the levels at which the model file ``path`` was scored before."""
     record = folder / f"{file_hash(path)}{'-true-choice' if oracle else ''}.json"
-    if not record.is_file():
-        scores, confusion = score(system, items, oracle=oracle)
+    kept = json.loads(record.read_text()) if record.is_file() else {"scores": {}}
+    missing = {level: group for level, group in items.items() if str(level) not in kept["scores"]}
+    if missing:
+        scores, confusion = score(system, missing, oracle=oracle)
+        kept["scores"] |= {str(level): values for level, values in scores.items()}
+        kept.setdefault("confusion", confusion.tolist())
         folder.mkdir(exist_ok=True)
-        record.write_text(json.dumps({"scores": scores, "confusion": confusion.tolist()}))
-    kept = json.loads(record.read_text())
+        record.write_text(json.dumps(kept))
     return {int(level): values for level, values in kept["scores"].items()}, np.array(kept["confusion"])
 
 
@@ -158,6 +184,7 @@ def main() -> None:
     curves: list[Curve] = []
     confusions: dict[str, np.ndarray] = {}
     records = arguments.output / "scores"
+    seconds = [float(item.details["seconds"]) for level in LEVELS for item in items[level]]
     for run in arguments.runs:
         recipe = json.loads((run / "recipe.json").read_text())
         parts = [stage["part"] for stage in recipe["stages"]]
@@ -166,23 +193,27 @@ def main() -> None:
         file = stage_file(run, ended[-1])
         last = load_system(file)
         assert isinstance(last, DenoisingSystem)
-        macs = last.multiply_accumulates(1.0) / 1e6
+        macs = arithmetic(last, seconds)
         network = last.config.network
         size = f"{network.hidden_size}x{network.layers}"
         if not isinstance(last, LocalExperts):
             scores, _ = scored_once(last, file, items, records)
-            curves.append(Curve(size, "generalist", "generalist", macs, scores))
+            curves.append(Curve(size, f"generalist{heard}", "generalist", macs, scores))
             print(curves[-1].row(), flush=True)
             continue
-        latent = last.config.latent + heard
-        gate = f"{latent} gate {last.config.gate.hidden_size}x{last.config.gate.layers}"
+        sizes = last.config.gate
+        own = "" if isinstance(sizes, LstmConfig) else ", a specialist as gate"
+        latent = last.config.latent + heard + own
+        gate = (
+            f"{latent} gate {sizes.hidden_size}x{sizes.layers}" if isinstance(sizes, LstmConfig) else latent
+        )
         if set(parts) == {"gate"}:
             _, confusions[gate] = scored_once(last, file, items, records)
         else:
             apart = stage_file(run, parts.index("all"))
             naive = load_system(apart)
             assert isinstance(naive, LocalExperts)
-            alone = naive.experts[0].multiply_accumulates(last.frontend.stft.frames(last.sample_rate)) / 1e6
+            alone = arithmetic(naive, seconds, gate=False)
             oracle, _ = scored_once(naive, apart, items, records, oracle=True)
             curves.append(Curve(size, latent, "true choice", alone, oracle))
             scores, confusion = scored_once(naive, apart, items, records)
@@ -220,8 +251,8 @@ def draw_curves(curves: list[Curve]) -> Figure:
 
 def report(output: Path, curves: list[Curve], confusions: dict[str, np.ndarray]) -> None:
     print(f"\n{datetime.date.today()}, {platform.machine()}, torch {torch.__version__}\n")
-    print("| system | MMAC/s | -5 dB | 0 dB | 5 dB | 10 dB | mean (95 %) | made worse |")
-    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
+    print("| system | MMAC/s | -5 dB | 0 dB | 5 dB | 10 dB | 30 dB | mean (95 %) | made worse |")
+    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
     for curve in sorted(curves, key=lambda curve: (curve.family, curve.macs)):
         print(curve.row())
     print("\n| gate | right | rows: true, columns: chosen |\n| --- | --- | --- |")

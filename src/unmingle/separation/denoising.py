@@ -21,7 +21,7 @@ from unmingle.separation.files import Output, check_template, go_through, refuse
 from unmingle.separation.streaming import DenoisingStream
 from unmingle.systems import DenoisingSystem
 
-LOOK_AHEAD_SECONDS = 30.0
+LOOK_AHEAD_SECONDS = 10.0
 """In a file the gate hears so much before it chooses; shorter recordings it hears as a whole."""
 _BLOCK_SECONDS = 10.0
 

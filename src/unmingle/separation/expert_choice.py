@@ -58,7 +58,7 @@ class ExpertMasks:
         self._begun = False
         self._until_choice = self._frames(_KEPT_SECONDS)
         if isinstance(system, LocalExperts):
-            self._gate_state = system.gate.initial_state(1)
+            self._gate_state: LstmState | None = None
             self._heard = system.frontend.mean.new_zeros(())
 
     def _frames(self, seconds: float) -> int:
@@ -100,14 +100,11 @@ class ExpertMasks:
     def _listen(self, features: Tensor) -> int:
         """The gate's choice after it has heard these features too."""
         assert isinstance(self._system, LocalExperts)
-        gate, magnitude = self._system.gate, self._system.frontend.magnitude(features)
-        outputs, self._gate_state = gate.step(features, self._gate_state)
-        evidence = gate.evidence(outputs, magnitude)
+        heard, self._gate_state = self._system.listen(features, self._gate_state)
         fade = 0.5 ** (1 / self._frames(_ASK_SECONDS))
-        ages = torch.arange(evidence.shape[1] - 1, -1, -1, device=evidence.device)
-        # Sums in place of means: they have the same choice.
-        self._heard = self._heard * fade ** evidence.shape[1] + (fade**ages) @ evidence
-        return int(gate.scores(self._heard).argmax())
+        ages = torch.arange(heard.shape[1] - 1, -1, -1, device=heard.device)
+        self._heard = self._heard * fade ** features.shape[1] + (fade**ages) @ heard[0]
+        return self._system.choose(self._heard)
 
     def _choose(self, expert: int) -> None:
         if expert == self.expert:

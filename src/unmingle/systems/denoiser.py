@@ -52,8 +52,6 @@ class DenoisingSystem(MaskingSystem):
     The mask is a ratio between 0 and 1, used on the mixture's magnitude with the mixture's phase.
     """
 
-    gate: Lstm | None
-    """Scores the experts of every frame; None where there is only one."""
     default_expert: int = 0
     """The expert that runs in a stream until the gate has heard enough."""
 
@@ -92,7 +90,6 @@ class Denoiser(DenoisingSystem):
     def __init__(self, config: DenoiserConfig) -> None:
         super().__init__(config)
         freqs = self.frontend.stft.freqs
-        self.gate = None
         self.network = Lstm(freqs, freqs, config.network)
 
     @property

@@ -1,98 +1,80 @@
-"""Gates of local experts: networks that hear a mixture and score the specialists, once for an utterance.
-
-What a gate says of single frames, its evidence, is averaged over time; from the mean come the scores.
-So a stream can go on averaging, and an utterance of any length has one choice.
-"""
+"""A gate of local experts without a network of its own: one of the specialists tells the SNR (ours)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
-from torch.nn.functional import binary_cross_entropy_with_logits
 
-from unmingle.masks import wiener_filter_mask
-from unmingle.networks import Lstm, LstmConfig
+from unmingle.config import Config
 
 _SPREAD = 4.0
-"""Decibels by which a fresh gate takes its ratio to miss the SNR."""
+"""Decibels by which a fresh gate takes the ratio to miss the SNR."""
 
 
-class GateConfig(LstmConfig):
-    """Sizes of a gate, and what its LSTM gives for every frame."""
+class SpecialistGateConfig(Config):
+    """Which specialist hears how much of an utterance."""
 
-    output: Literal["scores", "mask"] = "scores"
-    """``scores`` of the specialists, as in the paper; or (ours) a ``mask``, and the specialists are
-    scored by the ratio of what it keeps of the mixture to what it removes."""
+    specialist: int = Field(0, ge=0)
+    """Which one; the one for the lowest SNR lets the least noise pass, and so errs least."""
+    seconds: float = Field(1.0, gt=0.0, le=60.0)
+    """It hears the loudest stretch of so many seconds; in a stream, the last ones before each choice."""
 
 
-class Gate(Lstm):
-    """The gate of Sivaraman & Kim 2020: an LSTM scores every specialist at every frame.
+class SpecialistGate(nn.Module):
+    """Scores specialists by the ratio of what the mask of one of them keeps to what it removes.
+
+    A specialist has learned from every bin what speech is, where a gate has one label an utterance: with
+    noise of kinds that neither was trained with, its ratio tells more of the SNR. Each score is a linear
+    function of the ratio in dB; nothing else is learned.
 
     Args:
-        freqs: of the features.
-        choices: K, the number of specialists.
-        config: sizes.
+        levels: the SNR in dB that each specialist is for, K of them.
     """
 
-    def __init__(self, freqs: int, choices: int, config: GateConfig) -> None:
-        super().__init__(freqs, choices, config)
-
-    def evidence(self, outputs: Tensor, magnitude: Tensor) -> Tensor:
-        """What to average over time ``(batch, frames, values)``.
-
-        Args:
-            outputs: of the LSTM, ``(batch, frames, outputs)``.
-            magnitude: of the mixture relative to its level, ``(batch, frames, freqs)``.
-        """
-        return outputs.float()
-
-    def scores(self, evidence: Tensor) -> Tensor:
-        """Mean evidence ``(batch, values)`` to scores before the softmax ``(batch, K)``."""
-        return evidence
-
-    def error(self, outputs: Tensor, magnitude: Tensor, spectrum: Tensor, sources: Tensor) -> Tensor:
-        """What the outputs themselves are trained for beside the choice: ``(batch,)``.
-
-        Args:
-            outputs: of the LSTM, ``(batch, frames, outputs)``.
-            magnitude: of the mixture relative to its level, ``(batch, frames, freqs)``.
-            spectrum: of the mixture, of the same shape, complex.
-            sources: the talker's spectrogram, of the same shape, complex.
-        """
-        return outputs.new_zeros(len(outputs))
-
-
-class MaskGate(Gate):
-    """A gate that masks the noise itself, and scores by the SNR that it finds so (ours).
-
-    Every bin of the mask is taught (WFM, cross-entropy weighted by power), where scores have one label
-    an utterance; all that is left of an utterance is one ratio in dB, of which each specialist's score
-    is a linear function. Such a gate is right more often in noise of kinds it was not trained with.
-    """
-
-    def __init__(self, freqs: int, levels: Sequence[float], config: GateConfig) -> None:
-        Lstm.__init__(self, freqs, freqs, config)
-        self.choice = nn.Linear(1, len(levels))
+    def __init__(self, levels: Sequence[float]) -> None:
+        super().__init__()
+        self.linear = nn.Linear(1, len(levels))
         # Classes of equal spread around their levels: the discriminant of Gaussians.
         centres = torch.tensor(levels)
-        self.choice.weight.data.copy_(centres[:, None] / _SPREAD**2)
-        self.choice.bias.data.copy_(-centres.square() / (2 * _SPREAD**2))
+        self.linear.weight.data.copy_(centres[:, None] / _SPREAD**2)
+        self.linear.bias.data.copy_(-centres.square() / (2 * _SPREAD**2))
 
-    def evidence(self, outputs: Tensor, magnitude: Tensor) -> Tensor:
-        power = magnitude.square()
-        kept = (torch.sigmoid(outputs.float()) * power).sum(dim=-1)
-        return torch.stack([kept, power.sum(dim=-1) - kept], dim=-1)
-
-    def scores(self, evidence: Tensor) -> Tensor:
+    def forward(self, evidence: Tensor) -> Tensor:
+        """Energies kept and removed ``(batch, 2)`` to scores before the softmax ``(batch, K)``."""
         kept, removed = evidence.clamp_min(1e-9).unbind(dim=-1)
-        scores: Tensor = self.choice(10 * (kept / removed).log10().unsqueeze(-1))
+        scores: Tensor = self.linear(10 * (kept / removed).log10().unsqueeze(-1))
         return scores
 
-    def error(self, outputs: Tensor, magnitude: Tensor, spectrum: Tensor, sources: Tensor) -> Tensor:
-        target = wiener_filter_mask(torch.stack([sources, spectrum - sources], dim=1))[:, 0]
-        power = magnitude.square()
-        errors = binary_cross_entropy_with_logits(outputs.float(), target, reduction="none")
-        return (errors * power).sum(dim=(1, 2)) / power.sum(dim=(1, 2)).clamp_min(1e-9)
+
+def energies(mask: Tensor, magnitude: Tensor) -> Tensor:
+    """What a mask ``(batch, frames, freqs)`` keeps and removes of each frame: ``(batch, frames, 2)``."""
+    power = magnitude.square()
+    kept = (mask * power).sum(dim=-1)
+    return torch.stack([kept, power.sum(dim=-1) - kept], dim=-1)
+
+
+def loudest_stretch(magnitude: Tensor, length: int, frames: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Where each of ``(batch, frames, freqs)`` has the most energy in ``length`` frames in a row.
+
+    Args:
+        magnitude: of the mixtures.
+        length: of the stretch, at most the number of frames.
+        frames: ``(batch,)``, the number of frames that are not padding; all, if not given.
+
+    Returns:
+        The stretch's frames ``(batch, length)``, and which of them are no padding, of the same shape.
+    """
+    power = magnitude.square().sum(dim=-1)
+    batch, total = power.shape
+    count = torch.full((batch,), total, device=power.device) if frames is None else frames.to(power.device)
+    time = torch.arange(total, device=power.device)
+    power = power * (time < count[:, None])
+    sums = torch.nn.functional.pad(power.cumsum(dim=1), (1, 0))
+    of_stretch = sums[:, length:] - sums[:, :-length]
+    possible = time[: total - length + 1] <= (count[:, None] - length).clamp_min(0)
+    start = of_stretch.masked_fill(~possible, -torch.inf).argmax(dim=1)
+    stretch = start[:, None] + torch.arange(length, device=power.device)
+    return stretch, stretch < count[:, None]

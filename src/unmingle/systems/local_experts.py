@@ -19,10 +19,10 @@ from unmingle.batch import GENDERS, MixtureBatch
 from unmingle.clustering import kmeans
 from unmingle.errors import UnmingleError
 from unmingle.frontend import Spectra
-from unmingle.networks import Lstm, mean_over_time
+from unmingle.networks import Lstm, LstmConfig, LstmState, mean_over_time
 from unmingle.systems.base import Part
 from unmingle.systems.denoiser import DenoisingConfig, DenoisingSystem
-from unmingle.systems.gates import Gate, GateConfig, MaskGate
+from unmingle.systems.gates import SpecialistGate, SpecialistGateConfig, energies, loudest_stretch
 
 _BANDS = 32
 """Of the profile by which the latent space ``spectrum`` tells mixtures apart."""
@@ -39,7 +39,9 @@ class LocalExpertsConfig(DenoisingConfig):
     snr_levels: list[float] = Field([-5.0, 0.0, 5.0, 10.0], min_length=2)
     clusters: int = Field(4, ge=2, le=64)
     """Specialists of the latent space ``spectrum``."""
-    gate: GateConfig = GateConfig(layers=2, hidden_size=128)
+    gate: LstmConfig | SpecialistGateConfig = LstmConfig(layers=2, hidden_size=128)
+    """The paper's LSTM, whose scores of every frame are averaged over the utterance; or, for ``snr``, a
+    specialist (ours)."""
     hardness: float = Field(10.0, gt=0.0)
     """The paper's lambda: how near to one-hot the soft gate of joint training is (Eq. 5)."""
     default_expert: int | None = Field(None, ge=0)
@@ -54,10 +56,13 @@ class LocalExpertsConfig(DenoisingConfig):
     def _default_is_there(self) -> LocalExpertsConfig:
         if self.default_expert is not None and self.default_expert >= self.specialists:
             raise ValueError(f"default_expert must be below {self.specialists}, got {self.default_expert}")
-        if self.gate.output == "mask" and self.latent != "snr":
-            raise ValueError(
-                f"a gate that masks tells the SNR, not the {self.latent}; its output must be scores"
-            )
+        if isinstance(self.gate, SpecialistGateConfig):
+            if self.latent != "snr":
+                raise ValueError(
+                    f"a specialist as gate tells the SNR, not the {self.latent}; give an LSTM's sizes"
+                )
+            if self.gate.specialist >= self.specialists:
+                raise ValueError(f"the gate's specialist must be below {self.specialists}")
         return self
 
 
@@ -74,7 +79,7 @@ class LocalExperts(DenoisingSystem):
     """
 
     statistics_mixtures = 400
-    gate: Gate
+    gate: Lstm | SpecialistGate
     centres: Tensor
 
     def __init__(self, config: LocalExpertsConfig) -> None:
@@ -84,9 +89,9 @@ class LocalExperts(DenoisingSystem):
             Lstm(freqs, freqs, config.network) for _ in range(config.specialists)
         )
         self.gate = (
-            MaskGate(freqs, config.snr_levels, config.gate)
-            if config.gate.output == "mask"
-            else Gate(freqs, config.specialists, config.gate)
+            Lstm(freqs, config.specialists, config.gate)
+            if isinstance(config.gate, LstmConfig)
+            else SpecialistGate(config.snr_levels)
         )
         self.default_expert = (
             config.specialists // 2 if config.default_expert is None else config.default_expert
@@ -145,13 +150,44 @@ class LocalExperts(DenoisingSystem):
     def score(self, features: Tensor, frames: Tensor | None = None) -> Tensor:
         """The gate's score of every specialist for each utterance, before the softmax: ``(batch, K)``.
 
-        From the mean over the utterance's frames; ``frames`` ``(batch,)`` counts those that are not padding.
+        An LSTM's are the mean over the utterance's frames, a specialist's from the loudest stretch of it;
+        ``frames`` ``(batch,)`` counts those that are not padding.
         """
-        return self._scores(features, self.gate(features), frames)
+        if isinstance(self.gate, Lstm):
+            return mean_over_time(self.gate(features).float(), frames)
+        length = min(self._heard_frames, features.shape[1])
+        stretch, inside = loudest_stretch(self.frontend.magnitude(features), length, frames)
+        heard = features.gather(1, stretch.unsqueeze(-1).expand(-1, -1, features.shape[2]))
+        scores: Tensor = self.gate((self._energies(heard) * inside.unsqueeze(-1)).sum(dim=1))
+        return scores
 
-    def _scores(self, features: Tensor, outputs: Tensor, frames: Tensor | None = None) -> Tensor:
-        evidence = self.gate.evidence(outputs, self.frontend.magnitude(features))
-        return self.gate.scores(mean_over_time(evidence, frames))
+    @property
+    def _heard_frames(self) -> int:
+        """How many frames a specialist hears as gate."""
+        assert isinstance(self.config.gate, SpecialistGateConfig)
+        return max(1, round(self.config.gate.seconds * self.sample_rate / self.hop))
+
+    def _energies(self, features: Tensor) -> Tensor:
+        assert isinstance(self.config.gate, SpecialistGateConfig)
+        # Specialists are held fixed while the gate is trained alone.
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self._part == "all"):
+            mask = torch.sigmoid(self.experts[self.config.gate.specialist](features).float())
+        return energies(mask, self.frontend.magnitude(features))
+
+    def listen(self, features: Tensor, state: LstmState | None) -> tuple[Tensor, LstmState | None]:
+        """What the gate hears in some more features ``(1, frames, freqs)`` of a stream.
+
+        Returns:
+            ``(1, frames, values)``, whose weighted sums over time :meth:`choose` takes, for the last frames
+            or all of them; and the state for the next call, None before the first.
+        """
+        if isinstance(self.gate, Lstm):
+            return self.gate.step(features, self.gate.initial_state(1) if state is None else state)
+        return self._energies(features[:, -self._heard_frames :]), None
+
+    def choose(self, heard: Tensor) -> int:
+        """The specialist for what was heard ``(values,)``."""
+        return int((heard if isinstance(self.gate, Lstm) else self.gate(heard)).argmax())
 
     def mask(
         self, mixture: Tensor, talkers: int, lengths: Tensor | None = None, sources: Tensor | None = None
@@ -196,12 +232,8 @@ class LocalExperts(DenoisingSystem):
                 f"No mixture of a batch has a known {self.config.latent}, which the specialists divide by; "
                 "give data that states it, or choose the latent space spectrum."
             )
-        outputs = self.gate(spectra.features)
-        scores = self._scores(spectra.features, outputs)
+        scores = self.score(spectra.features)
         gate = cross_entropy(scores, labels.clamp_min(0), reduction="none")
-        magnitude = self.frontend.magnitude(spectra.features)
-        sources = self.frontend.stft.analyse(batch.sources[:, 0])
-        gate = gate + self.gate.error(outputs, magnitude, spectra.spectrum, sources)
         gate = (gate * known).sum() / known.sum().clamp_min(1)
         if self._part == "gate":
             return {"loss": gate}
@@ -221,10 +253,16 @@ class LocalExperts(DenoisingSystem):
 
     def multiply_accumulates(self, seconds: float) -> int:
         frames = self.frontend.stft.frames(round(seconds * self.sample_rate))
-        return self.gate.multiply_accumulates(frames) + self.experts[0].multiply_accumulates(frames)
+        specialist = self.experts[0].multiply_accumulates(frames)
+        if isinstance(self.gate, Lstm):
+            return specialist + self.gate.multiply_accumulates(frames)
+        return specialist + self.experts[0].multiply_accumulates(min(frames, self._heard_frames))
 
     def active_parameter_count(self) -> int:
-        return sum(p.numel() for network in (self.gate, self.experts[0]) for p in network.parameters())
+        """Of the gate and one specialist; where a specialist is the gate, of two."""
+        specialist = sum(p.numel() for p in self.experts[0].parameters())
+        gate = sum(p.numel() for p in self.gate.parameters())
+        return specialist + gate + (0 if isinstance(self.gate, Lstm) else specialist)
 
 
 def _profile(features: Tensor) -> Tensor:
