@@ -249,6 +249,20 @@ def test_together_the_estimates_are_weighted_by_the_hardened_gate() -> None:
     assert all(float(network.linear.weight.grad.abs().sum()) > 0 for network in networks)
 
 
+def test_together_a_specialist_with_hardly_a_share_does_not_run() -> None:
+    system, batch = tiny_experts(hardness=10.0), _batch()
+    _choose(system, torch.tensor([0.0, 1.0, 0.9, 0.5]))  # Shares of 0.00003, 0.73, 0.27 and 0.005.
+    calls = _counted(system)
+    loss = system.loss(batch)["loss"]
+    assert calls == [[], [6], [6], []]
+    features = system.frontend(batch.mixture).features
+    first, second = (torch.sigmoid(system.experts[number](features)) for number in (1, 2))
+    share = 1 / (1 + math.exp(-1))
+    masks = share * first + (1 - share) * second
+    error = system.objective(system.frontend(batch.mixture), masks.unsqueeze(1), batch).mean()
+    torch.testing.assert_close(loss, error)
+
+
 def test_a_very_hard_gate_is_the_choice_of_test_time() -> None:
     system, batch = tiny_experts(hardness=1e4), _batch()
     error = system.objective(*system.mask(batch.mixture, 1), batch).mean()

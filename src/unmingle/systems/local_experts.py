@@ -28,6 +28,10 @@ _BANDS = 32
 """Of the profile by which the latent space ``spectrum`` tells mixtures apart."""
 
 
+_LEAST_SHARE = 0.01
+"""In training together, a specialist that the soft gate gives less of a mixture does not run on it."""
+
+
 class LocalExpertsConfig(DenoisingConfig):
     """All that makes one sparse mixture of local experts. ``network`` is that of each specialist."""
 
@@ -242,13 +246,18 @@ class LocalExperts(DenoisingSystem):
         return {"loss": specialists + gate, "specialists": specialists, "gate": gate}
 
     def _loss(self, spectra: Spectra, batch: MixtureBatch) -> dict[str, Tensor]:
-        shares = torch.softmax(self.config.hardness * self.score(spectra.features), dim=1)
+        features = spectra.features
+        shares = torch.softmax(self.config.hardness * self.score(features), dim=1)
+        # Few shares of a hard gate matter; the others' specialists need not run.
+        shares = shares * (shares >= _LEAST_SHARE)
+        shares = shares / shares.sum(dim=1, keepdim=True)
         # The estimates' weighted sum is the estimate of the masks' weighted sum: synthesis is linear.
-        masks = sum(
-            share[:, None, None] * torch.sigmoid(expert(spectra.features)).float()
-            for share, expert in zip(shares.unbind(dim=1), self.experts, strict=True)
-        )
-        assert isinstance(masks, Tensor)
+        masks = torch.zeros_like(features)
+        for share, expert in zip(shares.unbind(dim=1), self.experts, strict=True):
+            mine = share.nonzero()[:, 0]
+            if len(mine):
+                part = share[mine, None, None] * torch.sigmoid(expert(features[mine]).float())
+                masks = masks.index_add(0, mine, part)
         return {"loss": self.objective(spectra, masks.unsqueeze(1), batch).mean()}
 
     def multiply_accumulates(self, seconds: float) -> int:
