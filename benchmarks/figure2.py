@@ -3,7 +3,8 @@
     python benchmarks/figure2.py CORPUS -o OUT RUN...
 
 CORPUS holds speech.csv and noise.csv; RUNs are folders of `unmingle train`: generalists, mixtures of local
-experts (before their stage `all` they are the naive ensemble, after it the fine-tuned one), and gates alone. On
+experts (before their stage `all` they are the naive ensemble if they were trained apart, after it the fine-tuned
+one), and gates alone. On
 300 noisy test mixtures for each of -5, 0, 5 and 10 dB (made once, in OUT/mixtures): SI-SDR improvement by
 input SNR against arithmetic, and what each gate chose; and on as many of 30 dB, where there is next to nothing
 to improve and much to lose: the mean is without them. Each model is scored once (OUT/scores keeps it).
@@ -127,10 +128,11 @@ def score(
             chosen = 0
             if isinstance(system, LocalExperts):
                 label = true_label(system, item, spectra.features)
-                chosen = int(system.score(spectra.features).argmax())
+                chosen = int(system.score(spectra.features, spectra.spectrum.abs()).argmax())
                 if label >= 0 and level in LEVELS:
                     confusion[label, chosen] += 1
-                    chosen = label if oracle else chosen
+                if label >= 0 and oracle:
+                    chosen = label
             mask = torch.sigmoid(system.experts[chosen](spectra.features)).unsqueeze(1)
             estimate = system.frontend.stft.synthesise(apply_masks(spectra.spectrum, mask), len(mixture))
             reference = torch.from_numpy(clean[0])
@@ -205,24 +207,27 @@ def main() -> None:
         own = "" if isinstance(sizes, LstmConfig) else ", a specialist as gate"
         latent = last.config.latent + heard + own
         gate = (
-            f"{latent} gate {sizes.hidden_size}x{sizes.layers}" if isinstance(sizes, LstmConfig) else latent
+            f"{latent} gate {sizes.hidden_size}x{sizes.layers}"
+            if isinstance(sizes, LstmConfig)
+            else f"{latent} {size}"
         )
-        if set(parts) == {"gate"}:
+        if "all" not in parts:
             _, confusions[gate] = scored_once(last, file, items, records)
-        else:
+            continue
+        if "apart" in parts:
             apart = stage_file(run, parts.index("all"))
             naive = load_system(apart)
             assert isinstance(naive, LocalExperts)
-            alone = arithmetic(naive, seconds, gate=False)
             oracle, _ = scored_once(naive, apart, items, records, oracle=True)
+            alone = arithmetic(naive, seconds, gate=False)
             curves.append(Curve(size, latent, "true choice", alone, oracle))
             scores, confusion = scored_once(naive, apart, items, records)
             curves.append(Curve(size, latent, "naive", macs, scores))
             confusions[gate] = confusion
-            scores, confusion = scored_once(last, file, items, records)
-            curves.append(Curve(size, latent, "fine-tuned", macs, scores))
-            confusions[f"{gate}, fine-tuned"] = confusion
-            print(curves[-1].row(), flush=True)
+        scores, confusion = scored_once(last, file, items, records)
+        curves.append(Curve(size, latent, "fine-tuned", macs, scores))
+        confusions[f"{gate}, fine-tuned"] = confusion
+        print(curves[-1].row(), flush=True)
     report(arguments.output, curves, confusions)
 
 

@@ -49,6 +49,11 @@ def _choose(system: LocalExperts, scores: Tensor) -> None:
     system.gate.linear.bias.data.copy_(scores)
 
 
+def _score(system: LocalExperts, mixture: Tensor) -> Tensor:
+    spectra = system.frontend(mixture)
+    return system.score(spectra.features, spectra.spectrum.abs())
+
+
 def test_lstm_steps_equal_the_whole_frame_by_frame_and_in_blocks() -> None:
     torch.manual_seed(0)
     network = Lstm(5, 3, LstmConfig(layers=2, hidden_size=7))
@@ -127,21 +132,21 @@ def test_input_gain_changes_neither_the_choice_nor_the_result() -> None:
     system, batch = tiny_experts(), _batch()
     loud = system.separate(batch.mixture, 1).sources
     for gain in (1e-3, 30.0):
-        features = system.frontend(gain * batch.mixture).features
-        torch.testing.assert_close(
-            system.score(features), system.score(system.frontend(batch.mixture).features)
-        )
+        torch.testing.assert_close(_score(system, gain * batch.mixture), _score(system, batch.mixture))
         scaled = system.separate(gain * batch.mixture, 1).sources
         torch.testing.assert_close(scaled / gain, loud, atol=1e-5, rtol=1e-3)
 
 
 def test_padding_does_not_change_the_gates_choice() -> None:
     system, batch = tiny_experts(), _batch()
-    features = system.frontend(batch.mixture).features
+    spectra = system.frontend(batch.mixture)
+    features, magnitude = spectra.features, spectra.spectrum.abs()
     frames = torch.tensor([20, 31, 5, 1, 32, 30])
-    scores = system.score(features, frames)
+    scores = system.score(features, magnitude, frames)
     for index, count in enumerate(frames.tolist()):
-        torch.testing.assert_close(scores[index], system.score(features[index : index + 1, :count])[0])
+        part = (index, slice(count))
+        alone = system.score(features[part][None], magnitude[part][None])
+        torch.testing.assert_close(scores[index], alone[0])
     values = torch.arange(12.0).reshape(2, 3, 2)
     torch.testing.assert_close(
         mean_over_time(values, torch.tensor([1, 3])), torch.tensor([[0.0, 1.0], [8.0, 9.0]])
@@ -195,7 +200,7 @@ def test_apart_each_network_learns_from_its_own_mixtures_only() -> None:
             ).squeeze()
         )
     torch.testing.assert_close(losses["specialists"], torch.stack(errors).mean())
-    scores = system.score(system.frontend(batch.mixture).features)
+    scores = _score(system, batch.mixture)
     crossed = -torch.log_softmax(scores, dim=1)[torch.arange(6), torch.tensor([0, 1, 2, 3, 0, 2])]
     torch.testing.assert_close(losses["gate"], crossed.mean())
     errors[1].backward()
@@ -229,7 +234,7 @@ def test_together_the_estimates_are_weighted_by_the_hardened_gate() -> None:
     """Sivaraman & Kim 2020, Eq. 4 and 5, estimate by estimate."""
     system, batch = tiny_experts(hardness=3.0), _batch(2)
     spectra = system.frontend(batch.mixture)
-    scores = system.score(spectra.features)
+    scores = _score(system, batch.mixture)
     errors = []
     for index in range(2):
         powers = [math.exp(3.0 * float(score)) for score in scores[index].detach()]

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from conftest import tiny_experts
 from unmingle.batch import MixtureBatch
-from unmingle.frontend import FrontEnd, StftConfig
 from unmingle.models import ModelFacts, load_system, save_system
 from unmingle.separation.expert_choice import ExpertMasks
 from unmingle.systems import LocalExperts
@@ -35,17 +35,9 @@ def _batch(count: int = 4, samples: int = 8000) -> MixtureBatch:
     )
 
 
-def test_features_lead_back_to_the_magnitudes() -> None:
-    mixture = _batch().mixture
-    for feature in ("log_magnitude", "magnitude"):
-        frontend = FrontEnd(StftConfig(level="running", feature=feature))
-        frontend.fit(mixture)
-        spectra = frontend(mixture)
-        magnitude = frontend.magnitude(spectra.features)
-        level = spectra.spectrum.abs() / magnitude
-        # One level a frame, the same for all its frequencies above the floor.
-        same = torch.where(magnitude < 2e-4, level, level.median(dim=-1, keepdim=True).values)
-        torch.testing.assert_close(level, same, atol=0.0, rtol=1e-3)
+def _score(system: LocalExperts, mixture: Tensor, frames: Tensor | None = None) -> Tensor:
+    spectra = system.frontend(mixture)
+    return system.score(spectra.features, spectra.spectrum.abs(), frames)
 
 
 def test_scores_are_linear_in_the_ratio_of_what_the_mask_keeps_to_what_it_removes() -> None:
@@ -93,27 +85,36 @@ def test_the_loudest_stretch_is_that_of_a_slow_search() -> None:
 
 def test_the_specialist_hears_the_loudest_stretch_alone() -> None:
     system, batch = tiny_experts(gate=OWN), _batch()
-    features = system.frontend(batch.mixture).features
-    stretch, _ = loudest_stretch(system.frontend.magnitude(features), 16)
+    spectra = system.frontend(batch.mixture)
+    magnitude = spectra.spectrum.abs()
+    stretch, _ = loudest_stretch(magnitude, 16)
     assert len(set(stretch[:, 0].tolist())) > 1
     for index in range(4):
-        heard = features[index : index + 1, stretch[index]]
+        heard = spectra.features[index : index + 1, stretch[index]]
         mask = torch.sigmoid(system.experts[1](heard))
-        alone = system.gate(energies(mask, system.frontend.magnitude(heard)).sum(dim=1))
-        torch.testing.assert_close(system.score(features)[index : index + 1], alone)
+        alone = system.gate(energies(mask, magnitude[index : index + 1, stretch[index]]).sum(dim=1))
+        torch.testing.assert_close(_score(system, batch.mixture)[index : index + 1], alone)
 
 
 def test_neither_gain_nor_padding_changes_its_scores() -> None:
     system, batch = tiny_experts(gate=OWN), _batch()
-    features = system.frontend(batch.mixture).features
-    scores = system.score(features)
-    louder = system.frontend(30 * batch.mixture).features
-    torch.testing.assert_close(system.score(louder), scores, atol=1e-4, rtol=1e-4)
-    padded = torch.cat([features, 9 * torch.rand(4, 9, 513)], dim=1)
+    scores = _score(system, batch.mixture)
+    for gain in (1e-4, 30.0):
+        torch.testing.assert_close(_score(system, gain * batch.mixture), scores, atol=1e-3, rtol=1e-4)
+    spectra = system.frontend(batch.mixture)
+    features, magnitude = spectra.features, spectra.spectrum.abs()
+    padded, louder = (torch.cat([part, 9 * torch.rand(4, 9, 513)], dim=1) for part in (features, magnitude))
     frames = torch.full((4,), features.shape[1])
-    torch.testing.assert_close(system.score(padded, frames), scores)
-    short = system.score(features, torch.full((4,), 5))
-    torch.testing.assert_close(short, system.score(features[:, :5]))
+    torch.testing.assert_close(system.score(padded, louder, frames), scores)
+    short = system.score(features, magnitude, torch.full((4,), 5))
+    torch.testing.assert_close(short, system.score(features[:, :5], magnitude[:, :5]))
+
+
+def test_scores_are_not_rounded_in_training() -> None:
+    gate, evidence = SpecialistGate([-5.0, 0.0, 5.0, 10.0]), torch.tensor([[5.69, 1.0]])
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        scores = gate(evidence)
+    torch.testing.assert_close(scores, gate(evidence), atol=0.0, rtol=0.0)
 
 
 def test_its_arithmetic_is_that_of_what_it_hears() -> None:
@@ -129,13 +130,14 @@ def test_its_arithmetic_is_that_of_what_it_hears() -> None:
 def test_a_stream_asks_it_with_what_it_heard_last_fading() -> None:
     system = tiny_experts(gate=OWN)
     # Its hearing, from 16 frames before each choice, after 62 and 62 + 125 frames.
-    features = torch.randn(1, 187, 513, generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(1, 187, 513, generator=generator)
+    magnitude = torch.rand(1, 187, 513, generator=generator)
     with torch.no_grad():
         sums = torch.zeros(2)
         for end in (62, 187):
-            heard = features[:, end - 16 : end]
-            mask = torch.sigmoid(system.experts[1](heard))
-            one = energies(mask, system.frontend.magnitude(heard))[0]
+            mask = torch.sigmoid(system.experts[1](features[:, end - 16 : end]))
+            one = energies(mask, magnitude[:, end - 16 : end])[0]
             ages = torch.arange(15, -1, -1)
             sums = sums * 0.5 + (0.5 ** (ages / 125))[:, None].mul(one).sum(dim=0)
         ratio = float(10 * (sums[0] / sums[1]).log10())
@@ -144,7 +146,8 @@ def test_a_stream_asks_it_with_what_it_heard_last_fading() -> None:
             system.gate.linear.weight.copy_(torch.tensor([[0.0], [0.0], [0.0], [1.0]]))
             system.gate.linear.bias.copy_(torch.tensor([-9e3, 0.0, -9e3, offset - ratio]))
             masks = ExpertMasks(system)
-            masks.push(features)
+            masks.push(features[:, :100], magnitude[:, :100])
+            masks.push(features[:, 100:], magnitude[:, 100:])
             assert masks.expert == chosen
 
 
@@ -155,7 +158,7 @@ def test_by_choice_the_gate_alone_learns_what_each_specialist_scores() -> None:
         system.choose_part("choice")
         loss = system.loss(batch)["loss"]
         spectra = system.frontend(batch.mixture)
-        shares = torch.softmax(system.score(spectra.features), dim=1)
+        shares = torch.softmax(_score(system, batch.mixture), dim=1)
         expected, errors = torch.zeros(()), torch.zeros(4, 4)
         for number in range(4):
             masks = system.masks_of(spectra.features, torch.full((4,), number))
@@ -177,13 +180,12 @@ def test_by_choice_the_gate_alone_learns_what_each_specialist_scores() -> None:
 
 def test_together_a_specialist_learns_as_gate_too() -> None:
     system, batch = tiny_experts(gate=OWN, hardness=0.1), _batch()
-    features = system.frontend(batch.mixture).features
     system.choose_part("all")
-    system.score(features)[:, 0].sum().backward()
+    _score(system, batch.mixture)[:, 0].sum().backward()
     assert float(system.experts[1].linear.weight.grad.abs().sum()) > 0
     system.zero_grad()
     system.choose_part("apart")
-    system.score(features)[:, 0].sum().backward()
+    _score(system, batch.mixture)[:, 0].sum().backward()
     assert system.experts[1].linear.weight.grad is None
     assert float(system.gate.linear.weight.grad.abs().sum()) > 0
 
@@ -215,3 +217,5 @@ def test_impossible_gates_are_refused() -> None:
         tiny_experts(gate={"specialist": 0}, latent="gender")
     with pytest.raises(ValueError, match="must be below 4"):
         tiny_experts(gate={"specialist": 4})
+    with pytest.raises(ValueError, match=r"gate\.specialist\.secnds"):
+        tiny_experts(gate={"specialist": 0, "secnds": 1.0})

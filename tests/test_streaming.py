@@ -83,7 +83,7 @@ def test_the_running_level_is_the_level_of_what_was_heard_fading() -> None:
 def test_a_short_look_ahead_asks_the_gate_every_time() -> None:
     system, asked = tiny_experts(), []
     plain = system.score
-    system.score = lambda features: (asked.append(features.shape[1]), plain(features))[1]  # type: ignore
+    system.score = lambda features, *rest: (asked.append(features.shape[1]), plain(features, *rest))[1]  # type: ignore
     _in_blocks(DenoisingStream(system, RATE, look_ahead_seconds=0.5), _noisy(4.0), [5000])
     assert len(asked) == 8
 
@@ -188,7 +188,7 @@ def test_a_specialist_that_takes_over_has_heard_the_last_second() -> None:
     system = _scores(tiny_experts(default_expert=0), [0.0, 0.0, 0.0, 5.0])
     features = torch.randn(1, 150, 513, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        masks = ExpertMasks(system).push(features)
+        masks = ExpertMasks(system).push(features, features.abs())
         before, after = (torch.sigmoid(system.experts[number](features)) for number in (0, 3))
     # The gate chose after 62 frames; the fade of 16 frames is over after 78.
     torch.testing.assert_close(masks[:, :62], before[:, :62])

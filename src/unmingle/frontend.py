@@ -96,11 +96,6 @@ class FrontEnd(nn.Module):
         features = self._features(relative)
         return Spectra(spectrum, equalized(features, relative) if self._equalize else features)
 
-    def magnitude(self, features: Tensor) -> Tensor:
-        """Magnitudes relative to the level, floored, that have these features (not equalized ones)."""
-        values = features * self.deviation + self.mean
-        return values.exp() if self._logarithmic else values
-
     def initial_state(self, batch: int) -> LevelState:
         """The running level's state before the first frame, for ``batch`` streams side by side."""
         zeros = self.mean.new_zeros(batch, dtype=torch.float64)

@@ -57,7 +57,7 @@ def _describe(name: str) -> dict[str, Any]:
         "rate": f"{system.sample_rate} Hz",
         "talkers": system.talkers,
         "parameters": _parameters(system),
-        "arithmetic": f"{system.multiply_accumulates(1.0) / 1e9:.3f} GMAC per second of audio",
+        "arithmetic": f"{system.multiply_accumulates(10.0) / 10 / 1e9:.3f} GMAC per second of audio",
         "data": facts.data,
         "score": facts.score,
         "licence": facts.licence,

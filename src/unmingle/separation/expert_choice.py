@@ -21,9 +21,9 @@ class ExpertMasks:
     """Masks frame by frame from one specialist at a time; the gate chooses it.
 
     Without look-ahead the default specialist begins; the gate chooses after a second and every two
-    seconds from then on, from all it has heard, which fades by half in two seconds. With look-ahead, frames
-    wait until so many are there; the gate hears them all, as it hears an utterance in training, and
-    its choice masks them. A specialist that takes over first hears the last second again; then its
+    seconds from then on, from what it has heard of them, which fades by half in two seconds. With look-ahead,
+    frames wait until so many are there; the gate is asked as for an utterance in training, and its choice
+    masks them. A specialist that takes over first hears the last second again; then its
     mask fades in.
 
     Args:
@@ -54,7 +54,7 @@ class ExpertMasks:
         self._before: tuple[int, LstmState] | None = None
         self._fade_frames, self._faded = self._frames(_FADE_SECONDS), 0
         blank = system.frontend.mean.new_zeros(1, 0, freqs)
-        self._kept, self._waiting = blank, blank
+        self._kept, self._waiting, self._magnitude = blank, blank, blank
         self._begun = False
         self._until_choice = self._frames(_KEPT_SECONDS)
         if isinstance(system, LocalExperts):
@@ -64,10 +64,17 @@ class ExpertMasks:
     def _frames(self, seconds: float) -> int:
         return round(seconds * self._frames_a_second)
 
-    def push(self, features: Tensor, *, ended: bool = False) -> Tensor:
-        """Some more features ``(1, frames, freqs)``: the masks that are known now, of the same shape."""
+    def push(self, features: Tensor, magnitude: Tensor, *, ended: bool = False) -> Tensor:
+        """Some more frames: the masks that are known now, ``(1, frames, freqs)``.
+
+        Args:
+            features: ``(1, frames, freqs)``.
+            magnitude: of the mixture, of the same shape.
+            ended: these are the last ones.
+        """
         if not self._asks:
             return self._run(features)
+        self._magnitude = torch.cat([self._magnitude, magnitude], dim=1)
         return self._push_ahead(features, ended) if self.look_ahead else self._push_live(features)
 
     def _push_live(self, features: Tensor) -> Tensor:
@@ -79,7 +86,7 @@ class ExpertMasks:
             self._until_choice -= part.shape[1]
             if self._until_choice == 0:
                 # All at once: frame by frame, the gate would cost several times as much.
-                self._choose(self._listen(self._waiting))
+                self._choose(self._listen(self._waiting, self._take_magnitude(self._waiting.shape[1])))
                 self._waiting = self._waiting[:, :0]
                 self._until_choice = self._frames(_ASK_SECONDS)
         return torch.cat(masks, dim=1)
@@ -90,17 +97,22 @@ class ExpertMasks:
         self._waiting = torch.cat([self._waiting, features], dim=1)
         while self._waiting.shape[1] >= self.look_ahead or (ended and self._waiting.shape[1]):
             part, self._waiting = self._waiting[:, : self.look_ahead], self._waiting[:, self.look_ahead :]
+            magnitude = self._take_magnitude(part.shape[1])
             # A last piece of less than a second says too little to change the choice.
             too_short = part.shape[1] < min(self._frames(_KEPT_SECONDS), self.look_ahead)
             if not self._begun or not too_short:
-                self._choose(int(self._system.score(part)[0].argmax()))
+                self._choose(int(self._system.score(part, magnitude)[0].argmax()))
             masks.append(self._run(part))
         return torch.cat(masks, dim=1)
 
-    def _listen(self, features: Tensor) -> int:
-        """The gate's choice after it has heard these features too."""
+    def _take_magnitude(self, frames: int) -> Tensor:
+        taken, self._magnitude = self._magnitude[:, :frames], self._magnitude[:, frames:]
+        return taken
+
+    def _listen(self, features: Tensor, magnitude: Tensor) -> int:
+        """The gate's choice after it has heard these frames too."""
         assert isinstance(self._system, LocalExperts)
-        heard, self._gate_state = self._system.listen(features, self._gate_state)
+        heard, self._gate_state = self._system.listen(features, magnitude, self._gate_state)
         fade = 0.5 ** (1 / self._frames(_ASK_SECONDS))
         ages = torch.arange(heard.shape[1] - 1, -1, -1, device=heard.device)
         self._heard = self._heard * fade ** features.shape[1] + (fade**ages) @ heard[0]

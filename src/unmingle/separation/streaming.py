@@ -121,7 +121,7 @@ class DenoisingStream:
         features = magnitude
         if magnitude.shape[1]:
             features = self._system.frontend.step(magnitude, self._level)
-        masks = self.masks.push(features, ended=ended)
+        masks = self.masks.push(features, magnitude, ended=ended)
         self._spectra = torch.cat([self._spectra, spectrum], dim=1)
         ready, self._spectra = self._spectra[:, : masks.shape[1]], self._spectra[:, masks.shape[1] :]
         masked = ready * masks

@@ -19,8 +19,9 @@ class SpecialistGateConfig(Config):
 
     specialist: int = Field(0, ge=0)
     """Which one; the one for the lowest SNR lets the least noise pass, and so errs least."""
-    seconds: float = Field(1.0, gt=0.0, le=60.0)
-    """It hears the loudest stretch of so many seconds; in a stream, the last ones before each choice."""
+    seconds: float = Field(2.0, gt=0.0, le=60.0)
+    """It hears the loudest stretch of so many seconds; in a stream, the last ones before each choice, which
+    are two seconds apart."""
 
 
 class SpecialistGate(nn.Module):
@@ -44,13 +45,21 @@ class SpecialistGate(nn.Module):
 
     def forward(self, evidence: Tensor) -> Tensor:
         """Energies kept and removed ``(batch, 2)`` to scores before the softmax ``(batch, K)``."""
-        kept, removed = evidence.clamp_min(1e-9).unbind(dim=-1)
-        scores: Tensor = self.linear(10 * (kept / removed).log10().unsqueeze(-1))
+        # Silence has the ratio of one; nothing kept, or nothing removed, counts as 90 dB.
+        kept, removed = (evidence + 1e-9 * evidence.sum(dim=-1, keepdim=True) + 1e-30).unbind(dim=-1)
+        ratio = 10 * (kept / removed).log10().unsqueeze(-1)
+        # Not by nn.Linear: in training it would round the scores to bfloat16.
+        scores: Tensor = ratio * self.linear.weight[:, 0] + self.linear.bias
         return scores
 
 
 def energies(mask: Tensor, magnitude: Tensor) -> Tensor:
-    """What a mask ``(batch, frames, freqs)`` keeps and removes of each frame: ``(batch, frames, 2)``."""
+    """The mask's share of each frame's energy, and the rest: ``(batch, frames, 2)``.
+
+    Args:
+        mask: ``(batch, frames, freqs)``; a bin's energy is divided as a Wiener filter would.
+        magnitude: of the mixture, of the same shape.
+    """
     power = magnitude.square()
     kept = (mask * power).sum(dim=-1)
     return torch.stack([kept, power.sum(dim=-1) - kept], dim=-1)

@@ -7,11 +7,11 @@ learned costs arithmetic.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal, cast
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal, cast
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool1d, cross_entropy
 
@@ -32,6 +32,11 @@ _LEAST_SHARE = 0.01
 """In training together, a specialist that the soft gate gives less of a mixture does not run on it."""
 
 
+def _kind_of_gate(value: Any) -> str:
+    own = "specialist" in value if isinstance(value, Mapping) else isinstance(value, SpecialistGateConfig)
+    return "specialist" if own else "lstm"
+
+
 class LocalExpertsConfig(DenoisingConfig):
     """All that makes one sparse mixture of local experts. ``network`` is that of each specialist."""
 
@@ -40,10 +45,13 @@ class LocalExpertsConfig(DenoisingConfig):
     """What the specialists divide among them. ``snr``: the nearest of ``snr_levels``; ``gender`` of the
     talker, two specialists; ``spectrum`` (ours, needs no labels): clusters of mixtures by the mean and
     the spread of their features in bands."""
-    snr_levels: list[float] = Field([-5.0, 0.0, 5.0, 10.0], min_length=2)
+    snr_levels: list[float] = Field([-5.0, 0.0, 5.0, 10.0], min_length=2, max_length=64)
     clusters: int = Field(4, ge=2, le=64)
     """Specialists of the latent space ``spectrum``."""
-    gate: LstmConfig | SpecialistGateConfig = LstmConfig(layers=2, hidden_size=128)
+    gate: Annotated[
+        Annotated[LstmConfig, Tag("lstm")] | Annotated[SpecialistGateConfig, Tag("specialist")],
+        Discriminator(_kind_of_gate),
+    ] = LstmConfig(layers=2, hidden_size=128)
     """The paper's LSTM, whose scores of every frame are averaged over the utterance; or, for ``snr``, a
     specialist (ours)."""
     hardness: float = Field(10.0, gt=0.0)
@@ -151,18 +159,23 @@ class LocalExperts(DenoisingSystem):
             "by; give noise and speech with --data, or choose the latent space spectrum."
         )
 
-    def score(self, features: Tensor, frames: Tensor | None = None) -> Tensor:
+    def score(self, features: Tensor, magnitude: Tensor, frames: Tensor | None = None) -> Tensor:
         """The gate's score of every specialist for each utterance, before the softmax: ``(batch, K)``.
 
-        An LSTM's are the mean over the utterance's frames, a specialist's from the loudest stretch of it;
-        ``frames`` ``(batch,)`` counts those that are not padding.
+        An LSTM's are the mean over the utterance's frames, a specialist's from the loudest stretch of it.
+
+        Args:
+            features: of the mixtures, ``(batch, frames, freqs)``.
+            magnitude: of the mixtures, of the same shape.
+            frames: ``(batch,)``, the number of frames that are not padding; all, if not given.
         """
         if isinstance(self.gate, Lstm):
             return mean_over_time(self.gate(features).float(), frames)
         length = min(self._heard_frames, features.shape[1])
-        stretch, inside = loudest_stretch(self.frontend.magnitude(features), length, frames)
-        heard = features.gather(1, stretch.unsqueeze(-1).expand(-1, -1, features.shape[2]))
-        scores: Tensor = self.gate((self._energies(heard) * inside.unsqueeze(-1)).sum(dim=1))
+        stretch, inside = loudest_stretch(magnitude, length, frames)
+        stretch = stretch.unsqueeze(-1).expand(-1, -1, features.shape[2])
+        heard = self._energies(features.gather(1, stretch), magnitude.gather(1, stretch))
+        scores: Tensor = self.gate((heard * inside.unsqueeze(-1)).sum(dim=1))
         return scores
 
     @property
@@ -171,23 +184,31 @@ class LocalExperts(DenoisingSystem):
         assert isinstance(self.config.gate, SpecialistGateConfig)
         return max(1, round(self.config.gate.seconds * self.sample_rate / self.hop))
 
-    def _energies(self, features: Tensor) -> Tensor:
+    def _energies(self, features: Tensor, magnitude: Tensor) -> Tensor:
         assert isinstance(self.config.gate, SpecialistGateConfig)
         # Specialists are held fixed while the gate is trained alone.
         with torch.set_grad_enabled(torch.is_grad_enabled() and self._part == "all"):
             mask = torch.sigmoid(self.experts[self.config.gate.specialist](features).float())
-        return energies(mask, self.frontend.magnitude(features))
+        return energies(mask, magnitude)
 
-    def listen(self, features: Tensor, state: LstmState | None) -> tuple[Tensor, LstmState | None]:
-        """What the gate hears in some more features ``(1, frames, freqs)`` of a stream.
+    def listen(
+        self, features: Tensor, magnitude: Tensor, state: LstmState | None
+    ) -> tuple[Tensor, LstmState | None]:
+        """What the gate hears in some more frames of a stream.
+
+        Args:
+            features: ``(1, frames, freqs)``.
+            magnitude: of the same shape.
+            state: None at first, then what the last call gave.
 
         Returns:
-            ``(1, frames, values)``, whose weighted sums over time :meth:`choose` takes, for the last frames
-            or all of them; and the state for the next call, None before the first.
+            ``(1, heard, values)``, for the last frames or all of them, whose weighted sums over time
+            :meth:`choose` takes; and the state.
         """
         if isinstance(self.gate, Lstm):
             return self.gate.step(features, self.gate.initial_state(1) if state is None else state)
-        return self._energies(features[:, -self._heard_frames :]), None
+        frames = self._heard_frames
+        return self._energies(features[:, -frames:], magnitude[:, -frames:]), None
 
     def choose(self, heard: Tensor) -> int:
         """The specialist for what was heard ``(values,)``."""
@@ -198,7 +219,7 @@ class LocalExperts(DenoisingSystem):
     ) -> tuple[Spectra, Tensor]:
         spectra: Spectra = self.frontend(mixture)
         frames = None if lengths is None else lengths // self.hop + 1
-        choice = self.score(spectra.features, frames).argmax(dim=1)
+        choice = self.score(spectra.features, spectra.spectrum.abs(), frames).argmax(dim=1)
         return spectra, self.masks_of(spectra.features, choice)
 
     def masks_of(self, features: Tensor, choice: Tensor) -> Tensor:
@@ -225,7 +246,7 @@ class LocalExperts(DenoisingSystem):
         with torch.no_grad():
             masks = [torch.sigmoid(expert(spectra.features).float()).unsqueeze(1) for expert in self.experts]
             errors = torch.stack([self.objective(spectra, mask, batch) for mask in masks], dim=1)
-        shares = torch.softmax(self.score(spectra.features), dim=1)
+        shares = torch.softmax(self.score(spectra.features, spectra.spectrum.abs()), dim=1)
         return {"loss": (shares * errors).sum(dim=1).mean()}
 
     def _loss_apart(self, spectra: Spectra, batch: MixtureBatch) -> dict[str, Tensor]:
@@ -236,7 +257,7 @@ class LocalExperts(DenoisingSystem):
                 f"No mixture of a batch has a known {self.config.latent}, which the specialists divide by; "
                 "give data that states it, or choose the latent space spectrum."
             )
-        scores = self.score(spectra.features)
+        scores = self.score(spectra.features, spectra.spectrum.abs())
         gate = cross_entropy(scores, labels.clamp_min(0), reduction="none")
         gate = (gate * known).sum() / known.sum().clamp_min(1)
         if self._part == "gate":
@@ -247,7 +268,8 @@ class LocalExperts(DenoisingSystem):
 
     def _loss(self, spectra: Spectra, batch: MixtureBatch) -> dict[str, Tensor]:
         features = spectra.features
-        shares = torch.softmax(self.config.hardness * self.score(features), dim=1)
+        scores = self.score(features, spectra.spectrum.abs())
+        shares = torch.softmax(self.config.hardness * scores, dim=1)
         # Few shares of a hard gate matter; the others' specialists need not run.
         shares = shares * (shares >= _LEAST_SHARE)
         shares = shares / shares.sum(dim=1, keepdim=True)
