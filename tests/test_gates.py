@@ -154,11 +154,11 @@ def test_a_stream_asks_it_with_what_it_heard_last_fading() -> None:
 def test_by_choice_the_gate_alone_learns_what_each_specialist_scores() -> None:
     # One ratio tells less than an LSTM hears.
     for gate, left in (({"layers": 1, "hidden_size": 8}, 0.4), (OWN, 0.7)):
-        system, batch = tiny_experts(gate=gate), _batch()
+        system, batch = tiny_experts(gate=gate, hardness=1.5), _batch()
         system.choose_part("choice")
         loss = system.loss(batch)["loss"]
         spectra = system.frontend(batch.mixture)
-        shares = torch.softmax(_score(system, batch.mixture), dim=1)
+        shares = torch.softmax(system.config.hardness * _score(system, batch.mixture), dim=1)
         expected, errors = torch.zeros(()), torch.zeros(4, 4)
         for number in range(4):
             masks = system.masks_of(spectra.features, torch.full((4,), number))

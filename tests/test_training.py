@@ -327,3 +327,28 @@ def test_a_stage_may_have_its_own_number_of_talkers(crowd_corpus: Path) -> None:
         mixer = training_mixer(recipe, None, each)
         counts.append({int(active_sources(mixer.example(k, 4000)).sum()) for k in range(20)})
     assert counts == [{3}, {2, 3}]
+
+
+def test_a_stage_may_learn_from_the_validation_split(tmp_path: Path) -> None:
+    """Talkers of the splits are tones, low in one and high in the other; one corpus has no validation talkers."""
+    rows = ["path,corpus,speaker,gender,split,text"]
+    for corpus, split, hertz in (("a", "train", 300), ("a", "valid", 2000), ("b", "train", 400)):
+        for talker in range(2):
+            name = f"{corpus}-{split}-{talker}"
+            tone = 0.1 * np.sin(2 * np.pi * (hertz + 10 * talker) * np.arange(8000) / 8000)
+            write_audio(tmp_path / f"{name}.wav", tone.astype(np.float32), 8000)
+            rows.append(f"{name}.wav,{corpus},{name},F,{split},")
+    (tmp_path / "speech.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    stage = {"seconds": 0.5, "steps": 1, "batch_size": 2}
+    recipe = _recipe(
+        tmp_path / "speech.csv",
+        mixing={"talkers": 2, "corpus_weights": {"a": 0.5, "b": 0.5}},
+        stages=[stage, stage | {"split": "valid"}],
+    )
+    highest = []
+    for each in recipe.stages:
+        mixer = training_mixer(recipe, None, each)
+        peaks = [np.abs(np.fft.rfft(mixer.example(k, 4000).mixture)).argmax() * 2 for k in range(10)]
+        highest.append((min(peaks), max(peaks)))
+    assert highest[0][1] < 600
+    assert highest[1][0] > 1500

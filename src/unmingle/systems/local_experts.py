@@ -84,7 +84,7 @@ class LocalExperts(DenoisingSystem):
     Trained ``apart``, each specialist minimizes the objective on the mixtures of its own part of the
     latent space, and the gate the cross-entropy of its choice (the paper takes the binary one of a
     softmax); ``gate`` trains the gate alone so. ``choice`` (ours) trains it alone by what follows from
-    its choice: the objective that is to be expected of a specialist drawn from its softmax. A wrong
+    its choice: the objective that is to be expected of a specialist drawn from the soft gate (Eq. 5). A wrong
     choice then weighs as much as it costs, where the cross-entropy takes all for equal. Trained together
     (``all``), the estimate is the sum of all specialists' estimates weighted by a softmax of ``hardness``
     times the gate's scores (Eq. 4 and 5), and the objective reaches all networks through it.
@@ -246,7 +246,8 @@ class LocalExperts(DenoisingSystem):
         with torch.no_grad():
             masks = [torch.sigmoid(expert(spectra.features).float()).unsqueeze(1) for expert in self.experts]
             errors = torch.stack([self.objective(spectra, mask, batch) for mask in masks], dim=1)
-        shares = torch.softmax(self.score(spectra.features, spectra.spectrum.abs()), dim=1)
+        scores = self.score(spectra.features, spectra.spectrum.abs())
+        shares = torch.softmax(self.config.hardness * scores, dim=1)
         return {"loss": (shares * errors).sum(dim=1).mean()}
 
     def _loss_apart(self, spectra: Spectra, batch: MixtureBatch) -> dict[str, Tensor]:

@@ -40,27 +40,20 @@ def prepare(recipe: Recipe, cache: Path | None, on_decoded: Callable[[int, int],
 
 def training_mixer(recipe: Recipe, cache: Path | None, stage: Stage | None = None) -> MixtureSource:
     """Mixes the training split as the recipe, or one of its stages, says."""
-    mixing = recipe.mixing
+    mixing, split = recipe.mixing, "train"
     if stage is not None and stage.fewest_talkers is not None:
         mixing = mixing.model_copy(update={"fewest_talkers": stage.fewest_talkers})
+    if stage is not None and stage.split == "valid":
+        mixing, split = _of_validation(recipe, mixing), "valid"
     return open_mixtures(
-        recipe.data, "train", recipe.system.sample_rate, mixing, recipe.seed, cache, recipe.noise_data
+        recipe.data, split, recipe.system.sample_rate, mixing, recipe.seed, cache, recipe.noise_data
     )
 
 
 def validation_mixer(recipe: Recipe, cache: Path | None) -> MixtureSource:
     """Mixes the validation split at full overlap and original speed, through the recordings' own microphones."""
-    weights = recipe.mixing.corpus_weights
-    if weights and not any_premixed(recipe.data):
-        # A corpus with a share in training may have no validation talkers.
-        names = {utterance.corpus for utterance in read_corpora(recipe.data, "valid")}
-        weights = {name: weight for name, weight in weights.items() if name in names}
-    fewest = recipe.mixing.fewest_talkers
-    noise = recipe.mixing.noise
-    noise_weights = {}
-    if noise is not None and noise.weights:
-        there = {each.corpus for each in _noise(recipe.noise_data, recipe.data, "valid")}
-        noise_weights = {name: w for name, w in noise.weights.items() if name in {*there, *MADE}}
+    mixing = _of_validation(recipe, recipe.mixing)
+    fewest, noise = mixing.fewest_talkers, mixing.noise
     changes = {
         "speed": (1.0, 1.0),
         "partial_overlap": 0.0,
@@ -68,19 +61,30 @@ def validation_mixer(recipe: Recipe, cache: Path | None) -> MixtureSource:
         "microphone": None,
         # A lone talker's mixture cannot be improved.
         "fewest_talkers": fewest and max(2, fewest),
-        "corpus_weights": weights,
-        "noise": noise and noise.model_copy(update={"noise_only": 0.0, "weights": noise_weights}),
+        "noise": noise and noise.model_copy(update={"noise_only": 0.0}),
     }
-    mixing = recipe.mixing.model_copy(update=changes)
     return open_mixtures(
         recipe.data,
         "valid",
         recipe.system.sample_rate,
-        mixing,
+        mixing.model_copy(update=changes),
         recipe.validation.seed,
         cache,
         recipe.noise_data,
     )
+
+
+def _of_validation(recipe: Recipe, mixing: MixingConfig) -> MixingConfig:
+    """Without shares for corpora that have no validation talkers or noises."""
+    weights, noise = mixing.corpus_weights, mixing.noise
+    if weights and not any_premixed(recipe.data):
+        names = {utterance.corpus for utterance in read_corpora(recipe.data, "valid")}
+        weights = {name: weight for name, weight in weights.items() if name in names}
+    if noise is not None and noise.weights:
+        there = {each.corpus for each in _noise(recipe.noise_data, recipe.data, "valid")}
+        kept = {name: weight for name, weight in noise.weights.items() if name in {*there, *MADE}}
+        noise = noise.model_copy(update={"weights": kept})
+    return mixing.model_copy(update={"corpus_weights": weights, "noise": noise})
 
 
 def open_mixtures(
