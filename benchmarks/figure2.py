@@ -214,7 +214,7 @@ def main() -> None:
         if set(parts) == {"gate"}:
             _, confusions[gate] = scored_once(last, file, items, records)
             continue
-        if "apart" in parts:
+        if "all" in parts:
             apart = stage_file(run, parts.index("all"))
             naive = load_system(apart)
             assert isinstance(naive, LocalExperts)
@@ -244,7 +244,10 @@ def draw_curves(curves: list[Curve]) -> Figure:
         for curve in members:
             means = [float(np.mean(curve.scores[level])) for level in LEVELS]
             right.plot(LEVELS, means, linewidth=0.5 + curve.macs**0.15, **style)
-    ticks = sorted({round(curve.macs) for curve in curves})
+    ticks: list[int] = []
+    for macs in sorted({round(curve.macs) for curve in curves}):
+        if not ticks or macs > 1.1 * ticks[-1]:  # Labels would overlap.
+            ticks.append(macs)
     left.set_xticks(ticks, [str(tick) for tick in ticks], fontsize=8)
     left.set_xticks([], minor=True)
     left.set(xlabel="million multiply-accumulates a second", ylabel="SI-SDR improvement (dB)")
@@ -278,7 +281,7 @@ def report(output: Path, curves: list[Curve], confusions: dict[str, np.ndarray])
     rows = -(-len(confusions) // columns)
     figure = Figure(figsize=(3 * columns, 3.2 * rows), layout="constrained")
     places = figure.subplots(rows, columns, squeeze=False).flat
-    for axes, (name, matrix) in zip(places, confusions.items(), strict=False):
+    for (name, matrix), axes in zip(confusions.items(), places, strict=False):
         axes.imshow(matrix / matrix.sum(axis=1, keepdims=True).clip(1), vmin=0, vmax=1, cmap="Blues")
         axes.set(title=f"{name}\n{np.trace(matrix) / matrix.sum():.0%} right", xlabel="chosen", ylabel="true")
         axes.title.set_fontsize(8)
