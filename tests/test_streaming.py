@@ -12,7 +12,7 @@ from conftest import tiny_experts
 from unmingle.audio import Samples, resample
 from unmingle.errors import UnmingleError
 from unmingle.frontend import FrontEnd, StftConfig, level, running_level
-from unmingle.separation.expert_choice import ExpertMasks
+from unmingle.separation.expert_choice import ExpertMasks, Frames
 from unmingle.separation.streaming import DenoisingStream
 from unmingle.stft import Stft, StftStream
 from unmingle.systems import DenoisingSystem, LocalExperts
@@ -271,3 +271,19 @@ def test_bad_blocks_and_streams_are_refused_and_the_stream_goes_on() -> None:
         stream.push(audio)
     with pytest.raises(UnmingleError, match="has ended"):
         stream.flush()
+
+
+def test_frames_that_wait_are_joined_in_order() -> None:
+    whole, frames = torch.randn(1, 60, 3), Frames(torch.zeros(1, 0, 3))
+    assert frames.last(4).shape == (1, 0, 3)
+    start = 0
+    for size in (1, 0, 20, 9, 30):
+        frames.add(whole[:, start : start + size])
+        start += size
+    assert frames.count == 60
+    torch.testing.assert_close(frames.take(25), whole[:, :25])
+    assert frames.count == 35
+    torch.testing.assert_close(frames.last(10), whole[:, 50:])
+    torch.testing.assert_close(frames.last(99), whole[:, 25:])
+    torch.testing.assert_close(frames.take(35), whole[:, 25:])
+    assert frames.count == 0

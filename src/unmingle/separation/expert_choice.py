@@ -17,6 +17,35 @@ _FADE_SECONDS = 0.25
 """Over which one specialist's mask turns into the next one's."""
 
 
+class Frames:
+    """Frames ``(1, frames, freqs)`` that come a few at a time, and are joined only when they are needed.
+
+    Args:
+        blank: no frames, of the shape and kind of what comes.
+    """
+
+    def __init__(self, blank: Tensor) -> None:
+        self._blocks = [blank]
+        self.count = 0
+        """How many there are."""
+
+    def add(self, block: Tensor) -> None:
+        """Some more, at the end."""
+        self._blocks.append(block)
+        self.count += block.shape[1]
+
+    def take(self, frames: int) -> Tensor:
+        """The first ``frames``, which are gone then."""
+        joined = torch.cat(self._blocks, dim=1)
+        self._blocks = [joined[:, frames:].clone()]
+        self.count = self._blocks[0].shape[1]
+        return joined[:, :frames]
+
+    def last(self, frames: int) -> Tensor:
+        """The last ``frames``, or as many as there are."""
+        return torch.cat(self._blocks, dim=1)[:, max(0, self.count - frames) :]
+
+
 class ExpertMasks:
     """Masks frame by frame from one specialist at a time; the gate chooses it.
 
@@ -54,7 +83,7 @@ class ExpertMasks:
         self._before: tuple[int, LstmState] | None = None
         self._fade_frames, self._faded = self._frames(_FADE_SECONDS), 0
         blank = system.frontend.mean.new_zeros(1, 0, freqs)
-        self._kept, self._waiting, self._magnitude = blank, blank, blank
+        self._kept, self._waiting, self._magnitude = Frames(blank), Frames(blank), Frames(blank)
         self._begun = False
         self._until_choice = self._frames(_KEPT_SECONDS)
         if isinstance(system, LocalExperts):
@@ -74,7 +103,7 @@ class ExpertMasks:
         """
         if not self._asks:
             return self._run(features)
-        self._magnitude = torch.cat([self._magnitude, magnitude], dim=1)
+        self._magnitude.add(magnitude)
         return self._push_ahead(features, ended) if self.look_ahead else self._push_live(features)
 
     def _push_live(self, features: Tensor) -> Tensor:
@@ -82,32 +111,28 @@ class ExpertMasks:
         while features.shape[1]:
             part, features = features[:, : self._until_choice], features[:, self._until_choice :]
             masks.append(self._run(part))
-            self._waiting = torch.cat([self._waiting, part], dim=1)
+            self._waiting.add(part)
             self._until_choice -= part.shape[1]
             if self._until_choice == 0:
                 # All at once: frame by frame, the gate would cost several times as much.
-                self._choose(self._listen(self._waiting, self._take_magnitude(self._waiting.shape[1])))
-                self._waiting = self._waiting[:, :0]
+                frames = self._waiting.count
+                self._choose(self._listen(self._waiting.take(frames), self._magnitude.take(frames)))
                 self._until_choice = self._frames(_ASK_SECONDS)
         return torch.cat(masks, dim=1)
 
     def _push_ahead(self, features: Tensor, ended: bool) -> Tensor:
         assert isinstance(self._system, LocalExperts)
         masks = [features[:, :0]]
-        self._waiting = torch.cat([self._waiting, features], dim=1)
-        while self._waiting.shape[1] >= self.look_ahead or (ended and self._waiting.shape[1]):
-            part, self._waiting = self._waiting[:, : self.look_ahead], self._waiting[:, self.look_ahead :]
-            magnitude = self._take_magnitude(part.shape[1])
+        self._waiting.add(features)
+        while self._waiting.count >= self.look_ahead or (ended and self._waiting.count):
+            frames = min(self.look_ahead, self._waiting.count)
+            part, magnitude = self._waiting.take(frames), self._magnitude.take(frames)
             # A last piece of less than a second says too little to change the choice.
             too_short = part.shape[1] < min(self._frames(_KEPT_SECONDS), self.look_ahead)
             if not self._begun or not too_short:
                 self._choose(int(self._system.score(part, magnitude)[0].argmax()))
             masks.append(self._run(part))
         return torch.cat(masks, dim=1)
-
-    def _take_magnitude(self, frames: int) -> Tensor:
-        taken, self._magnitude = self._magnitude[:, :frames], self._magnitude[:, frames:]
-        return taken
 
     def _listen(self, features: Tensor, magnitude: Tensor) -> int:
         """The gate's choice after it has heard these frames too."""
@@ -127,8 +152,9 @@ class ExpertMasks:
         self.expert = expert
         network = self._system.experts[expert]
         self._state = network.initial_state(1)
-        if self._kept.shape[1]:
-            _, self._state = network.step(self._kept, self._state)
+        kept = self._kept.last(self._frames(_KEPT_SECONDS))
+        if kept.shape[1]:
+            _, self._state = network.step(kept, self._state)
 
     def _run(self, features: Tensor) -> Tensor:
         """Masks of the specialist that runs, faded from those of the one before."""
@@ -136,8 +162,9 @@ class ExpertMasks:
             return features
         self._begun = True
         if self._asks:
-            kept = torch.cat([self._kept, features], dim=1)
-            self._kept = kept[:, max(0, kept.shape[1] - self._frames(_KEPT_SECONDS)) :]
+            self._kept.add(features)
+            if self._kept.count > 4 * self._frames(_KEPT_SECONDS):
+                self._kept.take(self._kept.count - self._frames(_KEPT_SECONDS))
         values, self._state = self._system.experts[self.expert].step(features, self._state)
         masks = torch.sigmoid(values)
         if self._before is None:
