@@ -112,7 +112,8 @@ def main() -> None:
     parser.add_argument("--model", action="append", default=[], help="More denoisers of ours.")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    items = mixtures(arguments.corpus, arguments.output / "mixtures")
+    made = mixtures(arguments.corpus, arguments.output / "mixtures")
+    items = {level: made[level] for level in LEVELS}
     items = {level: group[:COUNT] for level, group in items.items()}
     print(f"{datetime.date.today()}, {platform.machine()}, one thread, torch {torch.__version__}\n")
     print(
