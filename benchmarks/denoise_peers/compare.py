@@ -113,8 +113,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     made = mixtures(arguments.corpus, arguments.output / "mixtures")
-    items = {level: made[level] for level in LEVELS}
-    items = {level: group[:COUNT] for level, group in items.items()}
+    items = {level: made[level][:COUNT] for level in LEVELS}
     print(f"{datetime.date.today()}, {platform.machine()}, one thread, torch {torch.__version__}\n")
     print(
         "| system | -5 dB | 0 dB | 5 dB | 10 dB | SI-SDRi (95 %) | made worse | PESQ | STOI | DNSMOS | RTF |\n"
