@@ -3,8 +3,8 @@
     python benchmarks/figure2.py CORPUS -o OUT RUN...
 
 CORPUS holds speech.csv and noise.csv; RUNs are folders of `unmingle train`: generalists, mixtures of local
-experts (before their stage `all` they are the naive ensemble if they were trained apart, after it the fine-tuned
-one), and gates alone. On
+experts (before their stage `all` they are the naive ensemble, after it the fine-tuned one; a run of `choice` alone
+has the specialists it began with), and gates alone. On
 300 noisy test mixtures for each of -5, 0, 5 and 10 dB (made once, in OUT/mixtures): SI-SDR improvement by
 input SNR against arithmetic, and what each gate chose; and on as many of 30 dB, where there is next to nothing
 to improve and much to lose: the mean is without them. Each model is scored once (OUT/scores keeps it).

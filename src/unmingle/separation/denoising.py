@@ -22,7 +22,7 @@ from unmingle.separation.streaming import DenoisingStream
 from unmingle.systems import DenoisingSystem
 
 LOOK_AHEAD_SECONDS = 10.0
-"""In a file the gate hears so much before it chooses; shorter recordings it hears as a whole."""
+"""A file is judged in pieces of so much, each with one choice of the gate; a shorter recording has one."""
 _BLOCK_SECONDS = 10.0
 
 
