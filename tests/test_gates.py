@@ -11,6 +11,7 @@ from torch import Tensor
 
 from conftest import tiny_experts
 from unmingle.batch import MixtureBatch
+from unmingle.errors import UnmingleError
 from unmingle.models import ModelFacts, load_system, save_system
 from unmingle.separation.expert_choice import ExpertMasks
 from unmingle.systems import LocalExperts
@@ -210,6 +211,33 @@ def test_a_new_gate_begins_beside_trained_specialists(tmp_path: Path) -> None:
     mixture = _batch().mixture
     loaded = load_system(tmp_path / "own.safetensors")
     torch.testing.assert_close(loaded.separate(mixture, 1).sources, system.separate(mixture, 1).sources)
+
+
+def test_trained_specialists_may_move_to_other_levels_and_the_gate_begins_anew(tmp_path: Path) -> None:
+    donor = tiny_experts(gate=OWN)
+    torch.nn.init.zeros_(donor.gate.linear.bias)
+    save_system(donor, tmp_path / "experts.safetensors", ModelFacts(), half=False)
+    system = {
+        "kind": "local_experts",
+        "network": {"layers": 1, "hidden_size": 8},
+        "gate": OWN,
+        "snr_levels": [-5.0, 2.5, 10.0, 25.0],
+    }
+    values = {
+        "name": "test",
+        "system": system,
+        "mixing": {"talkers": 1, "noise": {}},
+        "stages": [{"seconds": 1.0, "steps": 1}],
+    }
+    moved = system_from_model(Recipe.model_validate(values), tmp_path / "experts.safetensors")
+    assert isinstance(moved, LocalExperts)
+    torch.testing.assert_close(moved.specialists.state_dict(), donor.specialists.state_dict())
+    torch.testing.assert_close(
+        moved.gate.state_dict(), SpecialistGate([-5.0, 2.5, 10.0, 25.0]).state_dict(), rtol=0, atol=0
+    )
+    system["snr_levels"] = [-5.0, 2.5, 10.0]
+    with pytest.raises(UnmingleError, match="same sizes"):
+        system_from_model(Recipe.model_validate(values), tmp_path / "experts.safetensors")
 
 
 def test_impossible_gates_are_refused() -> None:

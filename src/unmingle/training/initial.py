@@ -46,8 +46,8 @@ def system_from_model(recipe: Recipe, name: str | Path, mixer: MixtureSource | N
     """The recipe's system with the weights of a model.
 
     The model's front end and network must be those of the recipe's system, or of its first stage;
-    attractors, objective, dropout, equalizing and number of talkers may differ. A gate that is configured
-    otherwise begins anew. Every specialist of a
+    attractors, objective, dropout, equalizing, number of talkers and levels of SNR may differ. A gate that is
+    configured otherwise, or for other levels, begins anew. Every specialist of a
     mixture of local experts may begin with the weights of one denoiser; clusters of its latent space
     then come from the first training mixtures of ``mixer``.
 
@@ -86,7 +86,7 @@ def _take(system: System, donor: System, recipe: Recipe, name: str | Path) -> No
     if (
         isinstance(system, LocalExperts)
         and isinstance(donor, LocalExperts)
-        and system.config.gate != donor.config.gate
+        and (system.config.gate, system.config.snr_levels) != (donor.config.gate, donor.config.snr_levels)
     ):
         given |= {key: value for key, value in wanted.items() if key.startswith("gate.")}
     shared = [key for key in given if key in wanted]
@@ -105,4 +105,6 @@ def _essence(config: dict[str, Any]) -> dict[str, Any]:
     kept = {key: config[key] for key in _SAME if key in config}
     kept["network"] = {key: value for key, value in kept["network"].items() if "dropout" not in key}
     kept["stft"] = {key: value for key, value in kept["stft"].items() if key != "equalize"}
+    # Specialists may move to other levels, as many as there are.
+    kept["snr_levels"] = len(kept.get("snr_levels", []))
     return kept
