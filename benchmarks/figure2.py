@@ -7,7 +7,8 @@ experts (before their stage `all` they are the naive ensemble, after it the fine
 has the specialists it began with), and gates alone. On
 300 noisy test mixtures for each of -5, 0, 5 and 10 dB (made once, in OUT/mixtures): SI-SDR improvement by
 input SNR against arithmetic, and what each gate chose; and on as many of 30 dB, where there is next to nothing
-to improve and much to lose: the mean is without them. Each model is scored once (OUT/scores keeps it).
+to improve and much to lose: the mean is without them. The last column compares with the last RUN that is no gate
+alone, mixture by mixture. Each model is scored once (OUT/scores keeps it).
 """
 
 from __future__ import annotations
@@ -71,14 +72,20 @@ class Curve:
     def mean(self) -> float:
         return float(np.mean(self.every()))
 
-    def row(self) -> str:
+    def row(self, last: Curve | None = None) -> str:
+        """A line of the table; with the paired difference from ``last``, if given."""
         every = self.every()
         low, high = bootstrap_interval(every)
         cells = [f"{np.mean(self.scores[level]):.2f}" for level in (*LEVELS, NEARLY_CLEAN)]
         worse = np.mean([value < 0 for value in every])
+        against = ""
+        if last is not None and last is not self:
+            differences = np.subtract(every, last.every())
+            below, above = bootstrap_interval(differences.tolist())
+            against = f"{differences.mean():+.2f} ({below:+.2f} to {above:+.2f})"
         return (
             f"| {self.name} | {self.macs:.0f} | {' | '.join(cells)} "
-            f"| {self.mean():.2f} ({low:.2f} to {high:.2f}) | {worse:.1%} |"
+            f"| {self.mean():.2f} ({low:.2f} to {high:.2f}) | {worse:.1%} | {against} |"
         )
 
 
@@ -259,10 +266,13 @@ def draw_curves(curves: list[Curve]) -> Figure:
 
 def report(output: Path, curves: list[Curve], confusions: dict[str, np.ndarray]) -> None:
     print(f"\n{datetime.date.today()}, {platform.machine()}, torch {torch.__version__}\n")
-    print("| system | MMAC/s | -5 dB | 0 dB | 5 dB | 10 dB | 30 dB | mean (95 %) | made worse |")
-    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
+    print(
+        "| system | MMAC/s | -5 dB | 0 dB | 5 dB | 10 dB | 30 dB | mean (95 %) | made worse | against the last RUN |"
+    )
+    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")
+    last = curves[-1]
     for curve in sorted(curves, key=lambda curve: (curve.family, curve.macs)):
-        print(curve.row())
+        print(curve.row(last))
     print("\n| gate | right | rows: true, columns: chosen |\n| --- | --- | --- |")
     for name, matrix in confusions.items():
         print(f"| {name} | {np.trace(matrix) / matrix.sum():.1%} | {matrix.tolist()} |")

@@ -41,17 +41,21 @@ def _score(system: LocalExperts, mixture: Tensor, frames: Tensor | None = None) 
     return system.score(spectra.features, spectra.spectrum.abs(), frames)
 
 
-def test_scores_are_linear_in_the_ratio_of_what_the_mask_keeps_to_what_it_removes() -> None:
+def test_scores_are_linear_in_what_the_mask_keeps_removes_and_doubts() -> None:
     gate, mask, magnitude = SpecialistGate([-5.0, 10.0]), torch.rand(2, 7, 3), torch.rand(2, 7, 3)
+    torch.nn.init.normal_(gate.linear.weight)
     scores = gate(energies(mask, magnitude).sum(dim=1))
     for index in range(2):
-        kept = removed = 0.0
+        kept = removed = whole = 0.0
         for frame in range(7):
             for freq in range(3):
-                power = float(magnitude[index, frame, freq]) ** 2
-                kept += float(mask[index, frame, freq]) * power
-                removed += (1 - float(mask[index, frame, freq])) * power
-        expected = gate.linear.weight[:, 0] * 10 * math.log10(kept / removed) + gate.linear.bias
+                power, share = float(magnitude[index, frame, freq]) ** 2, float(mask[index, frame, freq])
+                kept += share**2 * power
+                removed += (1 - share) ** 2 * power
+                whole += power
+        ratio = 10 * math.log10(kept / removed)
+        doubt = 10 * math.log10((whole - kept - removed) / whole) + 9
+        expected = gate.linear.weight @ torch.tensor([ratio, doubt]) + gate.linear.bias
         torch.testing.assert_close(scores[index], expected, atol=1e-4, rtol=1e-4)
 
 
@@ -60,11 +64,14 @@ def test_scores_are_linear_in_the_ratio_of_what_the_mask_keeps_to_what_it_remove
 )
 def test_a_fresh_gate_chooses_the_nearest_level(ratio: float, chosen: int) -> None:
     gate = SpecialistGate([-5.0, 0.0, 5.0, 10.0])
-    assert int(gate(torch.tensor([[10 ** (ratio / 10), 1.0]])).argmax()) == chosen
+    assert int(gate(torch.tensor([[10 ** (ratio / 10), 0.3, 1.0]])).argmax()) == chosen
 
 
 def test_silence_and_masks_of_nothing_have_finite_scores() -> None:
     gate = SpecialistGate([-5.0, 10.0])
+    torch.nn.init.normal_(gate.linear.weight)
+    # Silence speaks for no specialist.
+    torch.testing.assert_close(gate(torch.zeros(1, 3))[0], gate.linear.bias)
     for mask, magnitude in ((0.5, 0.0), (0.0, 1.0), (1.0, 1.0)):
         evidence = energies(torch.full((1, 2, 3), mask), torch.full((1, 2, 3), magnitude)).sum(dim=1)
         assert gate(evidence).isfinite().all()
@@ -112,7 +119,7 @@ def test_neither_gain_nor_padding_changes_its_scores() -> None:
 
 
 def test_scores_are_not_rounded_in_training() -> None:
-    gate, evidence = SpecialistGate([-5.0, 0.0, 5.0, 10.0]), torch.tensor([[5.69, 1.0]])
+    gate, evidence = SpecialistGate([-5.0, 0.0, 5.0, 10.0]), torch.tensor([[5.69, 1.3, 1.0]])
     with torch.autocast("cpu", dtype=torch.bfloat16):
         scores = gate(evidence)
     torch.testing.assert_close(scores, gate(evidence), atol=0.0, rtol=0.0)
@@ -124,8 +131,8 @@ def test_its_arithmetic_is_that_of_what_it_hears() -> None:
     assert system.multiply_accumulates(1.0) == (63 + 16) * frame
     assert system.multiply_accumulates(0.1) == 2 * 7 * frame
     one = sum(p.numel() for p in system.experts[0].parameters())
-    assert system.active_parameter_count() == 2 * one + 2 * 4
-    assert system.parameter_count() == 4 * one + 2 * 4
+    assert system.active_parameter_count() == 2 * one + 3 * 4
+    assert system.parameter_count() == 4 * one + 3 * 4
 
 
 def test_a_stream_asks_it_with_what_it_heard_last_fading() -> None:
@@ -135,16 +142,16 @@ def test_a_stream_asks_it_with_what_it_heard_last_fading() -> None:
     features = torch.randn(1, 187, 513, generator=generator)
     magnitude = torch.rand(1, 187, 513, generator=generator)
     with torch.no_grad():
-        sums = torch.zeros(2)
+        sums = torch.zeros(3)
         for end in (62, 187):
             mask = torch.sigmoid(system.experts[1](features[:, end - 16 : end]))
             one = energies(mask, magnitude[:, end - 16 : end])[0]
             ages = torch.arange(15, -1, -1)
             sums = sums * 0.5 + (0.5 ** (ages / 125))[:, None].mul(one).sum(dim=0)
-        ratio = float(10 * (sums[0] / sums[1]).log10())
+        ratio = float(10 * (sums[0] / sums[2]).log10())
         for offset, chosen in ((-0.01, 1), (0.01, 3)):
             # Specialist 3 from the ratio on that was heard, or from a little above it.
-            system.gate.linear.weight.copy_(torch.tensor([[0.0], [0.0], [0.0], [1.0]]))
+            system.gate.linear.weight.copy_(torch.tensor([[0.0, 0.0], [0.0, 0.0], [0.0, 0.0], [1.0, 0.0]]))
             system.gate.linear.bias.copy_(torch.tensor([-9e3, 0.0, -9e3, offset - ratio]))
             masks = ExpertMasks(system)
             masks.push(features[:, :100], magnitude[:, :100])
@@ -153,7 +160,7 @@ def test_a_stream_asks_it_with_what_it_heard_last_fading() -> None:
 
 
 def test_by_choice_the_gate_alone_learns_what_each_specialist_scores() -> None:
-    # One ratio tells less than an LSTM hears.
+    # Two figures tell less than an LSTM hears.
     for gate, left in (({"layers": 1, "hidden_size": 8}, 0.4), (OWN, 0.7)):
         system, batch = tiny_experts(gate=gate, hardness=1.5), _batch()
         system.choose_part("choice")

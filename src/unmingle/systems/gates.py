@@ -1,4 +1,4 @@
-"""A gate of local experts without a network of its own: one of the specialists tells the SNR (ours)."""
+"""A gate of local experts without a network of its own: the mask of one of the specialists tells the SNR (ours)."""
 
 from __future__ import annotations
 
@@ -11,25 +11,29 @@ from torch import Tensor, nn
 from unmingle.config import Config
 
 _SPREAD = 4.0
-"""Decibels by which a fresh gate takes the ratio to miss the SNR."""
+"""Decibels by which a fresh gate takes what is kept relative to what is removed to miss the SNR."""
+_USUAL_DOUBT = 10**-0.9
+"""What is in doubt as a share of all, about the mean over noisy speech: learning starts from there."""
 
 
 class SpecialistGateConfig(Config):
     """Which specialist hears how much of an utterance."""
 
     specialist: int = Field(0, ge=0)
-    """Which one; the one for the lowest SNR lets the least noise pass, and so errs least."""
+    """Which one. The lower its SNR the surer it tells noise from speech; the higher, the better it tells
+    light noise from none."""
     seconds: float = Field(2.0, gt=0.0, le=60.0)
     """It hears the loudest stretch of so many seconds; in a stream, the last ones before each choice, which
     are two seconds apart."""
 
 
 class SpecialistGate(nn.Module):
-    """Scores specialists by the ratio of what the mask of one of them keeps to what it removes.
+    """Scores specialists by what the mask of one of them keeps, what it removes, and how much it doubts.
 
     A specialist has learned from every bin what speech is, where a gate has one label an utterance: with
-    noise of kinds that neither was trained with, its ratio tells more of the SNR. Each score is a linear
-    function of the ratio in dB; nothing else is learned.
+    noise of kinds that neither was trained with, its mask tells more of the SNR. Each score is a linear
+    function of two figures in dB: what is kept relative to what is removed, and what is in doubt relative to
+    all (little, where there is next to no noise; the first figure alone hardly tells 10 dB from 30).
 
     Args:
         levels: the SNR in dB that each specialist is for, K of them.
@@ -37,32 +41,39 @@ class SpecialistGate(nn.Module):
 
     def __init__(self, levels: Sequence[float]) -> None:
         super().__init__()
-        self.linear = nn.Linear(1, len(levels))
-        # Classes of equal spread around their levels: the discriminant of Gaussians.
+        self.linear = nn.Linear(2, len(levels))
+        # Classes of equal spread around their levels: the discriminant of Gaussians. Doubt says nothing yet.
         centres = torch.tensor(levels)
-        self.linear.weight.data.copy_(centres[:, None] / _SPREAD**2)
+        self.linear.weight.data.copy_(torch.stack([centres / _SPREAD**2, torch.zeros_like(centres)], dim=1))
         self.linear.bias.data.copy_(-centres.square() / (2 * _SPREAD**2))
 
     def forward(self, evidence: Tensor) -> Tensor:
-        """Energies kept and removed ``(batch, 2)`` to scores before the softmax ``(batch, K)``."""
-        # Silence has the ratio of one; nothing kept, or nothing removed, counts as 90 dB.
-        kept, removed = (evidence + 1e-9 * evidence.sum(dim=-1, keepdim=True) + 1e-30).unbind(dim=-1)
-        ratio = 10 * (kept / removed).log10().unsqueeze(-1)
+        """Energies kept, in doubt and removed ``(batch, 3)`` to scores before the softmax ``(batch, K)``."""
+        # No part counts as less than -90 dB of all; silence has the usual doubt, and as much kept as removed.
+        total = evidence.sum(dim=-1, keepdim=True)
+        evidence = evidence + 1e-9 * total + 1e-30 * evidence.new_tensor([1.0, _USUAL_DOUBT, 1.0])
+        kept, doubt, removed = evidence.unbind(dim=-1)
+        figures = (
+            10 * torch.stack([kept / removed, doubt / (total[..., 0] + 1e-30) / _USUAL_DOUBT], dim=-1).log10()
+        )
         # Not by nn.Linear: in training it would round the scores to bfloat16.
-        scores: Tensor = ratio * self.linear.weight[:, 0] + self.linear.bias
+        scores: Tensor = (figures.unsqueeze(-2) * self.linear.weight).sum(dim=-1) + self.linear.bias
         return scores
 
 
 def energies(mask: Tensor, magnitude: Tensor) -> Tensor:
-    """The mask's share of each frame's energy, and the rest: ``(batch, frames, 2)``.
+    """Each frame's energy in three parts: kept, in doubt, removed, ``(batch, frames, 3)``.
+
+    Of a bin's energy, m squared is kept by the mask m and the square of 1 - m removed; the rest is in doubt.
 
     Args:
-        mask: ``(batch, frames, freqs)``; a bin's energy is divided as a Wiener filter would.
+        mask: ``(batch, frames, freqs)``.
         magnitude: of the mixture, of the same shape.
     """
     power = magnitude.square()
-    kept = (mask * power).sum(dim=-1)
-    return torch.stack([kept, power.sum(dim=-1) - kept], dim=-1)
+    kept, removed = (mask.square() * power).sum(dim=-1), ((1 - mask).square() * power).sum(dim=-1)
+    doubt = (2 * mask * (1 - mask) * power).sum(dim=-1)
+    return torch.stack([kept, doubt, removed], dim=-1)
 
 
 def loudest_stretch(magnitude: Tensor, length: int, frames: Tensor | None = None) -> tuple[Tensor, Tensor]:
