@@ -270,7 +270,7 @@ def report(output: Path, curves: list[Curve], confusions: dict[str, np.ndarray])
         "| system | MMAC/s | -5 dB | 0 dB | 5 dB | 10 dB | 30 dB | mean (95 %) | made worse | against the last RUN |"
     )
     print("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")
-    last = curves[-1]
+    last = curves[-1] if curves else None
     for curve in sorted(curves, key=lambda curve: (curve.family, curve.macs)):
         print(curve.row(last))
     print("\n| gate | right | rows: true, columns: chosen |\n| --- | --- | --- |")

@@ -242,6 +242,15 @@ def test_trained_specialists_may_move_to_other_levels_and_the_gate_begins_anew(t
     torch.testing.assert_close(
         moved.gate.state_dict(), SpecialistGate([-5.0, 2.5, 10.0, 25.0]).state_dict(), rtol=0, atol=0
     )
+    # A gate that tells the gender stays as it was.
+    gender = tiny_experts(latent="gender")
+    save_system(gender, tmp_path / "gender.safetensors", ModelFacts(), half=False)
+    other = system | {"latent": "gender", "gate": gender.config.gate.model_dump()}
+    kept = system_from_model(
+        Recipe.model_validate(values | {"system": other}), tmp_path / "gender.safetensors"
+    )
+    assert isinstance(kept, LocalExperts)
+    torch.testing.assert_close(kept.gate.state_dict(), gender.gate.state_dict())
     system["snr_levels"] = [-5.0, 2.5, 10.0]
     with pytest.raises(UnmingleError, match="same sizes"):
         system_from_model(Recipe.model_validate(values), tmp_path / "experts.safetensors")

@@ -275,7 +275,8 @@ def test_bad_blocks_and_streams_are_refused_and_the_stream_goes_on() -> None:
 
 def test_frames_that_wait_are_joined_in_order() -> None:
     whole, frames = torch.randn(1, 60, 3), Frames(torch.zeros(1, 0, 3))
-    assert frames.last(4).shape == (1, 0, 3)
+    # A specialist that takes over before anything came has nothing to be warmed with.
+    torch.testing.assert_close(frames.last(4), whole[:, :0])
     start = 0
     for size in (1, 0, 20, 9, 30):
         frames.add(whole[:, start : start + size])

@@ -8,10 +8,19 @@ from typing import Any
 import numpy as np
 import torch
 
+from unmingle.config import Config
 from unmingle.data.batches import MixtureSource
 from unmingle.errors import UnmingleError
 from unmingle.models import find_model, load_system
-from unmingle.systems import Denoiser, LocalExperts, MaskingSystem, System, TwoStage, build_system
+from unmingle.systems import (
+    Denoiser,
+    LocalExperts,
+    LocalExpertsConfig,
+    MaskingSystem,
+    System,
+    TwoStage,
+    build_system,
+)
 from unmingle.training.recipe import Recipe
 
 _OWN = ("formation.", "training_formation.", "log_scale")
@@ -86,7 +95,7 @@ def _take(system: System, donor: System, recipe: Recipe, name: str | Path) -> No
     if (
         isinstance(system, LocalExperts)
         and isinstance(donor, LocalExperts)
-        and (system.config.gate, system.config.snr_levels) != (donor.config.gate, donor.config.snr_levels)
+        and _gate_of(system.config) != _gate_of(donor.config)
     ):
         given |= {key: value for key, value in wanted.items() if key.startswith("gate.")}
     shared = [key for key in given if key in wanted]
@@ -99,6 +108,11 @@ def _take(system: System, donor: System, recipe: Recipe, name: str | Path) -> No
             f"{recipe.name}; choose a model of the same sizes."
         )
     system.load_state_dict({key: given[key] for key in shared}, strict=False)
+
+
+def _gate_of(config: LocalExpertsConfig) -> tuple[Config, list[float] | None]:
+    """What makes a gate; the levels are nothing to one that does not tell the SNR."""
+    return config.gate, config.snr_levels if config.latent == "snr" else None
 
 
 def _essence(config: dict[str, Any]) -> dict[str, Any]:
