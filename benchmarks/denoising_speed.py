@@ -48,7 +48,7 @@ def main() -> None:
     system = enhancer.system
     print(
         f"{enhancer.name}: {system.parameter_count():,} parameters, {system.active_parameter_count():,} of them "
-        f"at work; {system.multiply_accumulates(10.0) / 10 / 1e6:.0f} MMAC per second of audio, in pieces of ten"
+        f"at work at most; {system.multiply_accumulates(10.0) / 10 / 1e6:.0f} MMAC per second of audio at most"
     )
     print(
         f"{datetime.date.today()}, {platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}\n"

@@ -19,6 +19,7 @@ import json
 import platform
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -89,6 +90,29 @@ class Curve:
         )
 
 
+class Scored(NamedTuple):
+    """One model on all mixtures."""
+
+    scores: dict[int, list[float]]
+    """SI-SDR improvements in dB by input SNR."""
+    choices: dict[int, list[int]]
+    """Which specialist ran, by input SNR."""
+    confusion: np.ndarray
+    """Of the gate at :data:`LEVELS`: (true, chosen)."""
+
+    def macs(self, system: DenoisingSystem, seconds: list[float], *, gate: bool = True) -> float:
+        """Million multiply-accumulates for a second of the mixtures at :data:`LEVELS`, so many seconds each."""
+        choices = [choice for level in LEVELS for choice in self.choices[level]]
+        total = 0
+        for each, choice in zip(seconds, choices, strict=True):
+            if isinstance(system, LocalExperts) and gate:
+                total += system.multiply_accumulates(each, choice)
+            else:
+                frames = system.frontend.stft.frames(round(each * system.sample_rate))
+                total += system.experts[0].multiply_accumulates(frames)
+        return total / sum(seconds) / 1e6
+
+
 def mixtures(corpus: str, folder: Path) -> dict[int, list[MixtureItem]]:
     """The test mixtures of every input SNR, made where they are not there yet."""
     items = {}
@@ -120,15 +144,14 @@ def true_label(system: LocalExperts, item: MixtureItem, features: torch.Tensor) 
 
 
 @torch.inference_mode()
-def score(
-    system: DenoisingSystem, items: dict[int, list[MixtureItem]], *, oracle: bool = False
-) -> tuple[dict[int, list[float]], np.ndarray]:
-    """SI-SDR improvements by input SNR, and the confusion matrix (true, chosen) of the gate at :data:`LEVELS`."""
+def score(system: DenoisingSystem, items: dict[int, list[MixtureItem]], *, oracle: bool = False) -> Scored:
+    """Every mixture by itself: the gate chooses once."""
     size = len(system.experts)
     confusion = np.zeros((size, size), dtype=int)
     scores: dict[int, list[float]] = {}
+    choices: dict[int, list[int]] = {}
     for level, group in items.items():
-        scores[level] = []
+        scores[level], choices[level] = [], []
         for item in group:
             mixture, clean, _ = read_item(item)
             spectra = system.frontend(torch.from_numpy(mixture)[None])
@@ -145,19 +168,8 @@ def score(
             reference = torch.from_numpy(clean[0])
             before, after = si_sdr(torch.from_numpy(mixture), reference), si_sdr(estimate[0, 0], reference)
             scores[level].append(float(after - before))
-    return scores, confusion
-
-
-def arithmetic(system: DenoisingSystem, seconds: list[float], *, gate: bool = True) -> float:
-    """Million multiply-accumulates for a second of mixtures that last so many seconds each."""
-    stft, rate = system.frontend.stft, system.sample_rate
-    counts = [
-        system.multiply_accumulates(each)
-        if gate
-        else system.experts[0].multiply_accumulates(stft.frames(round(each * rate)))
-        for each in seconds
-    ]
-    return sum(counts) / sum(seconds) / 1e6
+            choices[level].append(chosen)
+    return Scored(scores, choices, confusion)
 
 
 def scored_once(
@@ -167,18 +179,21 @@ def scored_once(
     folder: Path,
     *,
     oracle: bool = False,
-) -> tuple[dict[int, list[float]], np.ndarray]:
-    """As :func:`score`, from ``folder`` for the levels at which the model file ``path`` was scored before."""
+) -> Scored:
+    """As :func:`score`, from ``folder`` if the model file ``path`` was scored before."""
     record = folder / f"{file_hash(path)}{'-true-choice' if oracle else ''}.json"
-    kept = json.loads(record.read_text()) if record.is_file() else {"scores": {}}
-    missing = {level: group for level, group in items.items() if str(level) not in kept["scores"]}
-    if missing:
-        scores, confusion = score(system, missing, oracle=oracle)
-        kept["scores"] |= {str(level): values for level, values in scores.items()}
-        kept.setdefault("confusion", confusion.tolist())
+    kept = json.loads(record.read_text()) if record.is_file() else {}
+    if set(kept.get("choices", {})) != {str(level) for level in items}:
+        scored = score(system, items, oracle=oracle)
+        kept = {
+            "scores": {str(level): values for level, values in scored.scores.items()},
+            "choices": {str(level): values for level, values in scored.choices.items()},
+            "confusion": scored.confusion.tolist(),
+        }
         folder.mkdir(exist_ok=True)
         record.write_text(json.dumps(kept))
-    return {int(level): values for level, values in kept["scores"].items()}, np.array(kept["confusion"])
+    scores, choices = ({int(level): v for level, v in kept[key].items()} for key in ("scores", "choices"))
+    return Scored(scores, choices, np.array(kept["confusion"]))
 
 
 def main() -> None:
@@ -202,12 +217,12 @@ def main() -> None:
         file = stage_file(run, ended[-1])
         last = load_system(file)
         assert isinstance(last, DenoisingSystem)
-        macs = arithmetic(last, seconds)
+        scored = scored_once(last, file, items, records)
+        macs = scored.macs(last, seconds)
         network = last.config.network
         size = f"{network.hidden_size}x{network.layers}"
         if not isinstance(last, LocalExperts):
-            scores, _ = scored_once(last, file, items, records)
-            curves.append(Curve(size, f"generalist{heard}", "generalist", macs, scores))
+            curves.append(Curve(size, f"generalist{heard}", "generalist", macs, scored.scores))
             print(curves[-1].row(), flush=True)
             continue
         sizes = last.config.gate
@@ -219,21 +234,20 @@ def main() -> None:
             else f"{latent} {size}"
         )
         if set(parts) == {"gate"}:
-            _, confusions[gate] = scored_once(last, file, items, records)
+            confusions[gate] = scored.confusion
             continue
         if "all" in parts:
             apart = stage_file(run, parts.index("all"))
             naive = load_system(apart)
             assert isinstance(naive, LocalExperts)
-            oracle, _ = scored_once(naive, apart, items, records, oracle=True)
-            alone = arithmetic(naive, seconds, gate=False)
-            curves.append(Curve(size, latent, "true choice", alone, oracle))
-            scores, confusion = scored_once(naive, apart, items, records)
-            curves.append(Curve(size, latent, "naive", macs, scores))
-            confusions[gate] = confusion
-        scores, confusion = scored_once(last, file, items, records)
-        curves.append(Curve(size, latent, "fine-tuned", macs, scores))
-        confusions[f"{gate}, fine-tuned"] = confusion
+            oracle = scored_once(naive, apart, items, records, oracle=True)
+            alone = oracle.macs(naive, seconds, gate=False)
+            curves.append(Curve(size, latent, "true choice", alone, oracle.scores))
+            by_gate = scored_once(naive, apart, items, records)
+            curves.append(Curve(size, latent, "naive", by_gate.macs(naive, seconds), by_gate.scores))
+            confusions[gate] = by_gate.confusion
+        curves.append(Curve(size, latent, "fine-tuned", macs, scored.scores))
+        confusions[f"{gate}, fine-tuned"] = scored.confusion
         print(curves[-1].row(), flush=True)
     report(arguments.output, curves, confusions)
 

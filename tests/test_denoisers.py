@@ -230,14 +230,19 @@ def test_a_mixture_of_unknown_label_teaches_nothing() -> None:
         system.loss(batch)
 
 
-def test_together_the_estimates_are_weighted_by_the_hardened_gate() -> None:
-    """Sivaraman & Kim 2020, Eq. 4 and 5, estimate by estimate."""
-    system, batch = tiny_experts(hardness=3.0), _batch(2)
+@pytest.mark.parametrize(
+    ("gate", "hardness"), [({"layers": 1, "hidden_size": 8}, 3.0), ({"specialist": 1, "seconds": 0.25}, 0.1)]
+)
+def test_together_the_estimates_are_weighted_by_the_hardened_gate(
+    gate: dict[str, object], hardness: float
+) -> None:
+    """Sivaraman & Kim 2020, Eq. 4 and 5, estimate by estimate; and what follows for every network."""
+    system, batch = tiny_experts(gate=gate, hardness=hardness), _batch(2)
     spectra = system.frontend(batch.mixture)
     scores = _score(system, batch.mixture)
     errors = []
     for index in range(2):
-        powers = [math.exp(3.0 * float(score)) for score in scores[index].detach()]
+        powers = [torch.exp(hardness * score) for score in scores[index]]
         estimate = torch.zeros(8000)
         for power, expert in zip(powers, system.experts, strict=True):
             mask = torch.sigmoid(expert(spectra.features[index : index + 1]))
@@ -247,11 +252,14 @@ def test_together_the_estimates_are_weighted_by_the_hardened_gate() -> None:
         scale = (estimate @ source) / (source @ source)
         noise = (scale * source - estimate).square().sum() / (scale * source).square().sum()
         errors.append(10 * torch.log10(noise + 1e-3))
-    loss = system.loss(batch)["loss"]
-    torch.testing.assert_close(loss, torch.stack(errors).mean(), atol=1e-4, rtol=1e-4)
-    loss.backward()
-    networks = [system.gate, *system.experts]
-    assert all(float(network.linear.weight.grad.abs().sum()) > 0 for network in networks)
+    loss, expected = system.loss(batch)["loss"], torch.stack(errors).mean()
+    torch.testing.assert_close(loss, expected, atol=1e-4, rtol=1e-4)
+    parameters = list(system.parameters())
+    gradients, slow = (torch.autograd.grad(each, parameters) for each in (loss, expected))
+    torch.testing.assert_close(gradients, slow, atol=1e-4, rtol=1e-3)
+    for network in [system.gate, *system.experts]:
+        place = next(k for k, each in enumerate(parameters) if each is network.linear.weight)
+        assert float(gradients[place].abs().sum()) > 0
 
 
 def test_together_a_specialist_with_hardly_a_share_does_not_run() -> None:
@@ -268,8 +276,9 @@ def test_together_a_specialist_with_hardly_a_share_does_not_run() -> None:
     torch.testing.assert_close(loss, error)
 
 
-def test_a_very_hard_gate_is_the_choice_of_test_time() -> None:
-    system, batch = tiny_experts(hardness=1e4), _batch()
+@pytest.mark.parametrize("gate", [{"layers": 1, "hidden_size": 8}, {"specialist": 1, "seconds": 0.25}])
+def test_a_very_hard_gate_is_the_choice_of_test_time(gate: dict[str, object]) -> None:
+    system, batch = tiny_experts(gate=gate, hardness=1e4), _batch()
     error = system.objective(*system.mask(batch.mixture, 1), batch).mean()
     torch.testing.assert_close(system.loss(batch)["loss"], error, atol=1e-3, rtol=1e-3)
 

@@ -15,7 +15,7 @@ from unmingle.errors import UnmingleError
 from unmingle.models import ModelFacts, load_system, save_system
 from unmingle.separation.expert_choice import ExpertMasks
 from unmingle.systems import LocalExperts
-from unmingle.systems.gates import SpecialistGate, energies, loudest_stretch
+from unmingle.systems.gates import SpecialistGate, energies
 from unmingle.training.initial import system_from_model
 from unmingle.training.recipe import Recipe
 
@@ -77,31 +77,88 @@ def test_silence_and_masks_of_nothing_have_finite_scores() -> None:
         assert gate(evidence).isfinite().all()
 
 
-def test_the_loudest_stretch_is_that_of_a_slow_search() -> None:
-    magnitude = torch.rand(5, 20, 3, generator=torch.Generator().manual_seed(0))
-    frames = torch.tensor([20, 19, 6, 3, 1])
-    stretch, inside = loudest_stretch(magnitude, 6, frames)
-    for index, count in enumerate(frames.tolist()):
-        starts = range(max(1, count - 5))
-        energy = [float(magnitude[index, k : min(count, k + 6)].square().sum()) for k in starts]
-        best = energy.index(max(energy))
-        assert stretch[index].tolist() == list(range(best, best + 6))
-        assert int(inside[index].sum()) == min(6, count)
-    whole, _ = loudest_stretch(magnitude, 20)
-    assert whole[0].tolist() == list(range(20))
-
-
-def test_the_specialist_hears_the_loudest_stretch_alone() -> None:
+def test_it_hears_how_an_utterance_begins() -> None:
     system, batch = tiny_experts(gate=OWN), _batch()
     spectra = system.frontend(batch.mixture)
     magnitude = spectra.spectrum.abs()
-    stretch, _ = loudest_stretch(magnitude, 16)
-    assert len(set(stretch[:, 0].tolist())) > 1
     for index in range(4):
-        heard = spectra.features[index : index + 1, stretch[index]]
-        mask = torch.sigmoid(system.experts[1](heard))
-        alone = system.gate(energies(mask, magnitude[index : index + 1, stretch[index]]).sum(dim=1))
-        torch.testing.assert_close(_score(system, batch.mixture)[index : index + 1], alone)
+        one = slice(index, index + 1)
+        mask = torch.sigmoid(system.experts[1](spectra.features[one, :16]))
+        alone = system.gate(energies(mask, magnitude[one, :16]).sum(dim=1))
+        torch.testing.assert_close(_score(system, batch.mixture)[one], alone)
+
+
+def _choose_by_ratio(system: LocalExperts, ratio: float) -> None:
+    """Specialist 1 below what is kept to what is removed in dB, 3 above it."""
+    weight = torch.tensor([[0.0, 0.0], [0.0, 0.0], [0.0, 0.0], [1.0, 0.0]])
+    with torch.no_grad():
+        system.gate.linear.weight.copy_(weight)
+        system.gate.linear.bias.copy_(torch.tensor([-9e3, 0.0, -9e3, -ratio]))
+
+
+def _remembering(**changes: object) -> LocalExperts:
+    """What it heard seconds ago still matters."""
+    system = tiny_experts(gate=OWN, **changes)
+    for expert in system.experts:
+        expert.layers.bias_ih_l0.data[8:16] += 8.0  # Of the forget gates.
+        expert.linear.weight.data *= 4.0
+    return system
+
+
+def _noise(frames: int) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(1, frames, 513, generator=generator), torch.rand(1, frames, 513, generator=generator)
+
+
+def _frames_run(system: LocalExperts) -> dict[int, int]:
+    """How many frames each specialist has masked, from now on."""
+    ran: dict[int, int] = {}
+
+    def count(number: int, outputs: Tensor) -> None:
+        ran[number] = ran.get(number, 0) + outputs.shape[0] * outputs.shape[1]
+
+    for number, expert in enumerate(system.experts):
+        expert.linear.register_forward_hook(
+            lambda _module, _inputs, outputs, number=number: count(number, outputs)
+        )
+    return ran
+
+
+@torch.no_grad()
+def test_chosen_it_goes_on_and_each_frame_is_masked_once() -> None:
+    system, batch = _remembering(), _batch()
+    lengths = torch.tensor([2000, 6000, 8000, 8000])
+    frames = lengths // 256 + 1
+    # What follows the first one would change its choice.
+    batch.mixture[0, 2600:] *= 100
+    spectra = system.frontend(batch.mixture)
+    _choose_by_ratio(system, 0.0)
+    choice = system.score(spectra.features, spectra.spectrum.abs(), frames).argmax(dim=1)
+    assert set(choice.tolist()) == {1, 3}
+    assert choice[0] != system.score(spectra.features, spectra.spectrum.abs()).argmax(dim=1)[0]
+    ran = _frames_run(system)
+    masks = system.mask(batch.mixture, 1, lengths)[1]
+    total, ones = spectra.features.shape[1], int((choice == 1).sum())
+    assert ran == {1: 4 * 16 + ones * (total - 16), 3: (4 - ones) * total}
+    torch.testing.assert_close(masks, system.masks_of(spectra.features, choice))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("ratio", [-100.0, 100.0])
+def test_a_file_in_pieces_begins_with_it(ratio: float) -> None:
+    system = tiny_experts(gate=OWN, default_expert=0)
+    _choose_by_ratio(system, ratio)
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(1, 150, 513, generator=generator)
+    magnitude = torch.rand(1, 150, 513, generator=generator)
+    masks = ExpertMasks(system, look_ahead=70)
+    heard = [
+        masks.push(features[:, k : k + 30], magnitude[:, k : k + 30], ended=k == 120)
+        for k in range(0, 150, 30)
+    ]
+    chosen = 3 if ratio < 0 else 1
+    assert (masks.expert, masks.switches) == (chosen, 0)
+    torch.testing.assert_close(torch.cat(heard, dim=1), torch.sigmoid(system.experts[chosen](features)))
 
 
 def test_neither_gain_nor_padding_changes_its_scores() -> None:
@@ -129,34 +186,68 @@ def test_its_arithmetic_is_that_of_what_it_hears() -> None:
     system = tiny_experts(gate=OWN)
     frame = 4 * 8 * (513 + 8) + 8 * 513
     assert system.multiply_accumulates(1.0) == (63 + 16) * frame
+    assert system.multiply_accumulates(1.0, 3) == (63 + 16) * frame
+    assert system.multiply_accumulates(1.0, 1) == 63 * frame
     assert system.multiply_accumulates(0.1) == 2 * 7 * frame
     one = sum(p.numel() for p in system.experts[0].parameters())
     assert system.active_parameter_count() == 2 * one + 3 * 4
     assert system.parameter_count() == 4 * one + 3 * 4
 
 
-def test_a_stream_asks_it_with_what_it_heard_last_fading() -> None:
-    system = tiny_experts(gate=OWN)
-    # Its hearing, from 16 frames before each choice, after 62 and 62 + 125 frames.
-    generator = torch.Generator().manual_seed(0)
-    features = torch.randn(1, 187, 513, generator=generator)
-    magnitude = torch.rand(1, 187, 513, generator=generator)
-    with torch.no_grad():
-        sums = torch.zeros(3)
-        for end in (62, 187):
-            mask = torch.sigmoid(system.experts[1](features[:, end - 16 : end]))
-            one = energies(mask, magnitude[:, end - 16 : end])[0]
-            ages = torch.arange(15, -1, -1)
-            sums = sums * 0.5 + (0.5 ** (ages / 125))[:, None].mul(one).sum(dim=0)
-        ratio = float(10 * (sums[0] / sums[2]).log10())
-        for offset, chosen in ((-0.01, 1), (0.01, 3)):
-            # Specialist 3 from the ratio on that was heard, or from a little above it.
-            system.gate.linear.weight.copy_(torch.tensor([[0.0, 0.0], [0.0, 0.0], [0.0, 0.0], [1.0, 0.0]]))
-            system.gate.linear.bias.copy_(torch.tensor([-9e3, 0.0, -9e3, offset - ratio]))
-            masks = ExpertMasks(system)
-            masks.push(features[:, :100], magnitude[:, :100])
-            masks.push(features[:, 100:], magnitude[:, 100:])
-            assert masks.expert == chosen
+@torch.no_grad()
+def test_in_pieces_it_goes_on_from_where_it_was_or_hears_the_last_second_again() -> None:
+    system, (features, magnitude) = _remembering(), _noise(210)
+    ran = _frames_run(system)
+    masks, heard = ExpertMasks(system, look_ahead=70), []
+    for begin, ratio in ((0, 100.0), (70, -100.0), (140, 100.0)):
+        _choose_by_ratio(system, ratio)
+        part = slice(begin, begin + 70)
+        heard.append(masks.push(features[:, part], magnitude[:, part]))
+    # Both: three pieces, of which each masks its own; and a last second, what the gate heard, and a fade.
+    assert ran == {1: 70 + 16 + 16 + 62 + 70, 3: 62 + 70 + 16}
+    first, third = system.experts[1], system.experts[3]
+    alone = torch.sigmoid(first(features[:, :86]))
+    other = torch.sigmoid(third(features[:, 70 - 62 :]))[:, 62:]
+    again = torch.sigmoid(first(features[:, 140 - 62 :]))[:, 62:]
+    share = (torch.arange(1, 17) / 17)[None, :, None]
+    torch.testing.assert_close(heard[0], alone[:, :70])
+    torch.testing.assert_close(heard[1][:, :16], share * other[:, :16] + (1 - share) * alone[:, 70:])
+    torch.testing.assert_close(heard[1][:, 16:], other[:, 16:70])
+    torch.testing.assert_close(heard[2][:, :16], share * again[:, :16] + (1 - share) * other[:, 70:86])
+    torch.testing.assert_close(heard[2][:, 16:], again[:, 16:])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("default", [1, 2])
+def test_a_stream_asks_it_with_all_that_it_heard_fading(default: int) -> None:
+    system, (features, magnitude) = _remembering(default_expert=default), _noise(440)
+    gate = torch.sigmoid(system.experts[1](features))
+    sums, ratios = torch.zeros(3), []
+    for frame, one in enumerate(energies(gate, magnitude)[0], start=1):
+        sums = sums * 0.5 ** (1 / 125) + one
+        if frame in (62, 187, 312, 437):
+            ratios.append(float(10 * (sums[0] / sums[2]).log10()))
+    masks, begin = ExpertMasks(system), 0
+    # Another one takes over and hands back; the gate has heard all of it.
+    for ratio, offset, chosen in zip(ratios, (1e-3, -1e-3, 1e-3, -1e-3), (1, 3, 1, 3), strict=True):
+        _choose_by_ratio(system, ratio + offset)
+        end = (62, 187, 312, 437)[ratios.index(ratio)]
+        for cut in (slice(begin, end - 9), slice(end - 9, end)):
+            masks.push(features[:, cut], magnitude[:, cut])
+        begin = end
+        assert masks.expert == chosen
+
+
+@torch.no_grad()
+def test_in_a_stream_it_takes_over_with_all_that_it_heard() -> None:
+    system, (features, magnitude) = _remembering(default_expert=3), _noise(100)
+    _choose_by_ratio(system, 100.0)
+    masks = ExpertMasks(system)
+    heard = torch.cat(
+        [masks.push(features[:, k : k + 1], magnitude[:, k : k + 1]) for k in range(100)], dim=1
+    )
+    assert masks.expert == 1
+    torch.testing.assert_close(heard[:, 78:], torch.sigmoid(system.experts[1](features))[:, 78:])
 
 
 def test_by_choice_the_gate_alone_learns_what_each_specialist_scores() -> None:

@@ -57,7 +57,7 @@ def _describe(name: str) -> dict[str, Any]:
         "rate": f"{system.sample_rate} Hz",
         "talkers": system.talkers,
         "parameters": _parameters(system),
-        "arithmetic": f"{system.multiply_accumulates(10.0) / 10 / 1e9:.3f} GMAC per second of audio",
+        "arithmetic": f"{system.multiply_accumulates(10.0) / 10 / 1e9:.3f} GMAC per second of audio, at most",
         "data": facts.data,
         "score": facts.score,
         "licence": facts.licence,
@@ -67,4 +67,6 @@ def _describe(name: str) -> dict[str, Any]:
 def _parameters(system: System) -> str:
     learned, active = system.parameter_count(), system.active_parameter_count()
     text = f"{learned / 1e6:.2f} M"
-    return text if learned == active else f"{text}, of which {active / 1e6:.2f} M work on one recording"
+    return (
+        text if learned == active else f"{text}, of which {active / 1e6:.2f} M at most work on one recording"
+    )

@@ -54,6 +54,8 @@ class Lstm(nn.Module):
 
     def step(self, features: Tensor, state: LstmState) -> tuple[Tensor, LstmState]:
         """Some more frames: their outputs and the state after them; together equal to :meth:`forward`."""
+        if not features.shape[1]:
+            return features.new_zeros(*features.shape[:2], self.linear.out_features), state
         if features.shape[1] <= _FEW_FRAMES and not torch.is_grad_enabled():
             hidden, state = self._few(features, state)
         else:
@@ -75,7 +77,7 @@ class Lstm(nn.Module):
                 c = torch.sigmoid(forget) * c + torch.sigmoid(keep) * torch.tanh(write)
                 h = torch.sigmoid(show) * torch.tanh(c)
                 outputs.append(h)
-            hidden = torch.stack(outputs, dim=1) if outputs else h.unsqueeze(1)[:, :0]
+            hidden = torch.stack(outputs, dim=1)
             ends.append((h, c))
         return hidden, (torch.stack([h for h, _ in ends]), torch.stack([c for _, c in ends]))
 

@@ -8,6 +8,7 @@ from torch import Tensor
 from unmingle.errors import UnmingleError
 from unmingle.networks import LstmState
 from unmingle.systems import DenoisingSystem, LocalExperts
+from unmingle.systems.gates import energies
 
 _KEPT_SECONDS = 1.0
 """What a specialist that takes over is warmed with; and how long the gate listens at first."""
@@ -50,10 +51,10 @@ class ExpertMasks:
     """Masks frame by frame from one specialist at a time; the gate chooses it.
 
     Without look-ahead the default specialist begins; the gate chooses after a second and every two
-    seconds from then on, from what it has heard of them, which fades by half in two seconds. With look-ahead,
-    frames wait until so many are there; the gate is asked as for an utterance in training, and its choice
-    masks them. A specialist that takes over first hears the last second again; then its
-    mask fades in.
+    seconds from then on, from all that it has heard, which fades by half in two seconds. With look-ahead,
+    frames wait until so many are there; then the gate is asked as for an utterance, and its choice
+    masks them. A specialist that takes over first hears the last second again, unless as gate it has heard
+    it already; then its mask fades in.
 
     Args:
         system: the denoiser.
@@ -84,10 +85,11 @@ class ExpertMasks:
         self._fade_frames, self._faded = self._frames(_FADE_SECONDS), 0
         blank = system.frontend.mean.new_zeros(1, 0, freqs)
         self._kept, self._waiting, self._magnitude = Frames(blank), Frames(blank), Frames(blank)
+        self._unfaded = blank
         self._begun = False
         self._until_choice = self._frames(_KEPT_SECONDS)
+        self._gate_state: LstmState | None = None
         if isinstance(system, LocalExperts):
-            self._gate_state: LstmState | None = None
             self._heard = system.frontend.mean.new_zeros(())
 
     def _frames(self, seconds: float) -> int:
@@ -111,7 +113,7 @@ class ExpertMasks:
         while features.shape[1]:
             part, features = features[:, : self._until_choice], features[:, self._until_choice :]
             masks.append(self._run(part))
-            self._waiting.add(part)
+            self._waiting.add(self._unfaded if self._runs_gate else part)
             self._until_choice -= part.shape[1]
             if self._until_choice == 0:
                 # All at once: frame by frame, the gate would cost several times as much.
@@ -129,18 +131,43 @@ class ExpertMasks:
             part, magnitude = self._waiting.take(frames), self._magnitude.take(frames)
             # A last piece of less than a second says too little to change the choice.
             too_short = part.shape[1] < min(self._frames(_KEPT_SECONDS), self.look_ahead)
+            begun = None
             if not self._begun or not too_short:
-                self._choose(int(self._system.score(part, magnitude)[0].argmax()))
-            masks.append(self._run(part))
+                begun = self._choose_for(part, magnitude)
+            masks.append(self._run(part, begun))
         return torch.cat(masks, dim=1)
 
-    def _listen(self, features: Tensor, magnitude: Tensor) -> int:
-        """The gate's choice after it has heard these frames too."""
+    def _choose_for(self, part: Tensor, magnitude: Tensor) -> Tensor | None:
+        """Choose for a piece; if the specialist is the gate, the mask of what it has done of the piece already."""
         assert isinstance(self._system, LocalExperts)
-        heard, self._gate_state = self._system.listen(features, magnitude, self._gate_state)
+        gate = self._system.gate_expert
+        if gate is None:
+            self._choose(int(self._system.score(part, magnitude)[0].argmax()))
+            return None
+        state = self._state if self._runs_gate else self._warmed(gate)
+        opening = self._system.opening(part, magnitude, state=state)
+        self._gate_state = opening.state
+        self._choose(int(opening.choice))
+        if not self._runs_gate:
+            return None
+        self._state = opening.state
+        return opening.mask
+
+    @property
+    def _runs_gate(self) -> bool:
+        """Whether the specialist that runs is the gate; it need not hear again what it has masked."""
+        return isinstance(self._system, LocalExperts) and self.expert == self._system.gate_expert
+
+    def _listen(self, waiting: Tensor, magnitude: Tensor) -> int:
+        """The gate's choice after these frames too: their features, or their masks if the gate gave them."""
+        assert isinstance(self._system, LocalExperts)
+        if self._runs_gate:
+            heard, self._gate_state = energies(waiting, magnitude), self._state
+        else:
+            heard, self._gate_state = self._system.listen(waiting, magnitude, self._gate_state)
         fade = 0.5 ** (1 / self._frames(_ASK_SECONDS))
         ages = torch.arange(heard.shape[1] - 1, -1, -1, device=heard.device)
-        self._heard = self._heard * fade ** features.shape[1] + (fade**ages) @ heard[0]
+        self._heard = self._heard * fade ** heard.shape[1] + (fade**ages) @ heard[0]
         return self._system.choose(self._heard)
 
     def _choose(self, expert: int) -> None:
@@ -150,14 +177,17 @@ class ExpertMasks:
             self._before, self._faded = (self.expert, self._state), 0
             self.switches += 1
         self.expert = expert
-        network = self._system.experts[expert]
-        self._state = network.initial_state(1)
-        kept = self._kept.last(self._frames(_KEPT_SECONDS))
-        if kept.shape[1]:
-            _, self._state = network.step(kept, self._state)
+        # As gate, a specialist has heard all of the stream.
+        self._state = self._gate_state if self._runs_gate and self._gate_state else self._warmed(expert)
 
-    def _run(self, features: Tensor) -> Tensor:
-        """Masks of the specialist that runs, faded from those of the one before."""
+    def _warmed(self, expert: int) -> LstmState:
+        """The state of a specialist that has heard the last second."""
+        network = self._system.experts[expert]
+        kept = self._kept.last(self._frames(_KEPT_SECONDS))
+        return network.step(kept, network.initial_state(1))[1]
+
+    def _run(self, features: Tensor, begun: Tensor | None = None) -> Tensor:
+        """Masks of the specialist that runs, which it has ``begun``, faded from those of the one before."""
         if not features.shape[1]:
             return features
         self._begun = True
@@ -165,15 +195,18 @@ class ExpertMasks:
             self._kept.add(features)
             if self._kept.count > 4 * self._frames(_KEPT_SECONDS):
                 self._kept.take(self._kept.count - self._frames(_KEPT_SECONDS))
-        values, self._state = self._system.experts[self.expert].step(features, self._state)
+        rest = features if begun is None else features[:, begun.shape[1] :]
+        values, self._state = self._system.experts[self.expert].step(rest, self._state)
         masks = torch.sigmoid(values)
+        self._unfaded = masks if begun is None else torch.cat([begun, masks], dim=1)
         if self._before is None:
-            return masks
+            return self._unfaded
         expert, state = self._before
         frames = min(features.shape[1], self._fade_frames - self._faded)
         values, state = self._system.experts[expert].step(features[:, :frames], state)
-        place = torch.arange(self._faded + 1, self._faded + frames + 1, device=masks.device)
+        place = torch.arange(self._faded + 1, self._faded + frames + 1, device=features.device)
         share = (place / (self._fade_frames + 1)).reshape(1, -1, 1)
+        masks = self._unfaded.clone()
         masks[:, :frames] = share * masks[:, :frames] + (1 - share) * torch.sigmoid(values)
         self._faded += frames
         self._before = (expert, state) if self._faded < self._fade_frames else None

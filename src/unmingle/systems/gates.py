@@ -20,11 +20,10 @@ class SpecialistGateConfig(Config):
     """Which specialist hears how much of an utterance."""
 
     specialist: int = Field(0, ge=0)
-    """Which one. The lower its SNR the surer it tells noise from speech; the higher, the better it tells
-    light noise from none."""
-    seconds: float = Field(2.0, gt=0.0, le=60.0)
-    """It hears the loudest stretch of so many seconds; in a stream, the last ones before each choice, which
-    are two seconds apart."""
+    """Which one. Best the one that is chosen most: chosen, it only goes on."""
+    seconds: float = Field(6.0, gt=0.0, le=60.0)
+    """It begins each utterance and decides after so many seconds, or at the end of a shorter one; a live
+    stream asks it every two seconds."""
 
 
 class SpecialistGate(nn.Module):
@@ -74,27 +73,3 @@ def energies(mask: Tensor, magnitude: Tensor) -> Tensor:
     kept, removed = (mask.square() * power).sum(dim=-1), ((1 - mask).square() * power).sum(dim=-1)
     doubt = (2 * mask * (1 - mask) * power).sum(dim=-1)
     return torch.stack([kept, doubt, removed], dim=-1)
-
-
-def loudest_stretch(magnitude: Tensor, length: int, frames: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Where each of ``(batch, frames, freqs)`` has the most energy in ``length`` frames in a row.
-
-    Args:
-        magnitude: of the mixtures.
-        length: of the stretch, at most the number of frames.
-        frames: ``(batch,)``, the number of frames that are not padding; all, if not given.
-
-    Returns:
-        The stretch's frames ``(batch, length)``, and which of them are no padding, of the same shape.
-    """
-    power = magnitude.square().sum(dim=-1)
-    batch, total = power.shape
-    count = torch.full((batch,), total, device=power.device) if frames is None else frames.to(power.device)
-    time = torch.arange(total, device=power.device)
-    power = power * (time < count[:, None])
-    sums = torch.nn.functional.pad(power.cumsum(dim=1), (1, 0))
-    of_stretch = sums[:, length:] - sums[:, :-length]
-    possible = time[: total - length + 1] <= (count[:, None] - length).clamp_min(0)
-    start = of_stretch.masked_fill(~possible, -torch.inf).argmax(dim=1)
-    stretch = start[:, None] + torch.arange(length, device=power.device)
-    return stretch, stretch < count[:, None]

@@ -8,7 +8,7 @@ learned costs arithmetic.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal, NamedTuple, cast
 
 import torch
 from pydantic import Discriminator, Field, Tag, model_validator
@@ -22,7 +22,7 @@ from unmingle.frontend import Spectra
 from unmingle.networks import Lstm, LstmConfig, LstmState, mean_over_time
 from unmingle.systems.base import Part
 from unmingle.systems.denoiser import DenoisingConfig, DenoisingSystem
-from unmingle.systems.gates import SpecialistGate, SpecialistGateConfig, energies, loudest_stretch
+from unmingle.systems.gates import SpecialistGate, SpecialistGateConfig, energies
 
 _BANDS = 32
 """Of the profile by which the latent space ``spectrum`` tells mixtures apart."""
@@ -57,7 +57,7 @@ class LocalExpertsConfig(DenoisingConfig):
     hardness: float = Field(10.0, gt=0.0)
     """The paper's lambda: how near to one-hot the soft gate of joint training is (Eq. 5)."""
     default_expert: int | None = Field(None, ge=0)
-    """Which specialist begins a stream; the middle one if not given."""
+    """Which specialist begins a stream; if not given, the one that is the gate, or the middle one."""
 
     @property
     def specialists(self) -> int:
@@ -76,6 +76,17 @@ class LocalExpertsConfig(DenoisingConfig):
             if self.gate.specialist >= self.specialists:
                 raise ValueError(f"the gate's specialist must be below {self.specialists}")
         return self
+
+
+class Opening(NamedTuple):
+    """How utterances begin, where a specialist is the gate."""
+
+    mask: Tensor
+    """That specialist's, for what the gate hears: ``(batch, frames, freqs)``."""
+    state: LstmState
+    """That specialist's, after it."""
+    choice: Tensor
+    """The gate's, ``(batch,)``."""
 
 
 class LocalExperts(DenoisingSystem):
@@ -105,9 +116,8 @@ class LocalExperts(DenoisingSystem):
             if isinstance(config.gate, LstmConfig)
             else SpecialistGate(config.snr_levels)
         )
-        self.default_expert = (
-            config.specialists // 2 if config.default_expert is None else config.default_expert
-        )
+        middle = config.specialists // 2 if self.gate_expert is None else self.gate_expert
+        self.default_expert = middle if config.default_expert is None else config.default_expert
         if config.latent == "spectrum":
             self.register_buffer("centres", torch.zeros(config.clusters, 2 * _BANDS))
         self._part: Part = "all"
@@ -159,41 +169,74 @@ class LocalExperts(DenoisingSystem):
             "by; give noise and speech with --data, or choose the latent space spectrum."
         )
 
-    def score(self, features: Tensor, magnitude: Tensor, frames: Tensor | None = None) -> Tensor:
+    def score(
+        self, features: Tensor, magnitude: Tensor, frames: Tensor | None = None, mask: Tensor | None = None
+    ) -> Tensor:
         """The gate's score of every specialist for each utterance, before the softmax: ``(batch, K)``.
 
-        An LSTM's are the mean over the utterance's frames, a specialist's from the loudest stretch of it.
+        An LSTM's are the mean over the utterance's frames, a specialist's from how the utterance begins.
 
         Args:
             features: of the mixtures, ``(batch, frames, freqs)``.
             magnitude: of the mixtures, of the same shape.
             frames: ``(batch,)``, the number of frames that are not padding; all, if not given.
+            mask: of the specialist that is the gate, ``(batch, frames, freqs)``, if it is known already, for
+                as many frames as the gate hears, or more.
         """
         if isinstance(self.gate, Lstm):
             return mean_over_time(self.gate(features).float(), frames)
-        length = min(self._heard_frames, features.shape[1])
-        stretch, inside = loudest_stretch(magnitude, length, frames)
-        stretch = stretch.unsqueeze(-1).expand(-1, -1, features.shape[2])
-        heard = self._energies(features.gather(1, stretch), magnitude.gather(1, stretch))
-        scores: Tensor = self.gate((heard * inside.unsqueeze(-1)).sum(dim=1))
+        if mask is None:
+            mask = self._gate_mask(features[:, : self.heard_frames])
+        mask = mask[:, : self.heard_frames]
+        heard = energies(mask, magnitude[:, : mask.shape[1]])
+        if frames is not None:
+            time = torch.arange(heard.shape[1], device=heard.device)
+            heard = heard * (time < frames.to(heard.device)[:, None]).unsqueeze(-1)
+        scores: Tensor = self.gate(heard.sum(dim=1))
         return scores
 
     @property
-    def _heard_frames(self) -> int:
-        """How many frames a specialist hears as gate."""
+    def heard_frames(self) -> int:
+        """How many frames of an utterance a specialist hears as gate."""
         assert isinstance(self.config.gate, SpecialistGateConfig)
         return max(1, round(self.config.gate.seconds * self.sample_rate / self.hop))
 
-    def _energies(self, features: Tensor, magnitude: Tensor) -> Tensor:
-        assert isinstance(self.config.gate, SpecialistGateConfig)
+    @property
+    def gate_expert(self) -> int | None:
+        """Which specialist is the gate, if one is."""
+        return self.config.gate.specialist if isinstance(self.config.gate, SpecialistGateConfig) else None
+
+    def _gate_mask(self, features: Tensor) -> Tensor:
+        """The mask ``(batch, frames, freqs)`` of the specialist that is the gate."""
         # Specialists are held fixed while the gate is trained alone.
         with torch.set_grad_enabled(torch.is_grad_enabled() and self._part == "all"):
-            mask = torch.sigmoid(self.experts[self.config.gate.specialist](features).float())
-        return energies(mask, magnitude)
+            return torch.sigmoid(self.experts[cast(int, self.gate_expert)](features).float())
+
+    def opening(
+        self,
+        features: Tensor,
+        magnitude: Tensor,
+        frames: Tensor | None = None,
+        state: LstmState | None = None,
+    ) -> Opening:
+        """What a specialist gives that is the gate, until it has decided: if it is chosen, it goes on.
+
+        Args:
+            features: of the mixtures, ``(batch, frames, freqs)``.
+            magnitude: of the mixtures, of the same shape.
+            frames: ``(batch,)``, the number of frames that are not padding; all, if not given.
+            state: of the specialist before; the beginning, if not given.
+        """
+        network = self.experts[cast(int, self.gate_expert)]
+        values, state = network.step(
+            features[:, : self.heard_frames], state or network.initial_state(len(features))
+        )
+        mask = torch.sigmoid(values.float())
+        return Opening(mask, state, self.score(features, magnitude, frames, mask).argmax(dim=1))
 
     def listen(
         self, features: Tensor, magnitude: Tensor, state: LstmState | None
-    ) -> tuple[Tensor, LstmState | None]:
+    ) -> tuple[Tensor, LstmState]:
         """What the gate hears in some more frames of a stream.
 
         Args:
@@ -202,13 +245,11 @@ class LocalExperts(DenoisingSystem):
             state: None at first, then what the last call gave.
 
         Returns:
-            ``(1, heard, values)``, for the last frames or all of them, whose weighted sums over time
-            :meth:`choose` takes; and the state.
+            ``(1, frames, values)``, whose weighted sums over time :meth:`choose` takes; and the state.
         """
-        if isinstance(self.gate, Lstm):
-            return self.gate.step(features, self.gate.initial_state(1) if state is None else state)
-        frames = self._heard_frames
-        return self._energies(features[:, -frames:], magnitude[:, -frames:]), None
+        network = self.gate if isinstance(self.gate, Lstm) else self.experts[cast(int, self.gate_expert)]
+        values, state = network.step(features, state or network.initial_state(1))
+        return (values if network is self.gate else energies(torch.sigmoid(values), magnitude)), state
 
     def choose(self, heard: Tensor) -> int:
         """The specialist for what was heard ``(values,)``."""
@@ -218,23 +259,33 @@ class LocalExperts(DenoisingSystem):
         self, mixture: Tensor, talkers: int, lengths: Tensor | None = None, sources: Tensor | None = None
     ) -> tuple[Spectra, Tensor]:
         spectra: Spectra = self.frontend(mixture)
+        features, magnitude = spectra.features, spectra.spectrum.abs()
         frames = None if lengths is None else lengths // self.hop + 1
-        choice = self.score(spectra.features, spectra.spectrum.abs(), frames).argmax(dim=1)
-        return spectra, self.masks_of(spectra.features, choice)
+        opening = None if self.gate_expert is None else self.opening(features, magnitude, frames)
+        choice = self.score(features, magnitude, frames).argmax(dim=1) if opening is None else opening.choice
+        return spectra, self.masks_of(features, choice, opening)
 
-    def masks_of(self, features: Tensor, choice: Tensor) -> Tensor:
+    def masks_of(self, features: Tensor, choice: Tensor, opening: Opening | None = None) -> Tensor:
         """The masks ``(batch, 1, frames, freqs)`` of the specialists ``choice`` ``(batch,)``.
 
-        Only those run, each on its own utterances; -1 gives an empty mask.
+        Only those run, each on its own utterances; -1 gives an empty mask. The specialist that the
+        utterances' ``opening`` is from goes on from there.
         """
         order, masks = choice.argsort(), []
         for number in sorted(set(choice.tolist())):
-            mine = features[order[choice[order] == number]]
-            values = torch.zeros_like(mine)
-            if number >= 0:
-                values = torch.sigmoid(self.specialists[number](mine).float())
-            masks.append(values)
+            mine = order[choice[order] == number]
+            if number >= 0 and opening is not None and number == self.gate_expert:
+                masks.append(self._go_on(number, features[mine], opening, mine))
+            elif number >= 0:
+                masks.append(torch.sigmoid(self.specialists[number](features[mine]).float()))
+            else:
+                masks.append(torch.zeros_like(features[mine]))
         return torch.cat(masks)[order.argsort()].unsqueeze(1)
+
+    def _go_on(self, number: int, features: Tensor, opening: Opening, mine: Tensor) -> Tensor:
+        begun, state = opening.mask[mine], (opening.state[0][:, mine], opening.state[1][:, mine])
+        values, _ = self.experts[number].step(features[:, begun.shape[1] :], state)
+        return torch.cat([begun, torch.sigmoid(values.float())], dim=1)
 
     def loss(self, batch: MixtureBatch) -> dict[str, Tensor]:
         spectra: Spectra = self.frontend(batch.mixture)
@@ -246,7 +297,8 @@ class LocalExperts(DenoisingSystem):
         with torch.no_grad():
             masks = [torch.sigmoid(expert(spectra.features).float()).unsqueeze(1) for expert in self.experts]
             errors = torch.stack([self.objective(spectra, mask, batch) for mask in masks], dim=1)
-        scores = self.score(spectra.features, spectra.spectrum.abs())
+        known = None if self.gate_expert is None else masks[self.gate_expert][:, 0]
+        scores = self.score(spectra.features, spectra.spectrum.abs(), mask=known)
         shares = torch.softmax(self.config.hardness * scores, dim=1)
         return {"loss": (shares * errors).sum(dim=1).mean()}
 
@@ -268,30 +320,38 @@ class LocalExperts(DenoisingSystem):
         return {"loss": specialists + gate, "specialists": specialists, "gate": gate}
 
     def _loss(self, spectra: Spectra, batch: MixtureBatch) -> dict[str, Tensor]:
-        features = spectra.features
-        scores = self.score(features, spectra.spectrum.abs())
+        features, magnitude = spectra.features, spectra.spectrum.abs()
+        # A specialist that is the gate runs on all of them anyway.
+        known = None if self.gate_expert is None else self._gate_mask(features)
+        scores = self.score(features, magnitude, mask=known)
         shares = torch.softmax(self.config.hardness * scores, dim=1)
         # Few shares of a hard gate matter; the others' specialists need not run.
         shares = shares * (shares >= _LEAST_SHARE)
         shares = shares / shares.sum(dim=1, keepdim=True)
         # The estimates' weighted sum is the estimate of the masks' weighted sum: synthesis is linear.
         masks = torch.zeros_like(features)
-        for share, expert in zip(shares.unbind(dim=1), self.experts, strict=True):
+        for number, share in enumerate(shares.unbind(dim=1)):
             mine = share.nonzero()[:, 0]
             if len(mine):
-                part = share[mine, None, None] * torch.sigmoid(expert(features[mine]).float())
-                masks = masks.index_add(0, mine, part)
+                if known is not None and number == self.gate_expert:
+                    mask = known[mine]
+                else:
+                    mask = torch.sigmoid(self.experts[number](features[mine]).float())
+                masks = masks.index_add(0, mine, share[mine, None, None] * mask)
         return {"loss": self.objective(spectra, masks.unsqueeze(1), batch).mean()}
 
-    def multiply_accumulates(self, seconds: float) -> int:
+    def multiply_accumulates(self, seconds: float, choice: int | None = None) -> int:
+        """Of the gate and one specialist: ``choice``, or the one that costs most."""
         frames = self.frontend.stft.frames(round(seconds * self.sample_rate))
         specialist = self.experts[0].multiply_accumulates(frames)
         if isinstance(self.gate, Lstm):
             return specialist + self.gate.multiply_accumulates(frames)
-        return specialist + self.experts[0].multiply_accumulates(min(frames, self._heard_frames))
+        if choice == self.gate_expert:
+            return specialist
+        return specialist + self.experts[0].multiply_accumulates(min(frames, self.heard_frames))
 
     def active_parameter_count(self) -> int:
-        """Of the gate and one specialist; where a specialist is the gate, of two."""
+        """Of the gate and one specialist; where a specialist is the gate, of two at most."""
         specialist = sum(p.numel() for p in self.experts[0].parameters())
         gate = sum(p.numel() for p in self.gate.parameters())
         return specialist + gate + (0 if isinstance(self.gate, Lstm) else specialist)

@@ -40,19 +40,17 @@ def prepare(recipe: Recipe, cache: Path | None, on_decoded: Callable[[int, int],
 
 def training_mixer(recipe: Recipe, cache: Path | None, stage: Stage | None = None) -> MixtureSource:
     """Mixes the training split as the recipe, or one of its stages, says."""
-    mixing, split = recipe.mixing, "train"
+    mixing = recipe.mixing
     if stage is not None and stage.fewest_talkers is not None:
         mixing = mixing.model_copy(update={"fewest_talkers": stage.fewest_talkers})
-    if stage is not None and stage.split == "valid":
-        mixing, split = _of_validation(recipe, mixing), "valid"
     return open_mixtures(
-        recipe.data, split, recipe.system.sample_rate, mixing, recipe.seed, cache, recipe.noise_data
+        recipe.data, "train", recipe.system.sample_rate, mixing, recipe.seed, cache, recipe.noise_data
     )
 
 
 def validation_mixer(recipe: Recipe, cache: Path | None) -> MixtureSource:
     """Mixes the validation split at full overlap and original speed, through the recordings' own microphones."""
-    mixing = _of_validation(recipe, recipe.mixing)
+    mixing = _of_validation(recipe)
     fewest, noise = mixing.fewest_talkers, mixing.noise
     changes = {
         "speed": (1.0, 1.0),
@@ -74,8 +72,9 @@ def validation_mixer(recipe: Recipe, cache: Path | None) -> MixtureSource:
     )
 
 
-def _of_validation(recipe: Recipe, mixing: MixingConfig) -> MixingConfig:
-    """Without shares for corpora that have no validation talkers or noises."""
+def _of_validation(recipe: Recipe) -> MixingConfig:
+    """The recipe's, without shares for corpora that have no validation talkers or noises."""
+    mixing = recipe.mixing
     weights, noise = mixing.corpus_weights, mixing.noise
     if weights and not any_premixed(recipe.data):
         names = {utterance.corpus for utterance in read_corpora(recipe.data, "valid")}

@@ -53,9 +53,6 @@ class Stage(Config):
     """Of a system of two stages: ``first``, then ``second`` with the first held fixed, then ``all``. Of
     local experts: ``apart`` (or ``gate`` alone, or its ``choice`` by score), then ``all``, together
     through the soft gate."""
-    split: Literal["train", "valid"] = "train"
-    """Whose mixtures it learns from. On the talkers and noises of ``valid``, which the specialists of local
-    experts never heard, a gate of few parameters learns how far to trust them."""
     halve_after: int = Field(3, ge=1)
     stop_after: int = Field(10, ge=1)
     validate_every: int = Field(250, ge=1)
