@@ -63,10 +63,8 @@ class StftConfig(Config):
 class LevelState:
     """What a running level remembers: sums of frame power and of its square, fading."""
 
-    power: Tensor
-    """``(batch,)``."""
-    square: Tensor
-    """``(batch,)``."""
+    sums: Tensor
+    """``(2, batch)``."""
 
 
 class FrontEnd(nn.Module):
@@ -98,8 +96,7 @@ class FrontEnd(nn.Module):
 
     def initial_state(self, batch: int) -> LevelState:
         """The running level's state before the first frame, for ``batch`` streams side by side."""
-        zeros = self.mean.new_zeros(batch, dtype=torch.float64)
-        return LevelState(zeros, zeros)
+        return LevelState(self.mean.new_zeros(2, batch, dtype=torch.float64))
 
     def step(self, magnitude: Tensor, state: LevelState) -> Tensor:
         """Features of some more frames ``(batch, frames, freqs)``; ``state`` is updated in place.
@@ -137,13 +134,13 @@ def running_level(magnitude: Tensor, state: LevelState) -> Tensor:
     # In double: one click of 1e9 in a float file must not become infinite, and stay so.
     power = magnitude.square().sum(dim=-1).double()
     sums = torch.stack([power, power.square()])
-    sums[..., 0] += _FADE * torch.stack([state.power, state.square])
+    sums[..., 0] += _FADE * state.sums
     # Sums over 1, 2, 4 ... frames, each from the last: no loop over time.
     reach, fade = 1, _FADE
     while reach < sums.shape[-1] and fade > 1e-12:
         faded = nn.functional.pad(fade * sums, (reach, 0))[..., : sums.shape[-1]]
         sums, reach, fade = sums + faded, 2 * reach, fade * fade
-    state.power, state.square = sums[0, :, -1], sums[1, :, -1]
+    state.sums = sums[..., -1]
     levels = (sums[1] / sums[0].clamp_min(1e-30)).clamp_min(1e-20).sqrt()
     return levels.to(magnitude.dtype)
 

@@ -72,6 +72,7 @@ class StftStream:
     def __init__(self, stft: Stft, channels: int) -> None:
         self._stft = stft
         window = stft.window
+        self._squares = window.square()
         # Frame 0 is centred on the first sample: half a window of silence comes before it.
         self._waiting = window.new_zeros(channels, stft.window_length // 2)
         self._sum = window.new_zeros(channels, 0)
@@ -107,7 +108,7 @@ class StftStream:
         count = spectrum.shape[1]
         if count:
             pieces = torch.fft.irfft(spectrum, window) * self._stft.window
-            squares = self._stft.window.square().expand(1, count, window)
+            squares = self._squares.expand(1, count, window)
             self._sum = _added(self._sum, pieces, hop)
             self._envelope = _added(self._envelope, squares, hop)
         ready = self._sum.shape[-1] if ended else count * hop

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from pydantic import Field
 from torch import Tensor, nn
@@ -12,7 +14,6 @@ LstmState = tuple[Tensor, Tensor]
 """h and c of all layers, each ``(layers, batch, hidden_size)``."""
 
 _FEW_FRAMES = 8
-_WEIGHTS = ("weight_ih", "bias_ih", "bias_hh")
 
 
 class LstmConfig(Config):
@@ -40,7 +41,10 @@ class Lstm(nn.Module):
         super().__init__()
         self.layers = nn.LSTM(inputs, config.hidden_size, config.layers, batch_first=True)
         self.linear = nn.Linear(config.hidden_size, outputs)
-        self._turned: dict[int, tuple[tuple[int, int], Tensor]] = {}
+        # Looked up once: by name, they would cost a tenth of a frame's time.
+        recurrent = cast(list[list[Tensor]], self.layers.all_weights)
+        self._weights = [*recurrent, [self.linear.weight, self.linear.bias]]
+        self._kept: dict[int, tuple[list[tuple[int, int]], list[Tensor]]] = {}
 
     def forward(self, features: Tensor) -> Tensor:
         """All frames at once. Padding after the last frame changes nothing before it."""
@@ -57,37 +61,38 @@ class Lstm(nn.Module):
         if not features.shape[1]:
             return features.new_zeros(*features.shape[:2], self.linear.out_features), state
         if features.shape[1] <= _FEW_FRAMES and not torch.is_grad_enabled():
-            hidden, state = self._few(features, state)
-        else:
-            hidden, state = self.layers(features, state)
+            return self._few(features, state)
+        hidden, state = self.layers(features, state)
         return self.linear(hidden), state
 
     def _few(self, features: Tensor, state: LstmState) -> tuple[Tensor, LstmState]:
-        """As ``self.layers``, without the copy of all weights that it makes on every call."""
-        hidden = features
+        """As :meth:`step`, without the copy of all weights that ``self.layers`` makes on every call."""
+        batch, frames = features.shape[:2]
+        *layers, dense = (self._prepared(number) for number in range(len(self._weights)))
+        hidden = features.reshape(batch * frames, -1)
         ends = []
-        for layer, (h, c) in enumerate(zip(*state, strict=True)):
-            from_input, bias, more_bias = (getattr(self.layers, f"{name}_l{layer}") for name in _WEIGHTS)
-            from_past = self._recurrent(layer)
-            driven = nn.functional.linear(hidden, from_input, bias + more_bias)
+        for (from_input, from_past, bias), h, c in zip(layers, *state, strict=True):
             outputs = []
-            for frame in driven.unbind(dim=1):
+            for frame in torch.addmm(bias, hidden, from_input).view(batch, frames, -1).unbind(dim=1):
                 gates = torch.addmm(frame, h, from_past)
-                keep, forget, write, show = gates.chunk(4, dim=1)
-                c = torch.sigmoid(forget) * c + torch.sigmoid(keep) * torch.tanh(write)
-                h = torch.sigmoid(show) * torch.tanh(c)
+                keep, forget, _, show = torch.sigmoid(gates).chunk(4, dim=1)
+                c = torch.addcmul(keep * torch.tanh(gates.chunk(4, dim=1)[2]), forget, c)
+                h = show * torch.tanh(c)
                 outputs.append(h)
-            hidden = torch.stack(outputs, dim=1)
+            hidden = torch.stack(outputs, dim=1).view(batch * frames, -1)
             ends.append((h, c))
-        return hidden, (torch.stack([h for h, _ in ends]), torch.stack([c for _, c in ends]))
+        values = torch.addmm(dense[-1], hidden, dense[0]).view(batch, frames, -1)
+        return values, (torch.stack([h for h, _ in ends]), torch.stack([c for _, c in ends]))
 
-    def _recurrent(self, layer: int) -> Tensor:
-        """The recurrent weights transposed in memory: a product with one frame takes half the time."""
-        weight: Tensor = getattr(self.layers, f"weight_hh_l{layer}")
-        now = (weight.data_ptr(), weight._version)
-        if layer not in self._turned or self._turned[layer][0] != now:
-            self._turned[layer] = (now, weight.detach().T.contiguous())
-        return self._turned[layer][1]
+    def _prepared(self, number: int) -> list[Tensor]:
+        """A layer's weights, transposed in memory (a product with one frame takes half the time), and its bias."""
+        layer = self._weights[number]
+        now = [(weight.data_ptr(), weight._version) for weight in layer]
+        if number not in self._kept or self._kept[number][0] != now:
+            matrices = [weight.detach().T.contiguous() for weight in layer if weight.ndim == 2]
+            bias = torch.stack([weight.detach() for weight in layer if weight.ndim == 1]).sum(dim=0)
+            self._kept[number] = (now, [*matrices, bias])
+        return self._kept[number][1]
 
     def multiply_accumulates(self, frames: int) -> int:
         """Multiply-accumulate operations for ``frames`` frames, from the weights of all layers."""

@@ -109,7 +109,7 @@ class ExpertMasks:
         return self._push_ahead(features, ended) if self.look_ahead else self._push_live(features)
 
     def _push_live(self, features: Tensor) -> Tensor:
-        masks = [features[:, :0]]
+        masks = []
         while features.shape[1]:
             part, features = features[:, : self._until_choice], features[:, self._until_choice :]
             masks.append(self._run(part))
@@ -120,7 +120,7 @@ class ExpertMasks:
                 frames = self._waiting.count
                 self._choose(self._listen(self._waiting.take(frames), self._magnitude.take(frames)))
                 self._until_choice = self._frames(_ASK_SECONDS)
-        return torch.cat(masks, dim=1)
+        return masks[0] if len(masks) == 1 else torch.cat([features, *masks], dim=1)
 
     def _push_ahead(self, features: Tensor, ended: bool) -> Tensor:
         assert isinstance(self._system, LocalExperts)

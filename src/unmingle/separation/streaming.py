@@ -117,7 +117,9 @@ class DenoisingStream:
     def _denoise(self, audio: Samples, *, ended: bool) -> tuple[Samples, Samples]:
         """At the model's rate: samples that are ready, and each new frame's gain in the upper half band."""
         spectrum = self._frames.analyse(torch.from_numpy(audio), ended=ended)
-        magnitude = spectrum.abs().square().mean(dim=0, keepdim=True).sqrt()
+        magnitude = spectrum.abs()
+        if self.channels > 1:
+            magnitude = magnitude.square().mean(dim=0, keepdim=True).sqrt()
         features = magnitude
         if magnitude.shape[1]:
             features = self._system.frontend.step(magnitude, self._level)
