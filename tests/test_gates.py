@@ -146,11 +146,8 @@ def test_chosen_it_goes_on_and_each_frame_is_masked_once() -> None:
 @torch.no_grad()
 @pytest.mark.parametrize("ratio", [-100.0, 100.0])
 def test_a_file_in_pieces_begins_with_it(ratio: float) -> None:
-    system = tiny_experts(gate=OWN, default_expert=0)
+    system, (features, magnitude) = tiny_experts(gate=OWN, default_expert=0), _noise(150)
     _choose_by_ratio(system, ratio)
-    generator = torch.Generator().manual_seed(0)
-    features = torch.randn(1, 150, 513, generator=generator)
-    magnitude = torch.rand(1, 150, 513, generator=generator)
     masks = ExpertMasks(system, look_ahead=70)
     heard = [
         masks.push(features[:, k : k + 30], magnitude[:, k : k + 30], ended=k == 120)
@@ -229,9 +226,8 @@ def test_a_stream_asks_it_with_all_that_it_heard_fading(default: int) -> None:
             ratios.append(float(10 * (sums[0] / sums[2]).log10()))
     masks, begin = ExpertMasks(system), 0
     # Another one takes over and hands back; the gate has heard all of it.
-    for ratio, offset, chosen in zip(ratios, (1e-3, -1e-3, 1e-3, -1e-3), (1, 3, 1, 3), strict=True):
-        _choose_by_ratio(system, ratio + offset)
-        end = (62, 187, 312, 437)[ratios.index(ratio)]
+    for end, ratio, chosen in zip((62, 187, 312, 437), ratios, (1, 3, 1, 3), strict=True):
+        _choose_by_ratio(system, ratio + (1e-3 if chosen == 1 else -1e-3))
         for cut in (slice(begin, end - 9), slice(end - 9, end)):
             masks.push(features[:, cut], magnitude[:, cut])
         begin = end

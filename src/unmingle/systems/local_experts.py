@@ -116,8 +116,8 @@ class LocalExperts(DenoisingSystem):
             if isinstance(config.gate, LstmConfig)
             else SpecialistGate(config.snr_levels)
         )
-        middle = config.specialists // 2 if self.gate_expert is None else self.gate_expert
-        self.default_expert = middle if config.default_expert is None else config.default_expert
+        usual = config.specialists // 2 if self.gate_expert is None else self.gate_expert
+        self.default_expert = usual if config.default_expert is None else config.default_expert
         if config.latent == "spectrum":
             self.register_buffer("centres", torch.zeros(config.clusters, 2 * _BANDS))
         self._part: Part = "all"
