@@ -19,6 +19,7 @@ from unmingle.systems import (
     TwoStageConfig,
     build_system,
 )
+from unmingle.systems.gates import SpecialistGate
 from unmingle.training.loop import Options, train
 from unmingle.training.recipe import Recipe, read_recipe, shrink
 from unmingle.training.run_folder import RunFolder
@@ -69,8 +70,15 @@ def test_every_recipe_trains_saves_loads_and_separates(
     state = RunFolder(tmp_path / "run").load()[0]["system"]
     for name, parameter in before.named_parameters():
         parts = {stage.part for stage in recipe.stages}
-        second = (name.startswith("refiner.") and parts == {"first"}) or (
-            name.startswith("specialists.") and parts <= {"gate", "choice"}
+        second = (
+            (name.startswith("refiner.") and parts == {"first"})
+            or (name.startswith("specialists.") and parts <= {"gate", "choice"})
+            # A gate that is a specialist learns by choice, or with all.
+            or (
+                isinstance(getattr(before, "gate", None), SpecialistGate)
+                and name.startswith("gate.")
+                and parts == {"apart"}
+            )
         )
         # A bias before batch norm has no effect, and anchors none on an affinity.
         if parameter.ndim > 1 and not second:

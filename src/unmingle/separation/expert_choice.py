@@ -54,7 +54,7 @@ class ExpertMasks:
     seconds from then on, from all that it has heard, which fades by half in two seconds. With look-ahead,
     frames wait until so many are there; then the gate is asked as for an utterance, and its choice
     masks them. A specialist that takes over first hears the last second again, unless as gate it has heard
-    it already; then its mask fades in.
+    it already; then its mask fades in. One that begins has heard what :meth:`begin` was given.
 
     Args:
         system: the denoiser.
@@ -86,7 +86,7 @@ class ExpertMasks:
         blank = system.frontend.mean.new_zeros(1, 0, freqs)
         self._kept, self._waiting, self._magnitude = Frames(blank), Frames(blank), Frames(blank)
         self._unfaded = blank
-        self._begun = False
+        self._begun, self._prelude = False, blank
         self._until_choice = self._frames(_KEPT_SECONDS)
         self._gate_state: LstmState | None = None
         if isinstance(system, LocalExperts):
@@ -94,6 +94,11 @@ class ExpertMasks:
 
     def _frames(self, seconds: float) -> int:
         return round(seconds * self._frames_a_second)
+
+    def begin(self, features: Tensor) -> None:
+        """What comes before the first frames and gets no mask, ``(1, frames, freqs)``."""
+        self._prelude = features
+        self._state = self._warmed(self.expert)
 
     def push(self, features: Tensor, magnitude: Tensor, *, ended: bool = False) -> Tensor:
         """Some more frames: the masks that are known now, ``(1, frames, freqs)``.
@@ -181,9 +186,9 @@ class ExpertMasks:
         self._state = self._gate_state if self._runs_gate and self._gate_state else self._warmed(expert)
 
     def _warmed(self, expert: int) -> LstmState:
-        """The state of a specialist that has heard the last second."""
+        """The state of a specialist that has heard the last second, or, at first, the prelude."""
         network = self._system.experts[expert]
-        kept = self._kept.last(self._frames(_KEPT_SECONDS))
+        kept = self._kept.last(self._frames(_KEPT_SECONDS)) if self._begun else self._prelude
         return network.step(kept, network.initial_state(1))[1]
 
     def _run(self, features: Tensor, begun: Tensor | None = None) -> Tensor:

@@ -9,12 +9,14 @@ import numpy as np
 import soxr
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from unmingle.audio import LOWEST_SAMPLE_RATE, Samples
 from unmingle.errors import UnmingleError
-from unmingle.separation.expert_choice import ExpertMasks
+from unmingle.separation.expert_choice import ExpertMasks, Frames
 from unmingle.stft import StftStream
 from unmingle.systems import DenoisingSystem
+from unmingle.systems.denoiser import prelude
 
 
 class Stream(Protocol):
@@ -74,12 +76,14 @@ class DenoisingStream:
         self._system, self._stft = system, system.frontend.stft
         look_ahead = round(look_ahead_seconds * system.sample_rate / system.hop)
         self.masks = ExpertMasks(system, expert, look_ahead)
+        self._prelude_frames = min(look_ahead, system.prelude_frames)
+        self._magnitude = Frames(system.frontend.mean.new_zeros(1, 0, self._stft.freqs))
         self._frames = StftStream(self._stft, channels)
         self._level = system.frontend.initial_state(1)
         self._spectra = torch.zeros(channels, 0, self._stft.freqs, dtype=torch.complex64)
         self._pushed = self._given = 0
         self._flat = self._ended = False
-        waits = self.masks.look_ahead * system.hop + self._stft.window_length
+        waits = max(self.masks.look_ahead, self._prelude_frames) * system.hop + self._stft.window_length
         self.lag_seconds = waits / system.sample_rate
         self._other_rate = None
         if sample_rate != system.sample_rate:
@@ -120,6 +124,8 @@ class DenoisingStream:
         magnitude = spectrum.abs()
         if self.channels > 1:
             magnitude = magnitude.square().mean(dim=0, keepdim=True).sqrt()
+        if self._prelude_frames:
+            magnitude = self._after_prelude(magnitude, ended=ended)
         features = magnitude
         if magnitude.shape[1]:
             features = self._system.frontend.step(magnitude, self._level)
@@ -133,6 +139,17 @@ class DenoisingStream:
             kept, all_ = (part[..., upper].abs().square().sum(dim=(0, 2)) for part in (masked, ready))
             gains = (kept / all_.clamp_min(1e-20)).sqrt().numpy()
         return self._frames.synthesise(masked, ended=ended).numpy(), gains
+
+    def _after_prelude(self, magnitude: Tensor, *, ended: bool) -> Tensor:
+        """Nothing until the frames of the prelude are there; then all that came, the prelude having been heard."""
+        self._magnitude.add(magnitude)
+        if not self._magnitude.count or (self._magnitude.count < self._prelude_frames and not ended):
+            return magnitude[:, :0]
+        waited = self._magnitude.take(self._magnitude.count)
+        first = prelude(waited, self._prelude_frames)
+        self.masks.begin(self._system.frontend.step(first, self._level))
+        self._prelude_frames = 0
+        return waited
 
     def _checked(self, block: NDArray[np.generic]) -> Samples:
         audio = np.asarray(block)

@@ -28,6 +28,9 @@ class DenoisingConfig(SystemConfig):
     stft: StftConfig = DENOISING_STFT
     network: LstmConfig = LstmConfig()
     objective: ObjectiveName = "si_sdr"
+    prelude_seconds: float = Field(0.0, ge=0.0, le=60.0)
+    """Ours: so much of a recording's beginning is heard before it begins, and then again: the level and the network
+    know by then what they are in. A live stream, which has no look-ahead, does without."""
 
     @field_validator("stft", mode="before")
     @classmethod
@@ -79,6 +82,34 @@ class DenoisingSystem(MaskingSystem):
                 self.config.objective, stft, spectra.spectrum, masks.float(), batch, ordered=True
             )
 
+    @property
+    def prelude_frames(self) -> int:
+        """How many frames are heard before a recording begins."""
+        return round(self.config.prelude_seconds * self.sample_rate / self.hop)
+
+    def with_prelude(
+        self, spectra: Spectra, lengths: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """What networks and the gate hear of whole recordings, the prelude before them.
+
+        Args:
+            spectra: of ``(batch, frames, freqs)``.
+            lengths: ``(batch,)``, the number of samples that are not padding; all, if not given.
+
+        Returns:
+            Features ``(batch, prelude + frames, freqs)``; magnitudes of that shape, 0 in the prelude, which tells the
+            gate nothing twice; and for each recording the frames that are not padding, if lengths were given.
+        """
+        magnitude, count = spectra.spectrum.abs(), self.prelude_frames
+        frames = None if lengths is None else lengths // self.hop + 1
+        if not count:
+            return spectra.features, magnitude, frames
+        first = prelude(magnitude, count, frames)
+        state = self.frontend.initial_state(len(magnitude))
+        features = self.frontend.step(torch.cat([first, magnitude], dim=1), state)
+        padded = torch.nn.functional.pad(magnitude, (0, 0, count, 0))
+        return features, padded, None if frames is None else frames + count
+
     def working_bytes(self, seconds: float, talkers: int) -> int:
         frames = self.frontend.stft.frames(round(seconds * self.sample_rate))
         return 4 * frames * (8 * self.frontend.stft.freqs + 8 * self.config.network.hidden_size)
@@ -100,11 +131,25 @@ class Denoiser(DenoisingSystem):
         self, mixture: Tensor, talkers: int, lengths: Tensor | None = None, sources: Tensor | None = None
     ) -> tuple[Spectra, Tensor]:
         spectra: Spectra = self.frontend(mixture)
-        return spectra, torch.sigmoid(self.network(spectra.features)).unsqueeze(1)
+        features, _, _ = self.with_prelude(spectra, lengths)
+        return spectra, torch.sigmoid(self.network(features)[:, self.prelude_frames :]).unsqueeze(1)
 
     def loss(self, batch: MixtureBatch) -> dict[str, Tensor]:
         spectra, masks = self.mask(batch.mixture, 1)
         return {"loss": self.objective(spectra, masks, batch).mean()}
 
     def multiply_accumulates(self, seconds: float) -> int:
-        return self.network.multiply_accumulates(self.frontend.stft.frames(round(seconds * self.sample_rate)))
+        frames = self.frontend.stft.frames(round(seconds * self.sample_rate))
+        return self.network.multiply_accumulates(self.prelude_frames + frames)
+
+
+def prelude(magnitude: Tensor, count: int, frames: Tensor | None = None) -> Tensor:
+    """The first ``count`` frames of magnitudes ``(batch, frames, freqs)``; shorter ones over and over.
+
+    ``frames`` ``(batch,)`` counts those that are not padding, if any are.
+    """
+    places = torch.arange(count, device=magnitude.device)
+    if frames is None:
+        return magnitude[:, places % magnitude.shape[1]]
+    own = places % frames.to(magnitude.device)[:, None]
+    return magnitude.gather(1, own.unsqueeze(-1).expand(-1, -1, magnitude.shape[2]))

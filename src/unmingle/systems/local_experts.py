@@ -197,9 +197,9 @@ class LocalExperts(DenoisingSystem):
 
     @property
     def heard_frames(self) -> int:
-        """How many frames of an utterance a specialist hears as gate."""
+        """How many frames of an utterance a specialist hears as gate, the prelude included."""
         assert isinstance(self.config.gate, SpecialistGateConfig)
-        return max(1, round(self.config.gate.seconds * self.sample_rate / self.hop))
+        return self.prelude_frames + max(1, round(self.config.gate.seconds * self.sample_rate / self.hop))
 
     @property
     def gate_expert(self) -> int | None:
@@ -259,11 +259,10 @@ class LocalExperts(DenoisingSystem):
         self, mixture: Tensor, talkers: int, lengths: Tensor | None = None, sources: Tensor | None = None
     ) -> tuple[Spectra, Tensor]:
         spectra: Spectra = self.frontend(mixture)
-        features, magnitude = spectra.features, spectra.spectrum.abs()
-        frames = None if lengths is None else lengths // self.hop + 1
+        features, magnitude, frames = self.with_prelude(spectra, lengths)
         opening = None if self.gate_expert is None else self.opening(features, magnitude, frames)
         choice = self.score(features, magnitude, frames).argmax(dim=1) if opening is None else opening.choice
-        return spectra, self.masks_of(features, choice, opening)
+        return spectra, self.masks_of(features, choice, opening)[:, :, self.prelude_frames :]
 
     def masks_of(self, features: Tensor, choice: Tensor, opening: Opening | None = None) -> Tensor:
         """The masks ``(batch, 1, frames, freqs)`` of the specialists ``choice`` ``(batch,)``.
@@ -294,11 +293,13 @@ class LocalExperts(DenoisingSystem):
         return self._loss(spectra, batch) if self._part == "all" else self._loss_apart(spectra, batch)
 
     def _loss_of_choice(self, spectra: Spectra, batch: MixtureBatch) -> dict[str, Tensor]:
+        features, magnitude, _ = self.with_prelude(spectra)
         with torch.no_grad():
-            masks = [torch.sigmoid(expert(spectra.features).float()).unsqueeze(1) for expert in self.experts]
-            errors = torch.stack([self.objective(spectra, mask, batch) for mask in masks], dim=1)
-        known = None if self.gate_expert is None else masks[self.gate_expert][:, 0]
-        scores = self.score(spectra.features, spectra.spectrum.abs(), mask=known)
+            masks = [torch.sigmoid(expert(features).float()) for expert in self.experts]
+            after = [mask[:, self.prelude_frames :].unsqueeze(1) for mask in masks]
+            errors = torch.stack([self.objective(spectra, mask, batch) for mask in after], dim=1)
+        known = None if self.gate_expert is None else masks[self.gate_expert]
+        scores = self.score(features, magnitude, mask=known)
         shares = torch.softmax(self.config.hardness * scores, dim=1)
         return {"loss": (shares * errors).sum(dim=1).mean()}
 
@@ -310,17 +311,23 @@ class LocalExperts(DenoisingSystem):
                 f"No mixture of a batch has a known {self.config.latent}, which the specialists divide by; "
                 "give data that states it, or choose the latent space spectrum."
             )
-        scores = self.score(spectra.features, spectra.spectrum.abs())
-        gate = cross_entropy(scores, labels.clamp_min(0), reduction="none")
-        gate = (gate * known).sum() / known.sum().clamp_min(1)
-        if self._part == "gate":
-            return {"loss": gate}
-        error = self.objective(spectra, self.masks_of(spectra.features, labels), batch)
-        specialists = (error * known).sum() / known.sum().clamp_min(1)
-        return {"loss": specialists + gate, "specialists": specialists, "gate": gate}
+
+        def mean(values: Tensor) -> Tensor:
+            return (values * known).sum() / known.sum().clamp_min(1)
+
+        features, magnitude, _ = self.with_prelude(spectra)
+        losses = {}
+        # A specialist that is the gate would run on everything for a dozen numbers; they learn alone.
+        if self._part == "gate" or self.gate_expert is None:
+            scores = self.score(features, magnitude)
+            losses["gate"] = mean(cross_entropy(scores, labels.clamp_min(0), reduction="none"))
+        if self._part == "apart":
+            masks = self.masks_of(features, labels)[:, :, self.prelude_frames :]
+            losses["specialists"] = mean(self.objective(spectra, masks, batch))
+        return {"loss": torch.stack(list(losses.values())).sum(), **losses}
 
     def _loss(self, spectra: Spectra, batch: MixtureBatch) -> dict[str, Tensor]:
-        features, magnitude = spectra.features, spectra.spectrum.abs()
+        features, magnitude, _ = self.with_prelude(spectra)
         # A specialist that is the gate runs on all of them anyway.
         known = None if self.gate_expert is None else self._gate_mask(features)
         scores = self.score(features, magnitude, mask=known)
@@ -338,11 +345,12 @@ class LocalExperts(DenoisingSystem):
                 else:
                     mask = torch.sigmoid(self.experts[number](features[mine]).float())
                 masks = masks.index_add(0, mine, share[mine, None, None] * mask)
-        return {"loss": self.objective(spectra, masks.unsqueeze(1), batch).mean()}
+        masks = masks[:, self.prelude_frames :].unsqueeze(1)
+        return {"loss": self.objective(spectra, masks, batch).mean()}
 
     def multiply_accumulates(self, seconds: float, choice: int | None = None) -> int:
         """Of the gate and one specialist: ``choice``, or the one that costs most."""
-        frames = self.frontend.stft.frames(round(seconds * self.sample_rate))
+        frames = self.prelude_frames + self.frontend.stft.frames(round(seconds * self.sample_rate))
         specialist = self.experts[0].multiply_accumulates(frames)
         if isinstance(self.gate, Lstm):
             return specialist + self.gate.multiply_accumulates(frames)
