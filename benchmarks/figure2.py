@@ -47,7 +47,7 @@ class Curve:
 
     size: str
     latent: str
-    """What the specialists divide by, or ``generalist``; through what they heard, and how the gate listens."""
+    """What the specialists divide by, or ``generalist``; through what and how they heard, and how the gate listens."""
     choice: str
     """How one of them is chosen, a key of :data:`STYLES`."""
     macs: float
@@ -108,7 +108,7 @@ class Scored(NamedTuple):
             if isinstance(system, LocalExperts) and gate:
                 total += system.multiply_accumulates(each, choice)
             else:
-                frames = system.frontend.stft.frames(round(each * system.sample_rate))
+                frames = system.prelude_frames + system.frontend.stft.frames(round(each * system.sample_rate))
                 total += system.experts[0].multiply_accumulates(frames)
         return total / sum(seconds) / 1e6
 
@@ -155,15 +155,16 @@ def score(system: DenoisingSystem, items: dict[int, list[MixtureItem]], *, oracl
         for item in group:
             mixture, clean, _ = read_item(item)
             spectra = system.frontend(torch.from_numpy(mixture)[None])
+            features, magnitude, _ = system.with_prelude(spectra)
             chosen = 0
             if isinstance(system, LocalExperts):
                 label = true_label(system, item, spectra.features)
-                chosen = int(system.score(spectra.features, spectra.spectrum.abs()).argmax())
+                chosen = int(system.score(features, magnitude).argmax())
                 if label >= 0 and level in LEVELS:
                     confusion[label, chosen] += 1
                 if label >= 0 and oracle:
                     chosen = label
-            mask = torch.sigmoid(system.experts[chosen](spectra.features)).unsqueeze(1)
+            mask = torch.sigmoid(system.experts[chosen](features)[:, system.prelude_frames :]).unsqueeze(1)
             estimate = system.frontend.stft.synthesise(apply_masks(spectra.spectrum, mask), len(mixture))
             reference = torch.from_numpy(clean[0])
             before, after = si_sdr(torch.from_numpy(mixture), reference), si_sdr(estimate[0, 0], reference)
@@ -213,6 +214,7 @@ def main() -> None:
         recipe = json.loads((run / "recipe.json").read_text())
         parts = [stage["part"] for stage in recipe["stages"]]
         heard = ", microphones" if recipe["mixing"].get("microphone") else ""
+        heard += ", prelude" if recipe["system"].get("prelude_seconds") else ""
         ended = [number for number in range(1, len(parts) + 1) if stage_file(run, number).exists()]
         file = stage_file(run, ended[-1])
         last = load_system(file)

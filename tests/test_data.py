@@ -86,7 +86,7 @@ def test_plans_stay_inside_the_mixture_and_the_utterances(k: int, samples: int) 
             return (5000, 12000, 700, 24000)[index]
 
     utterances = [Utterance(Path(f"{n}.wav"), "c", f"s{n % 2}", "F", "train") for n in range(4)]
-    config = MixingConfig(speed=(0.8, 1.2), partial_overlap=0.4, lone=0.2)
+    config = MixingConfig(speed=(0.8, 1.2), partial_overlap=0.4, lone=0.2, late=0.5)
     mixer = Mixer(utterances, Lengths(), 8000, config, 3)  # type: ignore[arg-type]
     plan = mixer.crop(k, samples)
     for voice in plan.voices:
@@ -94,6 +94,19 @@ def test_plans_stay_inside_the_mixture_and_the_utterances(k: int, samples: int) 
             assert segment.position >= 0
             assert segment.position + segment.length <= samples
             assert segment.start + segment.length * voice.speed <= Lengths().length(segment.utterance) + 2
+
+
+def test_some_crops_begin_before_anybody_talks(example_corpus: Path) -> None:
+    plain, late = _mixer(example_corpus), _mixer(example_corpus, late=0.4)
+    firsts = [late.crop(k, 6000).voices[0].segments[0].position for k in range(300)]
+    assert all(first < 2000 for first in firsts)
+    begun_late = [first for first in firsts if first > 0]
+    assert 0.3 < len(begun_late) / 300 < 0.5
+    assert min(begun_late) < 100 < 1900 < max(begun_late)
+    for k in range(20):
+        for number, voice in enumerate(late.crop(k, 6000).voices):
+            assert voice.segments[0].position == (firsts[k] if number == 0 else 0)
+        assert plain.crop(k, 6000).voices[0].segments[0].position == 0
 
 
 def test_talkers_of_a_mixture_differ(example_corpus: Path) -> None:

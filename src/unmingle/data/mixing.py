@@ -48,6 +48,9 @@ class MixingConfig(Config):
     """Share of mixtures in which all talkers but the first speak only for a part of the time."""
     lone: float = Field(0.0, ge=0.0, le=1.0)
     """Share of mixtures in which the first talker alone speaks."""
+    late: float = Field(0.0, ge=0.0, le=1.0)
+    """Share of crops for training in which the first talker begins late, within the first third: recordings begin
+    before anybody talks, and a network that never heard that takes the first noise for speech."""
     overlap: tuple[float, float] | None = None
     """Whole utterances follow one another like turns of a conversation: each next one begins before the end of
     what came before, by a share of the shorter of both from this range. 0: one after the other; 1: full overlap."""
@@ -179,6 +182,8 @@ class Mixer:
         for number, speaker in enumerate(self._draw_speakers(rng)):
             speed = self._draw_speed(rng)
             first, last = 0, samples
+            if number == 0 and self.config.late and rng.random() < self.config.late:
+                first = int(rng.integers(samples // 3))
             if number > 0 and partial:
                 length = int(samples * rng.uniform(0.1, 0.9))
                 first = int(rng.integers(0, samples - length + 1))
