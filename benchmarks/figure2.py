@@ -47,7 +47,7 @@ class Curve:
 
     size: str
     latent: str
-    """What the specialists divide by, or ``generalist``; through what and how they heard, and how the gate listens."""
+    """What the specialists divide by, or ``generalist``; how they heard it, and how the gate listens."""
     choice: str
     """How one of them is chosen, a key of :data:`STYLES`."""
     macs: float
