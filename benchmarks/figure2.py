@@ -108,8 +108,7 @@ class Scored(NamedTuple):
             if isinstance(system, LocalExperts) and gate:
                 total += system.multiply_accumulates(each, choice)
             else:
-                frames = system.prelude_frames + system.frontend.stft.frames(round(each * system.sample_rate))
-                total += system.experts[0].multiply_accumulates(frames)
+                total += system.experts[0].multiply_accumulates(system.frames_heard(each))
         return total / sum(seconds) / 1e6
 
 

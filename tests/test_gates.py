@@ -246,6 +246,19 @@ def test_in_a_stream_it_takes_over_with_all_that_it_heard() -> None:
     torch.testing.assert_close(heard[:, 78:], torch.sigmoid(system.experts[1](features))[:, 78:])
 
 
+def test_apart_the_specialists_alone_learn_where_one_of_them_is_the_gate() -> None:
+    system, batch = tiny_experts(gate=OWN), _batch()
+    system.choose_part("apart")
+    ran = _frames_run(system)
+    losses = system.loss(batch)
+    # Each hears its own mixture, and the gate's none more.
+    assert ran == dict.fromkeys(range(4), batch.mixture.shape[1] // 256 + 1)
+    losses["loss"].backward()
+    assert all(parameter.grad is None for parameter in system.gate.parameters())
+    assert all(float(expert.linear.weight.grad.abs().sum()) > 0 for expert in system.experts)
+    torch.testing.assert_close(losses["loss"], losses["specialists"])
+
+
 def test_by_choice_the_gate_alone_learns_what_each_specialist_scores() -> None:
     # Two figures tell less than an LSTM hears.
     for gate, left in (({"layers": 1, "hidden_size": 8}, 0.4), (OWN, 0.7)):

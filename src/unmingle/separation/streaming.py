@@ -49,7 +49,8 @@ class DenoisingStream:
         sample_rate: of the audio, in hertz.
         channels: signals side by side.
         expert: the specialist that runs all the time; the gate chooses if not given.
-        look_ahead_seconds: for how long the gate may hear what comes before it chooses; 0 for live use.
+        look_ahead_seconds: for how long the gate may hear what comes before it chooses, and how much of the system's
+            prelude may be heard; 0 for live use.
 
     Raises:
         UnmingleError: an impossible rate, look-ahead or number of channels, or no such specialist.

@@ -87,6 +87,10 @@ class DenoisingSystem(MaskingSystem):
         """How many frames are heard before a recording begins."""
         return round(self.config.prelude_seconds * self.sample_rate / self.hop)
 
+    def frames_heard(self, seconds: float) -> int:
+        """How many frames a network hears of a recording of so many seconds, the prelude included."""
+        return self.prelude_frames + self.frontend.stft.frames(round(seconds * self.sample_rate))
+
     def with_prelude(
         self, spectra: Spectra, lengths: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -111,7 +115,7 @@ class DenoisingSystem(MaskingSystem):
         return features, padded, None if frames is None else frames + count
 
     def working_bytes(self, seconds: float, talkers: int) -> int:
-        frames = self.frontend.stft.frames(round(seconds * self.sample_rate))
+        frames = self.frames_heard(seconds)
         return 4 * frames * (8 * self.frontend.stft.freqs + 8 * self.config.network.hidden_size)
 
 
@@ -139,8 +143,7 @@ class Denoiser(DenoisingSystem):
         return {"loss": self.objective(spectra, masks, batch).mean()}
 
     def multiply_accumulates(self, seconds: float) -> int:
-        frames = self.frontend.stft.frames(round(seconds * self.sample_rate))
-        return self.network.multiply_accumulates(self.prelude_frames + frames)
+        return self.network.multiply_accumulates(self.frames_heard(seconds))
 
 
 def prelude(magnitude: Tensor, count: int, frames: Tensor | None = None) -> Tensor:

@@ -94,9 +94,10 @@ class LocalExperts(DenoisingSystem):
 
     Trained ``apart``, each specialist minimizes the objective on the mixtures of its own part of the
     latent space, and the gate the cross-entropy of its choice (the paper takes the binary one of a
-    softmax); ``gate`` trains the gate alone so. ``choice`` (ours) trains it alone by what follows from
-    its choice: the objective that is to be expected of a specialist drawn from the soft gate (Eq. 5). A wrong
-    choice then weighs as much as it costs, where the cross-entropy takes all for equal. Trained together
+    softmax), unless it is a specialist; ``gate`` trains the gate alone so. ``choice`` (ours) trains it alone
+    by what follows from its choice: the objective that is to be expected of a specialist drawn from the
+    soft gate (Eq. 5). A wrong choice then weighs as much as it costs, where the cross-entropy takes all for
+    equal. Trained together
     (``all``), the estimate is the sum of all specialists' estimates weighted by a softmax of ``hardness``
     times the gate's scores (Eq. 4 and 5), and the objective reaches all networks through it.
     """
@@ -350,7 +351,7 @@ class LocalExperts(DenoisingSystem):
 
     def multiply_accumulates(self, seconds: float, choice: int | None = None) -> int:
         """Of the gate and one specialist: ``choice``, or the one that costs most."""
-        frames = self.prelude_frames + self.frontend.stft.frames(round(seconds * self.sample_rate))
+        frames = self.frames_heard(seconds)
         specialist = self.experts[0].multiply_accumulates(frames)
         if isinstance(self.gate, Lstm):
             return specialist + self.gate.multiply_accumulates(frames)

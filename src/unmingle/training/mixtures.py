@@ -49,7 +49,10 @@ def training_mixer(recipe: Recipe, cache: Path | None, stage: Stage | None = Non
 
 
 def validation_mixer(recipe: Recipe, cache: Path | None) -> MixtureSource:
-    """Mixes the validation split at full overlap and original speed, through the recordings' own microphones."""
+    """Mixes the validation split at full overlap and original speed, through the recordings' own microphones.
+
+    Talkers who begin ``late`` do so here too, as in recordings.
+    """
     mixing = _of_validation(recipe)
     fewest, noise = mixing.fewest_talkers, mixing.noise
     changes = {
