@@ -351,7 +351,29 @@ def test_trained_specialists_may_move_to_other_levels_and_the_gate_begins_anew(t
     )
     assert isinstance(kept, LocalExperts)
     torch.testing.assert_close(kept.gate.state_dict(), gender.gate.state_dict())
-    system["snr_levels"] = [-5.0, 2.5, 10.0]
+
+
+@pytest.mark.parametrize(
+    ("levels", "nearest"), [([-9.0, 6.0, 8.0], [0, 2, 3]), ([-5.0, 0.0, 1.0, 5.0, 30.0], [0, 1, 1, 2, 3])]
+)
+def test_more_or_fewer_specialists_begin_as_the_one_for_the_nearest_level(
+    tmp_path: Path, levels: list[float], nearest: list[int]
+) -> None:
+    donor = tiny_experts()  # For -5, 0, 5 and 10 dB.
+    save_system(donor, tmp_path / "experts.safetensors", ModelFacts(), half=False)
+    values = {
+        "name": "test",
+        "system": donor.config.model_dump() | {"snr_levels": levels},
+        "mixing": {"talkers": 1, "noise": {}},
+        "stages": [{"seconds": 1.0, "steps": 1}],
+    }
+    system = system_from_model(Recipe.model_validate(values), tmp_path / "experts.safetensors")
+    assert isinstance(system, LocalExperts)
+    assert len(system.specialists) == len(levels)
+    for specialist, number in zip(system.specialists, nearest, strict=True):
+        torch.testing.assert_close(specialist.state_dict(), donor.specialists[number].state_dict())
+    torch.testing.assert_close(system.frontend.state_dict(), donor.frontend.state_dict())
+    values["system"]["network"] = {"layers": 1, "hidden_size": 9}
     with pytest.raises(UnmingleError, match="same sizes"):
         system_from_model(Recipe.model_validate(values), tmp_path / "experts.safetensors")
 

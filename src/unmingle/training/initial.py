@@ -34,7 +34,6 @@ _SAME = (
     "unit_norm",
     "refiner",
     "latent",
-    "snr_levels",
 )
 """What must be the same in both configs, where they have it."""
 
@@ -56,7 +55,8 @@ def system_from_model(recipe: Recipe, name: str | Path, mixer: MixtureSource | N
 
     The model's front end and network must be those of the recipe's system, or of its first stage;
     attractors, objective, dropout, equalizing, prelude, number of talkers and levels of SNR may differ. A gate
-    that is configured otherwise, or for other levels, begins anew. Every specialist of a
+    that is configured otherwise, or for other levels, begins anew. Where there are more levels or fewer than
+    the model has, each specialist begins as the model's for the nearest level. Every specialist of a
     mixture of local experts may begin with the weights of one denoiser; clusters of its latent space
     then come from the first training mixtures of ``mixer``.
 
@@ -92,12 +92,10 @@ def _share_out(system: LocalExperts, donor: Denoiser, recipe: Recipe, name: str 
 
 def _take(system: System, donor: System, recipe: Recipe, name: str | Path) -> None:
     wanted, given = system.state_dict(), donor.state_dict()
-    if (
-        isinstance(system, LocalExperts)
-        and isinstance(donor, LocalExperts)
-        and _gate_of(system.config) != _gate_of(donor.config)
-    ):
-        given |= {key: value for key, value in wanted.items() if key.startswith("gate.")}
+    if isinstance(system, LocalExperts) and isinstance(donor, LocalExperts):
+        given = _shared_anew(system.config, donor.config, given)
+        if _gate_of(system.config) != _gate_of(donor.config):
+            given |= {key: value for key, value in wanted.items() if key.startswith("gate.")}
     shared = [key for key in given if key in wanted]
     reshaped = [key for key in shared if wanted[key].shape != given[key].shape]
     lacking = [key for key in wanted if key not in shared and not key.startswith(_OWN)]
@@ -110,6 +108,24 @@ def _take(system: System, donor: System, recipe: Recipe, name: str | Path) -> No
     system.load_state_dict({key: given[key] for key in shared}, strict=False)
 
 
+def _shared_anew(
+    ours: LocalExpertsConfig, theirs: LocalExpertsConfig, given: dict[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """``given`` with as many specialists as we have levels of SNR; equally many keep their order."""
+    if ours.latent != "snr" or theirs.latent != "snr" or ours.specialists == theirs.specialists:
+        return given
+    shared = {key: value for key, value in given.items() if not key.startswith("specialists.")}
+    for number, level in enumerate(ours.snr_levels):
+        nearest = min(range(theirs.specialists), key=lambda k: abs(theirs.snr_levels[k] - level))
+        own = f"specialists.{nearest}."
+        shared |= {
+            f"specialists.{number}.{key.removeprefix(own)}": value
+            for key, value in given.items()
+            if key.startswith(own)
+        }
+    return shared
+
+
 def _gate_of(config: LocalExpertsConfig) -> tuple[Config, list[float] | None]:
     """What makes a gate; the levels are nothing to one that does not tell the SNR."""
     return config.gate, config.snr_levels if config.latent == "snr" else None
@@ -119,6 +135,4 @@ def _essence(config: dict[str, Any]) -> dict[str, Any]:
     kept = {key: config[key] for key in _SAME if key in config}
     kept["network"] = {key: value for key, value in kept["network"].items() if "dropout" not in key}
     kept["stft"] = {key: value for key, value in kept["stft"].items() if key != "equalize"}
-    # Specialists may move to other levels, as many as there are.
-    kept["snr_levels"] = len(kept.get("snr_levels", []))
     return kept
