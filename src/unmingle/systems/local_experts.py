@@ -299,7 +299,10 @@ class LocalExperts(DenoisingSystem):
             masks = [torch.sigmoid(expert(features).float()) for expert in self.experts]
             after = [mask[:, self.prelude_frames :].unsqueeze(1) for mask in masks]
             errors = torch.stack([self.objective(spectra, mask, batch) for mask in after], dim=1)
-        known = None if self.gate_expert is None else masks[self.gate_expert]
+        known = None
+        if isinstance(self.config.gate, SpecialistGateConfig):
+            known = masks[self.config.gate.specialist]
+            errors[:, self.config.gate.specialist] -= self.config.gate.margin
         scores = self.score(features, magnitude, mask=known)
         shares = torch.softmax(self.config.hardness * scores, dim=1)
         return {"loss": (shares * errors).sum(dim=1).mean()}
