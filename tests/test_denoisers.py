@@ -14,11 +14,10 @@ from unmingle.batch import GENDERS, MixtureBatch
 from unmingle.clustering import kmeans
 from unmingle.errors import UnmingleError
 from unmingle.losses import pairwise_si_sdr_error
-from unmingle.models import ModelFacts, load_system, save_system
+from unmingle.models import load_system
 from unmingle.networks import Lstm, LstmConfig, mean_over_time
 from unmingle.systems import Denoiser, DenoiserConfig, LocalExperts
 from unmingle.systems.local_experts import _profile
-from unmingle.training.initial import system_from_model
 from unmingle.training.recipe import Recipe
 
 
@@ -293,28 +292,6 @@ def test_noise_alone_asks_for_silence() -> None:
         for value in (1.0, 0.5, 0.1)
     ]
     assert errors == sorted(errors, reverse=True)
-
-
-def test_specialists_begin_with_a_generalists_weights(tmp_path: Path) -> None:
-    torch.manual_seed(3)
-    tiny = {"layers": 1, "hidden_size": 8}
-    donor = Denoiser(DenoiserConfig.model_validate({"network": tiny}))
-    donor.fit(_batch().mixture)
-    save_system(donor, tmp_path / "generalist.safetensors", ModelFacts(), half=False)
-    values = {
-        "name": "test",
-        "system": {"kind": "local_experts", "network": tiny, "gate": tiny},
-        "mixing": {"talkers": 1, "noise": {}},
-        "stages": [{"part": "apart", "seconds": 1.0, "steps": 1}],
-    }
-    system = system_from_model(Recipe.model_validate(values), tmp_path / "generalist.safetensors")
-    assert isinstance(system, LocalExperts)
-    torch.testing.assert_close(system.frontend.mean, donor.frontend.mean)
-    for specialist in system.specialists:
-        torch.testing.assert_close(specialist.state_dict(), donor.network.state_dict())
-    values["system"]["network"] = {"layers": 1, "hidden_size": 9}  # type: ignore[index]
-    with pytest.raises(UnmingleError, match="another network"):
-        system_from_model(Recipe.model_validate(values), tmp_path / "generalist.safetensors")
 
 
 def test_impossible_recipes_and_parts_are_refused() -> None:
