@@ -35,6 +35,10 @@ def test_specialists_begin_with_a_generalists_weights(tmp_path: Path) -> None:
     torch.testing.assert_close(system.frontend.mean, donor.frontend.mean)
     for specialist in system.specialists:
         torch.testing.assert_close(specialist.state_dict(), donor.network.state_dict())
+    values["system"]["bands_above"] = 8000.0  # type: ignore[index]  # As many bands as bins, but said otherwise.
+    with pytest.raises(UnmingleError, match="another network"):
+        system_from_model(Recipe.model_validate(values), tmp_path / "generalist.safetensors")
+    values["system"]["bands_above"] = None  # type: ignore[index]
     values["system"]["network"] = {"layers": 1, "hidden_size": 9}  # type: ignore[index]
     with pytest.raises(UnmingleError, match="another network"):
         system_from_model(Recipe.model_validate(values), tmp_path / "generalist.safetensors")

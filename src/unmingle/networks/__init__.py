@@ -1,5 +1,6 @@
 """Networks: tensors in, tensors out. They know nothing of audio, talkers or papers."""
 
+from unmingle.networks.bands import Bands
 from unmingle.networks.blstm import Blstm, BlstmConfig, BlstmEmbedding, BlstmMasks
 from unmingle.networks.dilated_cnn import DilatedCnnConfig, DilatedCnnEmbedding
 from unmingle.networks.lstm import Lstm, LstmConfig, LstmState, mean_over_time
@@ -7,6 +8,7 @@ from unmingle.networks.refiners import EnhancementNetwork, SecondStageNetwork
 from unmingle.networks.unit_norm import unit_norm
 
 __all__ = [
+    "Bands",
     "Blstm",
     "BlstmConfig",
     "BlstmEmbedding",

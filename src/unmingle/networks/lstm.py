@@ -9,6 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from unmingle.config import Config
+from unmingle.networks.bands import Bands
 
 LstmState = tuple[Tensor, Tensor]
 """h and c of all layers, each ``(layers, batch, hidden_size)``."""
@@ -30,6 +31,7 @@ class Lstm(nn.Module):
         inputs: values in each frame of the input.
         outputs: values in each frame of the output.
         config: sizes.
+        bands: if given, inputs and outputs are bins, and its layers take and give these bands of them.
     """
 
     lag_frames: int | None = 0
@@ -37,8 +39,11 @@ class Lstm(nn.Module):
     context_frames: int | None = None
     """It remembers all frames before."""
 
-    def __init__(self, inputs: int, outputs: int, config: LstmConfig) -> None:
+    def __init__(self, inputs: int, outputs: int, config: LstmConfig, bands: Bands | None = None) -> None:
         super().__init__()
+        self.bands, self._outputs = bands, outputs
+        if bands is not None:
+            inputs = outputs = bands.count
         self.layers = nn.LSTM(inputs, config.hidden_size, config.layers, batch_first=True)
         self.linear = nn.Linear(config.hidden_size, outputs)
         # Looked up once: by name, they would cost a tenth of a frame's time.
@@ -48,8 +53,8 @@ class Lstm(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """All frames at once. Padding after the last frame changes nothing before it."""
-        outputs: Tensor = self.linear(self.layers(features)[0])
-        return outputs
+        outputs: Tensor = self.linear(self.layers(self._pooled(features))[0])
+        return self._spread(outputs)
 
     def initial_state(self, batch: int) -> LstmState:
         """The state before the first frame, for ``batch`` streams side by side."""
@@ -59,11 +64,20 @@ class Lstm(nn.Module):
     def step(self, features: Tensor, state: LstmState) -> tuple[Tensor, LstmState]:
         """Some more frames: their outputs and the state after them; together equal to :meth:`forward`."""
         if not features.shape[1]:
-            return features.new_zeros(*features.shape[:2], self.linear.out_features), state
+            return features.new_zeros(*features.shape[:2], self._outputs), state
+        values = self._pooled(features)
         if features.shape[1] <= _FEW_FRAMES and not torch.is_grad_enabled():
-            return self._few(features, state)
-        hidden, state = self.layers(features, state)
-        return self.linear(hidden), state
+            values, state = self._few(values, state)
+        else:
+            hidden, state = self.layers(values, state)
+            values = self.linear(hidden)
+        return self._spread(values), state
+
+    def _pooled(self, features: Tensor) -> Tensor:
+        return features if self.bands is None else self.bands.pool(features)
+
+    def _spread(self, values: Tensor) -> Tensor:
+        return values if self.bands is None else self.bands.spread(values)
 
     def _few(self, features: Tensor, state: LstmState) -> tuple[Tensor, LstmState]:
         """As :meth:`step`, without the copy of all weights that ``self.layers`` makes on every call."""

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from unmingle.batch import MixtureBatch
 from unmingle.frontend import Spectra, StftConfig
-from unmingle.networks import Lstm, LstmConfig
+from unmingle.networks import Bands, Lstm, LstmConfig
 from unmingle.systems.base import MaskingSystem, SystemConfig
 from unmingle.systems.objectives import ObjectiveName, mask_objective
 
@@ -31,6 +31,10 @@ class DenoisingConfig(SystemConfig):
     prelude_seconds: float = Field(0.0, ge=0.0, le=60.0)
     """Ours: so much of a recording's beginning is heard before it begins, and then again: the level and the network
     know by then what they are in. A live stream, which has no look-ahead, does without."""
+
+    bands_above: float | None = Field(None, gt=0.0)
+    """Ours: above so many hertz, experts hear and mask bands in place of bins, of twice as many bins in every octave;
+    every bin, as in the paper, if not given."""
 
     @field_validator("stft", mode="before")
     @classmethod
@@ -70,6 +74,14 @@ class DenoisingSystem(MaskingSystem):
     @abstractmethod
     def experts(self) -> Sequence[Lstm]:
         """The networks of which one gives the mask, before the sigmoid."""
+
+    def build_expert(self) -> Lstm:
+        """A fresh network from features to a mask before the sigmoid, both ``(batch, frames, freqs)``."""
+        freqs, above = self.frontend.stft.freqs, self.config.bands_above
+        bands = None
+        if above is not None:
+            bands = Bands(freqs, max(1, round(above / self.sample_rate * self.frontend.stft.window_length)))
+        return Lstm(freqs, freqs, self.config.network, bands)
 
     def most_talkers(self) -> int | None:
         return 1
@@ -124,8 +136,7 @@ class Denoiser(DenoisingSystem):
 
     def __init__(self, config: DenoiserConfig) -> None:
         super().__init__(config)
-        freqs = self.frontend.stft.freqs
-        self.network = Lstm(freqs, freqs, config.network)
+        self.network = self.build_expert()
 
     @property
     def experts(self) -> Sequence[Lstm]:

@@ -108,12 +108,9 @@ class LocalExperts(DenoisingSystem):
 
     def __init__(self, config: LocalExpertsConfig) -> None:
         super().__init__(config)
-        freqs = self.frontend.stft.freqs
-        self.specialists = nn.ModuleList(
-            Lstm(freqs, freqs, config.network) for _ in range(config.specialists)
-        )
+        self.specialists = nn.ModuleList(self.build_expert() for _ in range(config.specialists))
         self.gate = (
-            Lstm(freqs, config.specialists, config.gate)
+            Lstm(self.frontend.stft.freqs, config.specialists, config.gate)
             if isinstance(config.gate, LstmConfig)
             else SpecialistGate(config.snr_levels)
         )

@@ -30,6 +30,7 @@ _SAME = (
     "sample_rate",
     "stft",
     "network",
+    "bands_above",
     "dimension",
     "unit_norm",
     "refiner",
@@ -80,7 +81,8 @@ def system_from_model(recipe: Recipe, name: str | Path, mixer: MixtureSource | N
 def _share_out(system: LocalExperts, donor: Denoiser, recipe: Recipe, name: str | Path) -> None:
     """Every specialist begins with the generalist's weights."""
     ours, theirs = system.config, donor.config
-    if (ours.network, ours.stft, ours.sample_rate) != (theirs.network, theirs.stft, theirs.sample_rate):
+    same = ("network", "bands_above", "stft", "sample_rate")
+    if any(getattr(ours, name) != getattr(theirs, name) for name in same):
         raise UnmingleError(
             f"The model {name} has another network or front end than the specialists of {recipe.name}; "
             "choose a model of the same sizes."

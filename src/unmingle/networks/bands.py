@@ -1,0 +1,46 @@
+"""Bands: fewer values for a frame where neighbouring bins tell the same."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import avg_pool1d
+
+
+class Bands(nn.Module):
+    """Groups of neighbouring bins: one bin each up to bin ``alone``, then twice as many in every octave.
+
+    Args:
+        freqs: number of bins.
+        alone: the last bin that is a band of its own; the last band of an octave may be narrower.
+    """
+
+    index: Tensor
+    """``(freqs,)``: the band that each bin lies in."""
+
+    def __init__(self, freqs: int, alone: int) -> None:
+        super().__init__()
+        self._octaves: list[tuple[int, int, int]] = []
+        first, width = 0, 1
+        while first < freqs:
+            # Bin 0 is no frequency of an octave: they end with their last bin.
+            end = min(freqs, alone * width + 1)
+            self._octaves.append((first, end, width))
+            first, width = end, 2 * width
+        sizes = [min(width, end - k) for first, end, width in self._octaves for k in range(first, end, width)]
+        self.count = len(sizes)
+        """Number of bands."""
+        places = [band for band, size in enumerate(sizes) for _ in range(size)]
+        self.register_buffer("index", torch.tensor(places), persistent=False)
+
+    def pool(self, bins: Tensor) -> Tensor:
+        """The mean of each band's bins: ``(batch, frames, freqs)`` to ``(batch, frames, bands)``."""
+        parts = [
+            bins[..., first:end] if width == 1 else avg_pool1d(bins[..., first:end], width, ceil_mode=True)
+            for first, end, width in self._octaves
+        ]
+        return torch.cat(parts, dim=-1)
+
+    def spread(self, bands: Tensor) -> Tensor:
+        """Each band's value for all its bins: ``(batch, frames, bands)`` to ``(batch, frames, freqs)``."""
+        return bands[..., self.index]
