@@ -3,12 +3,12 @@
     python benchmarks/figure2.py CORPUS -o OUT RUN...
 
 CORPUS holds speech.csv and noise.csv; RUNs are folders of `unmingle train`: generalists, mixtures of local
-experts (before their stage `all` they are the naive ensemble, after it the fine-tuned one; a run of `choice` alone
-has the specialists it began with), and gates alone. On
-300 noisy test mixtures for each of -5, 0, 5 and 10 dB (made once, in OUT/mixtures): SI-SDR improvement by
-input SNR against arithmetic, and what each gate chose; and on as many of 30 dB, where there is next to nothing
-to improve and much to lose: the mean is without them. The last column compares with the last RUN that is no gate
-alone, mixture by mixture. Each model is scored once (OUT/scores keeps it).
+experts (before their stage `all` they are the naive ensemble, after it the fine-tuned one; with a stage `choice`
+and no `all`, what they began with and a learned choice), and gates alone. On 300 noisy test mixtures for each of
+-5, 0, 5 and 10 dB (made once, in OUT/mixtures): SI-SDR improvement by input SNR against arithmetic, and what each
+gate chose; and on as many of 30 dB, where there is next to nothing to improve and much to lose: the mean is
+without them. The last column compares with the last RUN that is no gate alone, mixture by
+mixture. Each model is scored once (OUT/scores keeps it).
 """
 
 from __future__ import annotations
@@ -38,7 +38,15 @@ from unmingle.systems import DenoisingSystem, LocalExperts
 LEVELS = (-5, 0, 5, 10)
 NEARLY_CLEAN = 30
 COUNT = 300
-STYLES = {"generalist": ("-", "s"), "true choice": (":", "^"), "naive": ("--", "v"), "fine-tuned": ("-", "o")}
+STYLES = {
+    "generalist": ("-", "s"),
+    "true choice": (":", "^"),
+    "naive": ("--", "v"),
+    "learned choice": ("-.", "D"),
+    "fine-tuned": ("-", "o"),
+}
+CHOICES = {"all": "fine-tuned", "choice": "learned choice"}
+"""How one of the specialists is chosen after a run with such a stage."""
 
 
 @dataclass
@@ -247,8 +255,9 @@ def main() -> None:
             by_gate = scored_once(naive, apart, items, records)
             curves.append(Curve(size, latent, "naive", by_gate.macs(naive, seconds), by_gate.scores))
             confusions[gate] = by_gate.confusion
-        curves.append(Curve(size, latent, "fine-tuned", macs, scored.scores))
-        confusions[f"{gate}, fine-tuned"] = scored.confusion
+        choice = next((c for part, c in CHOICES.items() if part in parts), "naive")
+        curves.append(Curve(size, latent, choice, macs, scored.scores))
+        confusions[f"{gate}, {choice}"] = scored.confusion
         print(curves[-1].row(), flush=True)
     report(arguments.output, curves, confusions)
 
