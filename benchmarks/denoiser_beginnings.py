@@ -1,13 +1,13 @@
 """What runs of the denoiser and of the generalist beside it begin with, from one mixture of local experts.
 
-    python benchmarks/denoiser_beginnings.py EXPERTS.safetensors -o OUT
+    python benchmarks/denoiser_beginnings.py EXPERTS.safetensors -o OUT [--banded-units 256]
 
 OUT/specialist.safetensors: the first specialist alone, as a denoiser for all.
 OUT/generalist.safetensors: one LSTM of three times the arithmetic that begins as the first two specialists, which
 are chosen most, side by side: a block each of its units, the mean of what their dense layers say; the other units
 are fresh and say nothing yet. So it has had the training that they had, and need not begin from nothing.
-OUT/banded.safetensors: the same experts, each with fresh units too, hearing and masking bands above 750 Hz; and
-OUT/banded-generalist.safetensors: as the generalist above, with bands.
+OUT/banded.safetensors: the same experts, hearing and masking bands above 750 Hz; with more units than they have, if
+wanted, which are fresh. OUT/banded-generalist.safetensors: as the generalist above, with bands.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from unmingle.networks import Bands, Lstm, LstmConfig
 from unmingle.systems import Denoiser, DenoiserConfig, DenoisingSystem, LocalExperts
 
 GENERALIST_UNITS = 600
-BANDED_UNITS, BANDS_ABOVE = 320, 750.0
+BANDS_ABOVE = 750.0
 
 
 def side_by_side(networks: list[Lstm], units: int, bands: Bands | None = None) -> Lstm:
@@ -68,13 +68,14 @@ def main() -> None:
     )
     parser.add_argument("experts", type=Path)
     parser.add_argument("-o", "--output", type=Path, required=True)
+    parser.add_argument("--banded-units", type=int, default=256)
     arguments = parser.parse_args()
     torch.manual_seed(0)
     experts = load_system(arguments.experts)
     assert isinstance(experts, LocalExperts)
     first = experts.config.network
     generalist = LstmConfig(layers=first.layers, hidden_size=GENERALIST_UNITS)
-    banded = LstmConfig(layers=first.layers, hidden_size=BANDED_UNITS)
+    banded = LstmConfig(layers=first.layers, hidden_size=arguments.banded_units)
     pair = [experts.experts[0], experts.experts[1]]
     begun: dict[str, tuple[DenoisingSystem, list[list[Lstm]]]] = {
         "specialist": (Denoiser(DenoiserConfig(network=first)), [pair[:1]]),
