@@ -1,6 +1,6 @@
 """What runs of the denoiser and of the generalist beside it begin with, from one mixture of local experts.
 
-    python benchmarks/denoiser_beginnings.py EXPERTS.safetensors -o OUT [--banded-units 256]
+    python benchmarks/denoiser_beginnings.py EXPERTS.safetensors -o OUT [--banded-units 256] [--generalist-units 600]
 
 OUT/specialist.safetensors: the first specialist alone, as a denoiser for all.
 OUT/generalist.safetensors: one LSTM of three times the arithmetic that begins as the first two specialists, which
@@ -22,7 +22,6 @@ from unmingle.models import ModelFacts, load_system, save_system
 from unmingle.networks import Bands, Lstm, LstmConfig
 from unmingle.systems import Denoiser, DenoiserConfig, DenoisingSystem, LocalExperts
 
-GENERALIST_UNITS = 600
 BANDS_ABOVE = 750.0
 
 
@@ -69,12 +68,13 @@ def main() -> None:
     parser.add_argument("experts", type=Path)
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--banded-units", type=int, default=256)
+    parser.add_argument("--generalist-units", type=int, default=600)
     arguments = parser.parse_args()
     torch.manual_seed(0)
     experts = load_system(arguments.experts)
     assert isinstance(experts, LocalExperts)
     first = experts.config.network
-    generalist = LstmConfig(layers=first.layers, hidden_size=GENERALIST_UNITS)
+    generalist = LstmConfig(layers=first.layers, hidden_size=arguments.generalist_units)
     banded = LstmConfig(layers=first.layers, hidden_size=arguments.banded_units)
     pair = [experts.experts[0], experts.experts[1]]
     begun: dict[str, tuple[DenoisingSystem, list[list[Lstm]]]] = {
