@@ -4,9 +4,9 @@
 
 CORPUS holds speech.csv and noise.csv; RUNs are folders of `unmingle train`: generalists, mixtures of local
 experts (before their stage `all` they are the naive ensemble, after it the fine-tuned one; with a stage `choice`
-and no `all`, what they began with and a learned choice), and gates alone. On 300 noisy test mixtures for each of
--5, 0, 5 and 10 dB (made once, in OUT/mixtures): SI-SDR improvement by input SNR against arithmetic, and what each
-gate chose; and on as many of 30 dB, where there is next to nothing to improve and much to lose: the mean is
+and no `all`, what they began with and a learned choice), and gates alone. On 300 (--count) noisy test mixtures for
+each of -5, 0, 5 and 10 dB (made once, in OUT/mixtures): SI-SDR improvement by input SNR against arithmetic, and what
+each gate chose; and on as many of 30 dB, where there is next to nothing to improve and much to lose: the mean is
 without them. The last column compares with the last RUN that is no gate alone, mixture by
 mixture. Each model is scored once (OUT/scores keeps it).
 """
@@ -37,7 +37,6 @@ from unmingle.systems import DenoisingSystem, LocalExperts
 
 LEVELS = (-5, 0, 5, 10)
 NEARLY_CLEAN = 30
-COUNT = 300
 STYLES = {
     "generalist": ("-", "s"),
     "true choice": (":", "^"),
@@ -120,14 +119,14 @@ class Scored(NamedTuple):
         return total / sum(seconds) / 1e6
 
 
-def mixtures(corpus: str, folder: Path) -> dict[int, list[MixtureItem]]:
+def mixtures(corpus: str, folder: Path, count: int = 300, seed: int = 1) -> dict[int, list[MixtureItem]]:
     """The test mixtures of every input SNR, made where they are not there yet."""
     items = {}
     for level in (*LEVELS, NEARLY_CLEAN):
         if not (folder / str(level)).is_dir():
             config = MixtureFolderConfig(
-                corpora=[corpus], noise=[corpus], split="test", count=COUNT, talkers=1,
-                snr=(level, level), sample_rate=16000, seed=1,
+                corpora=[corpus], noise=[corpus], split="test", count=count, talkers=1,
+                snr=(level, level), sample_rate=16000, seed=seed,
             )  # fmt: skip
             write_mixture_folder(folder / str(level), config)
         items[level] = read_mixture_folder(folder / str(level))
@@ -210,9 +209,13 @@ def main() -> None:
     )
     parser.add_argument("corpus")
     parser.add_argument("-o", "--output", type=Path, required=True)
+    parser.add_argument(
+        "--count", type=int, default=300, help="mixtures for each input SNR, where OUT has none yet"
+    )
+    parser.add_argument("--seed", type=int, default=1, help="other mixtures of the same talkers and noises")
     parser.add_argument("runs", nargs="+", type=Path)
     arguments = parser.parse_args()
-    items = mixtures(arguments.corpus, arguments.output / "mixtures")
+    items = mixtures(arguments.corpus, arguments.output / "mixtures", arguments.count, arguments.seed)
     curves: list[Curve] = []
     confusions: dict[str, np.ndarray] = {}
     records = arguments.output / "scores"
