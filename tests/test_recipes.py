@@ -60,7 +60,7 @@ def test_every_recipe_trains_saves_loads_and_separates(
         recipe = recipe.model_copy(update={"system": recipe.system.model_copy(update={"hardness": 0.1})})
     if {stage.part for stage in recipe.stages} == {"apart"}:
         # Each specialist needs mixtures of its own.
-        stages = [stage.model_copy(update={"batch_size": 16}) for stage in recipe.stages]
+        stages = [stage.model_copy(update={"batch_size": 40}) for stage in recipe.stages]
         recipe = recipe.model_copy(update={"stages": stages})
     torch.manual_seed(recipe.seed)
     before = build_system(recipe.system)
