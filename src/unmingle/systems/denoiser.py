@@ -32,7 +32,7 @@ class DenoisingConfig(SystemConfig):
     """Ours: so much of a recording's beginning is heard before it begins, and then again: the level and the network
     know by then what they are in. A live stream, which has no look-ahead, does without."""
 
-    bands_above: float | None = Field(None, gt=0.0)
+    bands_above: float | None = Field(None, gt=0.0, le=96000.0)
     """Ours: above so many hertz, experts hear and mask bands in place of bins, of twice as many bins in every octave;
     every bin, as in the paper, if not given."""
 

@@ -82,7 +82,7 @@ def _share_out(system: LocalExperts, donor: Denoiser, recipe: Recipe, name: str 
     """Every specialist begins with the generalist's weights."""
     ours, theirs = system.config, donor.config
     same = ("network", "bands_above", "stft", "sample_rate")
-    if any(getattr(ours, name) != getattr(theirs, name) for name in same):
+    if any(getattr(ours, key) != getattr(theirs, key) for key in same):
         raise UnmingleError(
             f"The model {name} has another network or front end than the specialists of {recipe.name}; "
             "choose a model of the same sizes."
