@@ -77,18 +77,23 @@ class Curve:
         """What the mean is over."""
         return [value for level in LEVELS for value in self.scores[level]]
 
+    def pairs(self) -> list[float]:
+        """The mean of each utterance and its noise over the levels, which have the same ones: what is independent."""
+        means: list[float] = np.mean([self.scores[level] for level in LEVELS], axis=0).tolist()
+        return means
+
     def mean(self) -> float:
         return float(np.mean(self.every()))
 
     def row(self, last: Curve | None = None) -> str:
         """A line of the table; with the paired difference from ``last``, if given."""
         every = self.every()
-        low, high = bootstrap_interval(every)
+        low, high = bootstrap_interval(self.pairs())
         cells = [f"{np.mean(self.scores[level]):.2f}" for level in (*LEVELS, NEARLY_CLEAN)]
         worse = np.mean([value < 0 for value in every])
         against = ""
         if last is not None and last is not self:
-            differences = np.subtract(every, last.every())
+            differences = np.subtract(self.pairs(), last.pairs())
             below, above = bootstrap_interval(differences.tolist())
             against = f"{differences.mean():+.2f} ({below:+.2f} to {above:+.2f})"
         return (
