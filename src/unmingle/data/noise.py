@@ -16,12 +16,33 @@ from unmingle.audio import Samples, resample
 from unmingle.config import Config
 from unmingle.data.cache import DecodedSpeech
 from unmingle.data.corpora import Utterance, by_speaker
+from unmingle.data.made_noise import (
+    calls,
+    crossed,
+    engines,
+    flowing,
+    impulses,
+    modulated_noise,
+    noise_level,
+    shaped_noise,
+    struck,
+    tones,
+)
 from unmingle.data.microphones import heard_through, smooth_response
 from unmingle.errors import UnmingleError
 
-MADE = ("babble", "shaped", "modulated", "tones", "impulses")
-"""Noise that is made: several talkers at once; a random spectrum; that, rising and falling; harmonic tones
-that wander; short decaying bursts."""
+_DRAWN = {
+    "shaped": shaped_noise,
+    "modulated": modulated_noise,
+    "tones": tones,
+    "impulses": impulses,
+    "struck": struck,
+    "calls": calls,
+    "engines": engines,
+    "flowing": flowing,
+}
+MADE = ("babble", *_DRAWN, "crossed")
+"""Noise that is made: several talkers at once; what ``made_noise.py`` draws; one recording's sound in another's rhythm."""
 _SPEED_STEPS = 20
 _CROSSFADE_SECONDS = 0.02
 _QUIETEST = 0.1
@@ -115,14 +136,13 @@ class NoiseMaker:
         name, floor = kind, 0.0
         if kind == "babble":
             noise = self._babble(rng, samples)
-        elif kind == "tones":
-            noise = _tones(rng, samples, self._rate)
-        elif kind in MADE:
-            noise = shaped_noise(rng, samples, self._rate)
-            if kind == "modulated":
-                noise = noise * _modulation(rng, samples, self._rate)
-            elif kind == "impulses":
-                noise = _impulses(rng, noise, self._rate)
+        elif kind == "crossed":
+            sound, rhythm = (int(index) for index in rng.integers(len(self._recordings), size=2))
+            noise = crossed(
+                self._recording(rng, sound, samples), self._recording(rng, rhythm, samples), self._rate
+            )
+        elif kind in _DRAWN:
+            noise = _DRAWN[kind](rng, samples, self._rate)
         else:
             index = int(rng.choice(self._corpora[kind]))
             name = f"{kind}/{self._recordings[index].path.stem}"
@@ -165,53 +185,6 @@ class NoiseMaker:
             gain = 10 ** (rng.uniform(-6.0, 0.0) / 20) / max(self._speech.level(index), 1e-6)
             babble += np.float32(gain) * voice
         return babble
-
-
-def noise_level(noise: Samples) -> float:
-    """Root mean square of ``(samples,)``."""
-    return float(np.sqrt(np.mean(np.square(noise, dtype=np.float64))))
-
-
-def shaped_noise(rng: np.random.Generator, samples: int, sample_rate: int) -> Samples:
-    """Gaussian noise with a random smooth spectrum that falls by 0 to 12 dB an octave: ``(samples,)``."""
-    spectrum = np.fft.rfft(rng.standard_normal(samples, dtype=np.float32))
-    octaves = np.log2(np.maximum(np.arange(len(spectrum)) * sample_rate / samples, 60.0) / 60.0)
-    tilt = 10 ** (-rng.uniform(0.0, 12.0) * octaves / 20)
-    shape = tilt * smooth_response(rng, len(spectrum), 12.0, sample_rate)
-    return np.fft.irfft(spectrum * shape, samples).astype(np.float32)
-
-
-def _tones(rng: np.random.Generator, samples: int, sample_rate: int) -> Samples:
-    """Up to eight harmonics of a tone that wanders by a few percent, or glides like a siren: ``(samples,)``."""
-    lowest = 60.0 * 2 ** rng.uniform(0.0, 5.0)
-    points = rng.uniform(-1.0, 1.0, max(2, 4 * samples // sample_rate + 2)) * rng.choice([0.03, 0.4])
-    bend = 2.0 ** np.interp(np.linspace(0, len(points) - 1, samples), np.arange(len(points)), points)
-    phase = np.cumsum(lowest * bend) * (2 * np.pi / sample_rate)
-    highest = int(min(8, sample_rate / 2 / (lowest * 1.4)))
-    tones = np.zeros(samples, dtype=np.float32)
-    for harmonic in range(1, max(1, int(rng.integers(1, highest + 1))) + 1):
-        gain = 10 ** (rng.uniform(-20.0, 0.0) / 20)
-        tones += (gain * np.sin(harmonic * phase + rng.uniform(0, 2 * np.pi))).astype(np.float32)
-    return tones * _modulation(rng, samples, sample_rate) if rng.random() < 0.5 else tones
-
-
-def _impulses(rng: np.random.Generator, noise: Samples, sample_rate: int) -> Samples:
-    """``noise`` cut into bursts that decay in 5 to 300 ms, one to twelve a second, as knocks and keys do."""
-    time = np.arange(len(noise)) / sample_rate
-    decay, envelope = 0.005 * 60 ** rng.random(), np.zeros(len(noise), dtype=np.float32)
-    count = max(1, rng.poisson(rng.uniform(1.0, 12.0) * len(noise) / sample_rate))
-    for first in rng.integers(0, len(noise), count):
-        burst = np.exp(-(time[: len(noise) - first]) / decay) * rng.uniform(0.2, 1.0)
-        envelope[first:] += burst.astype(np.float32)
-    return noise * envelope
-
-
-def _modulation(rng: np.random.Generator, samples: int, sample_rate: int) -> Samples:
-    """Gains ``(samples,)`` that wander between 0 and -25 dB, one to ten times a second."""
-    count = max(2, int(samples / sample_rate * rng.uniform(1.0, 10.0)) + 2)
-    decibels = rng.uniform(-25.0, 0.0, count)
-    gains = 10 ** (np.interp(np.linspace(0, count - 1, samples), np.arange(count), decibels) / 20)
-    return gains.astype(np.float32)
 
 
 def _in_a_room(rng: np.random.Generator, noise: Samples, sample_rate: int) -> Samples:
