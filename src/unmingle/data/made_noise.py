@@ -45,7 +45,7 @@ def tones(rng: np.random.Generator, samples: int, sample_rate: int) -> Samples:
 
 
 def impulses(rng: np.random.Generator, samples: int, sample_rate: int) -> Samples:
-    """:func:`shaped_noise` cut into bursts that decay in 5 to 300 ms, one to twelve a second, as knocks and keys do."""
+    """:func:`shaped_noise` in bursts that decay in 5 to 300 ms, one to twelve a second: ``(samples,)``."""
     noise = shaped_noise(rng, samples, sample_rate)
     time = np.arange(len(noise)) / sample_rate
     decay, envelope = 0.005 * 60 ** rng.random(), np.zeros(len(noise), dtype=np.float32)
@@ -59,12 +59,13 @@ def impulses(rng: np.random.Generator, samples: int, sample_rate: int) -> Sample
 def struck(rng: np.random.Generator, samples: int, sample_rate: int) -> Samples:
     """Something that rings is struck: bells and clocks, steps and keys, drops, rain, crackling: ``(samples,)``.
 
-    One to twelve modes between 80 Hz and 7 kHz that decay in 2 ms to 2 s, struck once in two seconds up to 200 times a
-    second, regularly or not, each time a little different or (drops) quite.
+    One to twelve modes between 80 Hz and 7 kHz that decay in 2 ms to 2 s, struck once in two seconds up to 200 times
+    a second, regularly or not, each time a little different or (drops) quite.
     """
     lowest = 80.0 * 2 ** rng.uniform(0.0, 5.5)
     ratios = np.concatenate([[1.0], 1.0 + rng.exponential(1.5, int(rng.integers(12)))])
-    decays = 0.002 * 1000 ** rng.random() * ratios ** -rng.uniform(0.0, 1.5) * 2.0 ** rng.uniform(-1.0, 1.0, len(ratios))
+    longest = 0.002 * 1000 ** rng.random()
+    decays = longest * ratios ** -rng.uniform(0.0, 1.5) * 2.0 ** rng.uniform(-1.0, 1.0, len(ratios))
     gains = 10 ** (rng.uniform(-24.0, 0.0, len(ratios)) / 20)
     detune = rng.choice([0.005, 0.1, 0.7])
     times = _event_times(rng, 0.5 * 400 ** rng.random(), samples / sample_rate)
@@ -108,18 +109,20 @@ def calls(rng: np.random.Generator, samples: int, sample_rate: int) -> Samples:
     seconds = samples / sample_rate
     pitch = 150.0 * 2 ** rng.uniform(0.0, 5.0)
     call, pause = 0.03 * 50 ** rng.random(), 0.02 * 60 ** rng.random()
-    onsets = np.cumsum(rng.uniform(0.6, 1.4, int(seconds / (call + pause) * 1.7) + 2) * (call + pause))
-    onsets += -rng.uniform(0.0, 1.0) * (call + pause) - onsets[0]
+    onsets = np.cumsum(call + pause * rng.uniform(0.2, 1.8, int(1.2 * seconds / (call + 0.2 * pause)) + 2))
+    onsets -= onsets[0] + rng.uniform(0.0, 1.0) * (call + pause)
+    if not np.any((onsets > -call) & (onsets < seconds)):
+        onsets -= onsets[0] + call / 2  # The crop is shorter than the pause.
     # Five points a call: pitch goes its way between them, and loudness from nothing to nothing.
     places = (onsets[:, None] + call * np.array([0.0, 0.15, 0.5, 0.85, 1.0])).ravel()
     shape = rng.uniform(-1.0, 1.0, 5) * rng.choice([0.05, 0.3, 0.8])
     vary = rng.uniform(0.0, 0.15)
-    bends = (shape + rng.normal(0.0, vary, (len(onsets), 1)) + rng.normal(0.0, vary / 3, (len(onsets), 5))).ravel()
+    bends = shape + rng.normal(0.0, vary, (len(onsets), 1)) + rng.normal(0.0, vary / 3, (len(onsets), 5))
     loud = np.array([0.0, 1.0, rng.uniform(0.4, 1.0), rng.uniform(0.2, 1.0), 0.0])
-    loudness = (10 ** (rng.uniform(-12.0, 0.0, (len(onsets), 1)) / 20) * loud).ravel()
+    loudness = 10 ** (rng.uniform(-12.0, 0.0, (len(onsets), 1)) / 20) * loud
     time = np.arange(samples) / sample_rate
-    track = pitch * 2.0 ** np.interp(time, places, bends)
-    gains = np.interp(time, places, loudness)
+    track = pitch * 2.0 ** np.interp(time, places, bends.ravel())
+    gains = np.interp(time, places, loudness.ravel())
     if rng.random() < 0.4:
         trill = rng.uniform(8.0, 70.0)
         gains = gains * (1.0 + rng.uniform(0.3, 1.0) * np.sin(2 * np.pi * trill * time)) / 2
@@ -139,7 +142,8 @@ def engines(rng: np.random.Generator, samples: int, sample_rate: int) -> Samples
     pulses = _pulses(rng, phase, track.max(), sample_rate, most=80)
     # Cylinders differ: the pattern comes back every few pulses.
     cylinders = 10 ** (rng.uniform(-10.0, 0.0, int(rng.integers(1, 9))) / 20)
-    pulses *= cylinders[(phase / (2 * np.pi)).astype(int) % len(cylinders)].astype(np.float32)
+    turn = (phase / (2 * np.pi) + 0.5).astype(int)
+    pulses *= cylinders[turn % len(cylinders)].astype(np.float32)
     rhythm = (0.5 + 0.5 * np.cos(phase)) ** rng.uniform(0.5, 8.0)
     noise = rng.standard_normal(samples, dtype=np.float32) * rhythm.astype(np.float32)
     return _coloured(rng, pulses + np.float32(10 ** (rng.uniform(-30.0, 10.0) / 20)) * noise, sample_rate)
@@ -150,20 +154,23 @@ def flowing(rng: np.random.Generator, samples: int, sample_rate: int) -> Samples
     white = rng.standard_normal(samples, dtype=np.float32)
     noise = in_bands(_coloured(rng, white, sample_rate), sample_rate)
     rates, depth = rng.uniform(0.5, 2.0) * 10 ** rng.uniform(0.0, 1.3, _BANDS), rng.uniform(6.0, 40.0)
-    together = _modulation(rng, samples, sample_rate) if rng.random() < 0.5 else np.float32(1.0)
-    return together * sum(
-        band * _wandering(rng, samples, sample_rate, float(rate), depth)
-        for band, rate in zip(noise, rates, strict=True)
-    )
+    together = np.ones(samples, dtype=np.float32)
+    if rng.random() < 0.5:
+        together = _modulation(rng, samples, sample_rate)
+    gains = [_wandering(rng, samples, sample_rate, float(rate), depth) for rate in rates]
+    mixed: Samples = together * np.sum(noise * np.stack(gains), axis=0)
+    return mixed
 
 
 def crossed(sound: Samples, rhythm: Samples, sample_rate: int) -> Samples:
     """The sound ``(samples,)`` of one noise with the loudness over time, band by band, of another one."""
     window = max(1, int(0.016 * sample_rate))
-    return sum(
-        band * (_envelope(other, window) / (_envelope(band, window) + 1e-3 * noise_level(band) + 1e-9))
-        for band, other in zip(in_bands(sound, sample_rate), in_bands(rhythm, sample_rate), strict=True)
-    )
+    noise = np.zeros_like(sound)
+    for band, other in zip(in_bands(sound, sample_rate), in_bands(rhythm, sample_rate), strict=True):
+        # What is hardly there is not raised.
+        least = np.float32(1e-3 * np.sqrt(np.mean(np.square(band))) + 1e-9)
+        noise += band * _envelope(other, window) / (_envelope(band, window) + least)
+    return noise
 
 
 def in_bands(noise: Samples, sample_rate: int) -> Samples:
@@ -175,11 +182,6 @@ def in_bands(noise: Samples, sample_rate: int) -> Samples:
     return np.fft.irfft(spectrum * shares, len(noise)).astype(np.float32)
 
 
-def noise_level(noise: Samples) -> float:
-    """Root mean square of ``(samples,)``."""
-    return float(np.sqrt(np.mean(np.square(noise, dtype=np.float64))))
-
-
 def _event_times(rng: np.random.Generator, rate: float, seconds: float) -> NDArray[np.float64]:
     """Seconds at which something happens, about ``rate`` times a second: by the clock, or at any time."""
     if rng.random() < 0.5:
@@ -187,7 +189,8 @@ def _event_times(rng: np.random.Generator, rate: float, seconds: float) -> NDArr
         times = (np.arange(count) + rng.random() + rng.normal(0.0, rng.choice([0.01, 0.15]), count)) / rate
     else:
         times = rng.uniform(0.0, seconds, max(1, rng.poisson(seconds * rate)))
-    return times[(times >= 0) & (times < seconds - 1e-3)]
+    times = times[(times >= 0) & (times < seconds - 1e-3)]
+    return times if len(times) else np.zeros(1)
 
 
 def _pulses(
@@ -207,8 +210,9 @@ def _coloured(rng: np.random.Generator, sound: Samples, sample_rate: int) -> Sam
     """Through a resonant body: up to 20 dB up or down, and falling by up to 6 dB an octave."""
     spectrum = np.fft.rfft(sound)
     octaves = np.log2(np.maximum(np.linspace(0.0, sample_rate / 2, len(spectrum)), 60.0) / 60.0)
-    shape = smooth_response(rng, len(spectrum), 20.0, sample_rate) * 10 ** (-rng.uniform(0.0, 6.0) * octaves / 20)
-    return np.fft.irfft(spectrum * shape.astype(np.float32), len(sound)).astype(np.float32)
+    tilt = (10 ** (-rng.uniform(0.0, 6.0) * octaves / 20)).astype(np.float32)
+    shape = tilt * smooth_response(rng, len(spectrum), 20.0, sample_rate)
+    return np.fft.irfft(spectrum * shape, len(sound)).astype(np.float32)
 
 
 def _modulation(rng: np.random.Generator, samples: int, sample_rate: int) -> Samples:
@@ -216,7 +220,9 @@ def _modulation(rng: np.random.Generator, samples: int, sample_rate: int) -> Sam
     return _wandering(rng, samples, sample_rate, rng.uniform(1.0, 10.0), 25.0)
 
 
-def _wandering(rng: np.random.Generator, samples: int, sample_rate: int, rate: float, depth: float) -> Samples:
+def _wandering(
+    rng: np.random.Generator, samples: int, sample_rate: int, rate: float, depth: float
+) -> Samples:
     """Gains ``(samples,)`` that wander between 0 and -``depth`` dB, ``rate`` times a second."""
     count = max(2, int(samples / sample_rate * rate) + 2)
     decibels = rng.uniform(-depth, 0.0, count)
@@ -226,5 +232,7 @@ def _wandering(rng: np.random.Generator, samples: int, sample_rate: int, rate: f
 
 def _envelope(band: Samples, window: int) -> Samples:
     """Moving average of the magnitude over ``window`` samples."""
-    total = np.concatenate([np.zeros(1), np.cumsum(np.pad(np.abs(band), (window // 2, window - 1 - window // 2)), dtype=np.float64)])
-    return ((total[window:] - total[:-window]) / window).astype(np.float32)
+    padded = np.pad(np.abs(band), (window // 2 + 1, window - 1 - window // 2))
+    total = np.cumsum(padded, dtype=np.float64)
+    averages: Samples = ((total[window:] - total[:-window]) / window).astype(np.float32)
+    return averages

@@ -23,7 +23,6 @@ from unmingle.data.made_noise import (
     flowing,
     impulses,
     modulated_noise,
-    noise_level,
     shaped_noise,
     struck,
     tones,
@@ -42,7 +41,8 @@ _DRAWN = {
     "flowing": flowing,
 }
 MADE = ("babble", *_DRAWN, "crossed")
-"""Noise that is made: several talkers at once; what ``made_noise.py`` draws; one recording's sound in another's rhythm."""
+"""Noise that is made: several talkers at once; what ``made_noise.py`` draws; the sound of one recording in the
+rhythm of another."""
 _SPEED_STEPS = 20
 _CROSSFADE_SECONDS = 0.02
 _QUIETEST = 0.1
@@ -185,6 +185,11 @@ class NoiseMaker:
             gain = 10 ** (rng.uniform(-6.0, 0.0) / 20) / max(self._speech.level(index), 1e-6)
             babble += np.float32(gain) * voice
         return babble
+
+
+def noise_level(noise: Samples) -> float:
+    """Root mean square of ``(samples,)``."""
+    return float(np.sqrt(np.mean(np.square(noise, dtype=np.float64))))
 
 
 def _in_a_room(rng: np.random.Generator, noise: Samples, sample_rate: int) -> Samples:
