@@ -166,9 +166,9 @@ def crossed(sound: Samples, rhythm: Samples, sample_rate: int) -> Samples:
     """The sound ``(samples,)`` of one noise with the loudness over time, band by band, of another one."""
     window = max(1, int(0.016 * sample_rate))
     noise = np.zeros_like(sound)
+    # Bands in which the sound has nothing are not raised.
+    least = np.float32(1e-3 * np.sqrt(np.mean(np.square(sound))) + 1e-9)
     for band, other in zip(in_bands(sound, sample_rate), in_bands(rhythm, sample_rate), strict=True):
-        # What is hardly there is not raised.
-        least = np.float32(1e-3 * np.sqrt(np.mean(np.square(band))) + 1e-9)
         noise += band * _envelope(other, window) / (_envelope(band, window) + least)
     return noise
 
@@ -197,13 +197,15 @@ def _pulses(
     rng: np.random.Generator, phase: NDArray[np.float64], highest: float, sample_rate: int, most: int
 ) -> Samples:
     """A sum of the harmonics of ``phase``, all as strong, at most ``most`` and as many as the rate holds."""
-    count = int(np.clip(0.45 * sample_rate / highest, 1, most))
-    count = int(rng.integers(1, count + 1))
-    half = phase / 2
-    # Lagrange's identity for the sum of cosines.
-    below = np.sin(half)
-    below = np.where(np.abs(below) < 1e-4, 1e-4, below)
-    return ((np.sin((2 * count + 1) * half) / below - 1.0) / (2 * np.sqrt(count))).astype(np.float32)
+    count = int(rng.integers(1, int(np.clip(0.45 * sample_rate / highest, 1, most)) + 1))
+    # Lagrange's identity for the sum of cosines; at the peaks it is their number.
+    below = np.sin(phase / 2)
+    peaks = np.abs(below) < 1e-6
+    ratio = np.sin((2 * count + 1) * phase / 2) / np.where(peaks, 1.0, below)
+    pulses: Samples = np.where(peaks, count, (ratio - 1.0) / 2).astype(np.float32) / np.float32(
+        np.sqrt(count)
+    )
+    return pulses
 
 
 def _coloured(rng: np.random.Generator, sound: Samples, sample_rate: int) -> Samples:
