@@ -6,6 +6,7 @@ OUT/specialist.safetensors: the first specialist alone, as a denoiser for all.
 OUT/generalist.safetensors: one LSTM of three times the arithmetic that begins as the first two specialists, which
 are chosen most, side by side: a block each of its units, the mean of what their dense layers say; the other units
 are fresh and say nothing yet. So it has had the training that they had, and need not begin from nothing.
+Experts that hear bands already begin these two only, with their bands. Of others also:
 OUT/banded.safetensors: the same experts, hearing and masking bands above 750 Hz; with more units than they have, if
 wanted, which are fresh. OUT/banded-generalist.safetensors: as the generalist above, with bands.
 """
@@ -77,20 +78,26 @@ def main() -> None:
     generalist = LstmConfig(layers=first.layers, hidden_size=arguments.generalist_units)
     banded = LstmConfig(layers=first.layers, hidden_size=arguments.banded_units)
     pair = [experts.experts[0], experts.experts[1]]
+    above = experts.config.bands_above
     begun: dict[str, tuple[DenoisingSystem, list[list[Lstm]]]] = {
-        "specialist": (Denoiser(DenoiserConfig(network=first)), [pair[:1]]),
-        "generalist": (Denoiser(DenoiserConfig(network=generalist)), [pair]),
-        "banded": (
+        "specialist": (Denoiser(DenoiserConfig(network=first, bands_above=above)), [pair[:1]]),
+        "generalist": (Denoiser(DenoiserConfig(network=generalist, bands_above=above)), [pair]),
+    }
+    if above is None:
+        begun["banded"] = (
             LocalExperts(experts.config.model_copy(update={"network": banded, "bands_above": BANDS_ABOVE})),
             [[expert] for expert in experts.experts],
-        ),
-        "banded-generalist": (Denoiser(DenoiserConfig(network=generalist, bands_above=BANDS_ABOVE)), [pair]),
-    }
+        )
+        begun["banded-generalist"] = (
+            Denoiser(DenoiserConfig(network=generalist, bands_above=BANDS_ABOVE)),
+            [pair],
+        )
     for name, (system, blocks) in begun.items():
         system.frontend.load_state_dict(experts.frontend.state_dict())
         for network, parts in zip(system.experts, blocks, strict=True):
             units = network.layers.hidden_size
-            network.load_state_dict(side_by_side(parts, units, network.bands).state_dict())
+            bands = network.bands if above is None else None
+            network.load_state_dict(side_by_side(parts, units, bands).state_dict())
         if isinstance(system, LocalExperts):
             system.gate.load_state_dict(experts.gate.state_dict())
         save_system(system, arguments.output / f"{name}.safetensors", ModelFacts(task="denoise"))
