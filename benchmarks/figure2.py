@@ -142,6 +142,11 @@ def stage_file(run: Path, number: int) -> Path:
     return run / f"stage-{number}.safetensors"
 
 
+def last_stage_file(run: Path) -> Path:
+    """The model as the run's last stage that has ended left it."""
+    return max(run.glob("stage-*.safetensors"), key=lambda file: int(file.stem.removeprefix("stage-")))
+
+
 def true_label(system: LocalExperts, item: MixtureItem, features: torch.Tensor) -> int:
     gender = item.details.get("gender_1", "unknown")
     known = MixtureBatch(
@@ -230,8 +235,7 @@ def main() -> None:
         parts = [stage["part"] for stage in recipe["stages"]]
         heard = ", microphones" if recipe["mixing"].get("microphone") else ""
         heard += ", prelude" if recipe["system"].get("prelude_seconds") else ""
-        ended = [number for number in range(1, len(parts) + 1) if stage_file(run, number).exists()]
-        file = stage_file(run, ended[-1])
+        file = last_stage_file(run)
         last = load_system(file)
         assert isinstance(last, DenoisingSystem)
         scored = scored_once(last, file, items, records)
