@@ -157,6 +157,27 @@ def test_recordings_shorter_than_the_mixture_have_no_step_wherever_they_begin(
         assert np.abs(np.diff(noise)).max() < 3 * 2 * np.pi * 50.5 / RATE
 
 
+def test_a_corpus_that_is_left_out_is_not_crossed_with_another_either(
+    example_corpus: Path, tmp_path: Path
+) -> None:
+    time = np.arange(RATE) / RATE
+    lines = ["path,corpus,class,split,license"]
+    for corpus, pitch in (("free", 300.0), ("closed", 3000.0)):
+        for name in ("a", "b", "c"):
+            lines.append(f"{corpus}_{name}.wav,{corpus},tone,train,any")
+            soundfile.write(tmp_path / f"{corpus}_{name}.wav", 0.5 * np.sin(2 * np.pi * pitch * time), RATE)
+    (tmp_path / "noise.csv").write_text("\n".join(lines) + "\n")
+
+    def high(weights: dict[str, float]) -> float:
+        maker = _mixer(example_corpus, tmp_path, weights=weights)._noise
+        assert maker is not None
+        noises = [maker.draw(np.random.default_rng(k), RATE)[0] for k in range(12)]
+        return float(np.mean([np.abs(np.fft.rfft(noise))[2000:].max() for noise in noises]))
+
+    assert high({"free": 1e-9, "crossed": 1.0}) < 0.1 * high({"free": 1e-9, "closed": 1e-9, "crossed": 1.0})
+    assert high({"crossed": 1.0}) > 0.1  # No corpus is named: all are meant.
+
+
 def test_shaped_noise_falls_with_frequency_and_differs_each_time() -> None:
     def power(samples: Samples) -> tuple[float, float]:
         spectrum = np.abs(np.fft.rfft(samples)) ** 2

@@ -59,7 +59,7 @@ class NoiseConfig(Config):
     """So many dB above or below the level that was drawn, evenly."""
     weights: dict[str, float] = {}
     """Chance of each corpus of noise, and of :data:`MADE` noise, by name; if empty, all recordings
-    the same and nothing made."""
+    the same and nothing made. Recordings of a corpus that is not named are not used, unless none is."""
     speed: tuple[float, float] = (1.0, 1.0)
     """Range of speeds of recordings."""
     reverse: bool = False
@@ -121,6 +121,9 @@ class NoiseMaker:
             raise UnmingleError("The weights of noise leave no noise with a chance above 0.")
         chances = np.array([weights[name] for name in self._kinds])
         self._chances = chances / chances.sum()
+        # A corpus that is left out, perhaps for its licence, is not heard crossed with another either.
+        wanted = [name for name in self._corpora if name in self._kinds] or list(self._corpora)
+        self._crossable = [index for name in wanted for index in self._corpora[name]]
 
     def draw(self, rng: np.random.Generator, samples: int) -> tuple[Samples, str]:
         """Noise ``(samples,)`` whose level, by :func:`noise_level`, is 1, and what it is."""
@@ -137,7 +140,7 @@ class NoiseMaker:
         if kind == "babble":
             noise = self._babble(rng, samples)
         elif kind == "crossed":
-            sound, rhythm = (int(index) for index in rng.integers(len(self._recordings), size=2))
+            sound, rhythm = (int(index) for index in rng.choice(self._crossable, size=2))
             noise = crossed(
                 self._recording(rng, sound, samples), self._recording(rng, rhythm, samples), self._rate
             )
