@@ -281,7 +281,7 @@ def test_by_choice_the_gate_alone_learns_what_each_specialist_scores() -> None:
         assert now - best < left * (float(loss.detach()) - best)
 
 
-def test_with_a_margin_the_gates_own_specialist_is_chosen_unless_another_is_worth_it() -> None:
+def test_with_a_margin_a_specialist_for_higher_snrs_must_be_worth_it() -> None:
     system, batch = tiny_experts(gate=OWN | {"margin": 2.5}), _batch()
     system.choose_part("choice")
     spectra = system.frontend(batch.mixture)
@@ -290,10 +290,10 @@ def test_with_a_margin_the_gates_own_specialist_is_chosen_unless_another_is_wort
         masks = system.masks_of(spectra.features, torch.full((4,), number))
         errors[:, number] = system.objective(spectra, masks, batch).detach()
     for number in range(4):
-        # One-hot: its loss is that of the specialist chosen, less the margin for the gate's own.
+        # One-hot: its loss is that of the specialist chosen, and the margin if it is above the gate's own.
         torch.nn.init.zeros_(system.gate.linear.weight)
         system.gate.linear.bias.data = 100.0 * torch.nn.functional.one_hot(torch.tensor(number), 4)
-        expected = errors[:, number].mean() - (2.5 if number == OWN["specialist"] else 0.0)
+        expected = errors[:, number].mean() + (2.5 if number > OWN["specialist"] else 0.0)
         torch.testing.assert_close(system.loss(batch)["loss"].detach(), expected)
 
 

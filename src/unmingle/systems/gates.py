@@ -25,8 +25,9 @@ class SpecialistGateConfig(Config):
     """It begins each utterance and decides after so many seconds, or at the end of a shorter one; a live
     stream asks it every two seconds."""
     margin: float = Field(0.0, ge=0.0)
-    """What another specialist must be worth, in the objective's unit (dB for SI-SDR), when the choice is learned:
-    it costs arithmetic of its own, and what it gains on noises that it was trained with it may not gain on others."""
+    """What a specialist for higher SNRs must be worth more, in the objective's unit (dB for SI-SDR), when the choice
+    is learned: chosen wrongly it leaves noise, and what it gains on noises that it was trained with it may not gain
+    on others."""
 
 
 class SpecialistGate(nn.Module):

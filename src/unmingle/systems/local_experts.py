@@ -299,7 +299,8 @@ class LocalExperts(DenoisingSystem):
         known = None
         if isinstance(self.config.gate, SpecialistGateConfig):
             known = masks[self.config.gate.specialist]
-            errors[:, self.config.gate.specialist] -= self.config.gate.margin
+            levels = torch.tensor(self.config.snr_levels)
+            errors[:, levels > levels[self.config.gate.specialist]] += self.config.gate.margin
         scores = self.score(features, magnitude, mask=known)
         shares = torch.softmax(self.config.hardness * scores, dim=1)
         return {"loss": (shares * errors).sum(dim=1).mean()}
