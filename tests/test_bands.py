@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import runpy
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +13,9 @@ from hypothesis import strategies as st
 from unmingle.models import ModelFacts, load_system, save_system
 from unmingle.networks import Bands, Lstm, LstmConfig
 from unmingle.separation.streaming import DenoisingStream
-from unmingle.systems import Denoiser, DenoiserConfig, LocalExperts, LocalExpertsConfig
+from unmingle.systems import Denoiser, DenoiserConfig
 
 SIZES = LstmConfig(layers=2, hidden_size=8)
-BEGINNINGS = Path(__file__).parents[1] / "benchmarks" / "denoiser_beginnings.py"
 
 
 def _width(bin_: int, alone: int) -> int:
@@ -99,50 +96,3 @@ def test_a_banded_denoiser_streams_is_kept_and_learns(tmp_path: Path) -> None:
     assert bool((masks[..., 497:] == masks[..., 512:]).all())  # One band.
     masks.sum().backward()
     assert all(p.grad is not None and bool(p.grad.abs().sum() > 0) for p in system.network.parameters())
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("units", [8, 11])
-def test_what_was_trained_on_bins_begins_with_bands_as_it_was(units: int) -> None:
-    """What ships was made so: it says the mean of what the network says of bins that are alike."""
-    side_by_side = runpy.run_path(str(BEGINNINGS))["side_by_side"]
-    torch.manual_seed(0)
-    network, bands, features = Lstm(65, 65, SIZES), Bands(65, 8), torch.randn(2, 6, 65)
-    alike = bands.spread(bands.pool(features))
-    expected = bands.spread(bands.pool(network(alike)))
-    torch.testing.assert_close(
-        side_by_side([network], units, bands)(features), expected, atol=1e-5, rtol=1e-4
-    )
-    # Two side by side say their mean, bands or not.
-    other = Lstm(65, 65, SIZES)
-    both = bands.spread(bands.pool((network(alike) + other(alike)) / 2))
-    torch.testing.assert_close(
-        side_by_side([network, other], units + 8, bands)(features), both, atol=1e-5, rtol=1e-4
-    )
-
-
-@torch.no_grad()
-def test_a_generalist_begins_as_two_specialists_that_have_bands(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    torch.manual_seed(0)
-    experts = LocalExperts(LocalExpertsConfig(network=SIZES, snr_levels=[0.0, 10.0, 20.0], bands_above=750))
-    experts.frontend.mean.fill_(0.3)
-    save_system(experts, tmp_path / "experts.safetensors", ModelFacts(task="denoise"), half=False)
-    arguments = [
-        str(BEGINNINGS),
-        str(tmp_path / "experts.safetensors"),
-        "-o",
-        str(tmp_path),
-        "--generalist-units",
-        "19",
-    ]
-    monkeypatch.setattr(sys, "argv", arguments)
-    runpy.run_path(str(BEGINNINGS), run_name="__main__")
-    generalist = load_system(tmp_path / "generalist.safetensors")
-    assert isinstance(generalist, Denoiser)
-    features = torch.randn(2, 6, 513)
-    expected = (experts.experts[0](features) + experts.experts[1](features)) / 2
-    torch.testing.assert_close(generalist.network(features), expected, atol=2e-3, rtol=2e-3)  # Halves.
-    torch.testing.assert_close(generalist.frontend.mean, experts.frontend.mean)
-    assert not (tmp_path / "banded.safetensors").exists()
