@@ -29,6 +29,7 @@ from unmingle.batch import GENDERS, MixtureBatch
 from unmingle.data.mixture_folders import MixtureItem, read_item, read_mixture_folder
 from unmingle.data.mixture_writing import MixtureFolderConfig, write_mixture_folder
 from unmingle.evaluation.summary import bootstrap_interval
+from unmingle.frontend import Spectra
 from unmingle.masks import apply_masks
 from unmingle.metrics import si_sdr
 from unmingle.models import file_hash, load_system
@@ -147,7 +148,7 @@ def last_stage_file(run: Path) -> Path:
     return max(run.glob("stage-*.safetensors"), key=lambda file: int(file.stem.removeprefix("stage-")))
 
 
-def true_label(system: LocalExperts, item: MixtureItem, features: torch.Tensor) -> int:
+def true_label(system: LocalExperts, item: MixtureItem, spectra: Spectra) -> int:
     gender = item.details.get("gender_1", "unknown")
     known = MixtureBatch(
         torch.zeros(1, 1),
@@ -156,7 +157,7 @@ def true_label(system: LocalExperts, item: MixtureItem, features: torch.Tensor) 
         snr=torch.tensor([float(item.details["snr_db"])]),
         gender=torch.tensor([GENDERS.index(gender)]),
     )
-    return int(system.labels(known, features)[0])
+    return int(system.labels(known, spectra)[0])
 
 
 @torch.inference_mode()
@@ -174,7 +175,7 @@ def score(system: DenoisingSystem, items: dict[int, list[MixtureItem]], *, oracl
             features, magnitude, _ = system.with_prelude(spectra)
             chosen = 0
             if isinstance(system, LocalExperts):
-                label = true_label(system, item, spectra.features)
+                label = true_label(system, item, spectra)
                 chosen = int(system.score(features, magnitude).argmax())
                 if label >= 0 and level in LEVELS:
                     confusion[label, chosen] += 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -21,14 +22,23 @@ _HALF_LIFE_FRAMES = 250
 _FADE = 0.5 ** (1 / _HALF_LIFE_FRAMES)
 
 
-@dataclass
 class Spectra:
-    """What the front end says of a batch of mixtures."""
+    """What the front end says of a batch of mixtures, worked out when it is first asked for."""
 
-    spectrum: Tensor
-    """``(batch, frames, freqs)`` complex, at the level of the input."""
-    features: Tensor
-    """``(batch, frames, freqs)``: normalized (log) magnitude, the same for any gain of the input."""
+    def __init__(self, spectrum: Tensor, front_end: FrontEnd) -> None:
+        self.spectrum = spectrum
+        """``(batch, frames, freqs)`` complex, at the level of the input."""
+        self._front_end = front_end
+
+    @cached_property
+    def magnitude(self) -> Tensor:
+        """``(batch, frames, freqs)``, at the level of the input."""
+        return self.spectrum.abs()
+
+    @cached_property
+    def features(self) -> Tensor:
+        """``(batch, frames, freqs)``: normalized (log) magnitude, the same for any gain of the input."""
+        return self._front_end.features(self.magnitude)
 
 
 class StftConfig(Config):
@@ -89,10 +99,13 @@ class FrontEnd(nn.Module):
 
     def forward(self, mixture: Tensor) -> Spectra:
         """Mixture ``(batch, samples)`` to its spectrogram and features."""
-        spectrum = self.stft.analyse(mixture)
-        relative = self._relative(spectrum.abs())
-        features = self._features(relative)
-        return Spectra(spectrum, equalized(features, relative) if self._equalize else features)
+        return Spectra(self.stft.analyse(mixture), self)
+
+    def features(self, magnitude: Tensor) -> Tensor:
+        """Features of whole mixtures from their magnitudes, both ``(batch, frames, freqs)``."""
+        relative = self._relative(magnitude)
+        features = self._normalized(relative)
+        return equalized(features, relative) if self._equalize else features
 
     def initial_state(self, batch: int) -> LevelState:
         """The running level's state before the first frame, for ``batch`` streams side by side."""
@@ -103,7 +116,7 @@ class FrontEnd(nn.Module):
 
         Together they equal the features of the whole.
         """
-        return self._features(magnitude / running_level(magnitude, state).unsqueeze(-1))
+        return self._normalized(magnitude / running_level(magnitude, state).unsqueeze(-1))
 
     def fit(self, mixtures: Tensor) -> None:
         """Store mean and deviation of the features of ``mixtures`` ``(batch, samples)``."""
@@ -121,7 +134,7 @@ class FrontEnd(nn.Module):
     def _compressed(self, relative: Tensor) -> Tensor:
         return relative.clamp_min(_LOG_FLOOR).log() if self._logarithmic else relative
 
-    def _features(self, relative: Tensor) -> Tensor:
+    def _normalized(self, relative: Tensor) -> Tensor:
         return (self._compressed(relative) - self.mean) / self.deviation
 
 

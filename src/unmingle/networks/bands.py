@@ -17,6 +17,8 @@ class Bands(nn.Module):
 
     index: Tensor
     """``(freqs,)``: the band that each bin lies in."""
+    _members: Tensor
+    """``(bands, freqs)``: 1 where a bin lies in a band, else 0."""
 
     def __init__(self, freqs: int, alone: int) -> None:
         super().__init__()
@@ -32,6 +34,7 @@ class Bands(nn.Module):
         """Number of bands."""
         places = [band for band, size in enumerate(sizes) for _ in range(size)]
         self.register_buffer("index", torch.tensor(places), persistent=False)
+        self.register_buffer("_members", torch.eye(self.count)[:, places], persistent=False)
 
     def pool(self, bins: Tensor) -> Tensor:
         """The mean of each band's bins: ``(batch, frames, freqs)`` to ``(batch, frames, bands)``."""
@@ -43,4 +46,5 @@ class Bands(nn.Module):
 
     def spread(self, bands: Tensor) -> Tensor:
         """Each band's value for all its bins: ``(batch, frames, bands)`` to ``(batch, frames, freqs)``."""
-        return bands[..., self.index]
+        # A product, exact with zeros and ones: picking by index, and its gradient, take three times as long.
+        return bands @ self._members.to(bands.dtype)

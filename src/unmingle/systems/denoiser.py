@@ -116,7 +116,7 @@ class DenoisingSystem(MaskingSystem):
             Features ``(batch, prelude + frames, freqs)``; magnitudes of that shape, 0 in the prelude, which tells the
             gate nothing twice; and for each recording the frames that are not padding, if lengths were given.
         """
-        magnitude, count = spectra.spectrum.abs(), self.prelude_frames
+        magnitude, count = spectra.magnitude, self.prelude_frames
         frames = None if lengths is None else lengths // self.hop + 1
         if not count:
             return spectra.features, magnitude, frames

@@ -141,7 +141,7 @@ class EmbeddingSeparator(MaskingSystem):
         """Weights ``(batch, frames, freqs)`` of the bins, in training or at test time."""
         at_test = self._config.evaluation_weight or self._config.weight
         return bin_weights(
-            self._config.weight if training else at_test, spectra.spectrum.abs(), self._frames(lengths)
+            self._config.weight if training else at_test, spectra.magnitude, self._frames(lengths)
         )
 
     def _frames(self, lengths: Tensor | None) -> Tensor | None:
@@ -205,9 +205,7 @@ class EmbeddingSeparator(MaskingSystem):
         with torch.autocast(embedding.device.type, enabled=False):
             attractors = self.attractors(embedding, self.weight(spectra, lengths), formed, sources)
             masks = self._masks(self._config.evaluation_mask or self._config.mask, embedding, attractors)
-            return spectra, masks if formed == talkers else loudest_masks(
-                masks, spectra.spectrum.abs(), talkers
-            )
+            return spectra, masks if formed == talkers else loudest_masks(masks, spectra.magnitude, talkers)
 
     def attractors(
         self, embedding: Tensor, weight: Tensor, talkers: int, sources: Tensor | None = None

@@ -149,14 +149,14 @@ class LocalExperts(DenoisingSystem):
             )
         self._part = part
 
-    def labels(self, batch: MixtureBatch, features: Tensor) -> Tensor:
+    def labels(self, batch: MixtureBatch, spectra: Spectra) -> Tensor:
         """Which specialist each mixture belongs to, ``(batch,)``; -1 where nobody knows.
 
         Raises:
             UnmingleError: the batch does not say what the latent space divides by.
         """
         if self.config.latent == "spectrum":
-            return torch.cdist(_profile(features), self.centres).argmin(dim=1)
+            return torch.cdist(_profile(spectra.features), self.centres).argmin(dim=1)
         if self.config.latent == "gender" and batch.gender is not None:
             return torch.where(batch.gender == GENDERS.index("unknown"), -1, batch.gender)
         if self.config.latent == "snr" and batch.snr is not None:
@@ -306,7 +306,7 @@ class LocalExperts(DenoisingSystem):
         return {"loss": (shares * errors).sum(dim=1).mean()}
 
     def _loss_apart(self, spectra: Spectra, batch: MixtureBatch) -> dict[str, Tensor]:
-        labels = self.labels(batch, spectra.features)
+        labels = self.labels(batch, spectra)
         known = (labels >= 0).float()
         if not known.any():
             raise UnmingleError(

@@ -46,7 +46,7 @@ class MaskInference(MaskingSystem):
         frames = None if lengths is None else lengths // self.hop + 1
         masks = torch.relu(self.network(spectra.features, frames).float())
         if talkers < self.talkers:
-            masks = loudest_masks(masks, spectra.spectrum.abs(), talkers)
+            masks = loudest_masks(masks, spectra.magnitude, talkers)
         return spectra, masks
 
     def loss(self, batch: MixtureBatch) -> dict[str, Tensor]:

@@ -111,7 +111,7 @@ class TwoStage(MaskingSystem):
         return {"loss": error.mean()}
 
     def _refine(self, spectra: Spectra, masks: Tensor, lengths: Tensor | None) -> Tensor:
-        magnitude = spectra.spectrum.abs()
+        magnitude = spectra.magnitude
         frames = None if lengths is None else lengths // self.hop + 1
         refined: Tensor = self.refiner(magnitude, magnitude.unsqueeze(1) * masks, frames)
         return refined
@@ -125,7 +125,7 @@ class TwoStage(MaskingSystem):
         wanted = self.talkers if self._config.refiner == "second_stage" else talkers
         spectra, estimates = self.first.mask(mixture, wanted, lengths, sources)
         masks = self._refine(spectra, estimates, lengths)
-        return spectra, masks if talkers == wanted else loudest_masks(masks, spectra.spectrum.abs(), talkers)
+        return spectra, masks if talkers == wanted else loudest_masks(masks, spectra.magnitude, talkers)
 
     def count(self, mixture: Tensor) -> Counted | None:
         return self.first.count(mixture)
