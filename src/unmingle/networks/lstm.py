@@ -7,6 +7,7 @@ from typing import cast
 import torch
 from pydantic import Field
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
 from unmingle.config import Config
 from unmingle.networks.bands import Bands
@@ -81,31 +82,23 @@ class Lstm(nn.Module):
 
     def _few(self, features: Tensor, state: LstmState) -> tuple[Tensor, LstmState]:
         """As :meth:`step`, without the copy of all weights that ``self.layers`` makes on every call."""
-        batch, frames = features.shape[:2]
         *layers, dense = (self._prepared(number) for number in range(len(self._weights)))
-        hidden = features.reshape(batch * frames, -1)
-        ends = []
-        for (from_input, from_past, bias), h, c in zip(layers, *state, strict=True):
-            outputs = []
-            for frame in torch.addmm(bias, hidden, from_input).view(batch, frames, -1).unbind(dim=1):
-                gates = torch.addmm(frame, h, from_past)
-                keep, forget, _, show = torch.sigmoid(gates).chunk(4, dim=1)
-                c = torch.addcmul(keep * torch.tanh(gates.chunk(4, dim=1)[2]), forget, c)
-                h = show * torch.tanh(c)
-                outputs.append(h)
-            hidden = torch.stack(outputs, dim=1).view(batch * frames, -1)
-            ends.append((h, c))
-        values = torch.addmm(dense[-1], hidden, dense[0]).view(batch, frames, -1)
-        return values, (torch.stack([h for h, _ in ends]), torch.stack([c for _, c in ends]))
+        h, c = (list(part.unbind()) for part in state)
+        hidden = []
+        for values in features.unbind(dim=1):
+            for number, layer in enumerate(layers):
+                h[number], c[number] = torch.lstm_cell(values, (h[number], c[number]), *layer)
+                values = h[number]
+            hidden.append(values)
+        return linear(torch.stack(hidden, dim=1), *dense), (torch.stack(h), torch.stack(c))
 
     def _prepared(self, number: int) -> list[Tensor]:
-        """A layer's weights, transposed in memory (a product with one frame takes half the time), and its bias."""
+        """A layer's weights, stored by columns (a product with one frame takes half the time), and its biases."""
         layer = self._weights[number]
         now = [(weight.data_ptr(), weight._version) for weight in layer]
         if number not in self._kept or self._kept[number][0] != now:
-            matrices = [weight.detach().T.contiguous() for weight in layer if weight.ndim == 2]
-            bias = torch.stack([weight.detach() for weight in layer if weight.ndim == 1]).sum(dim=0)
-            self._kept[number] = (now, [*matrices, bias])
+            values = [weight.detach() for weight in layer]
+            self._kept[number] = (now, [v.T.contiguous().T if v.ndim == 2 else v for v in values])
         return self._kept[number][1]
 
     def multiply_accumulates(self, frames: int) -> int:
