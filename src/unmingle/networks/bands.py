@@ -40,13 +40,12 @@ class Bands(nn.Module):
             "_shares", (members / members.sum(dim=1, keepdim=True)).T.contiguous(), persistent=False
         )
 
-    # Both are products: for one frame of a stream they take a third of the time of averages, octave by octave, and of
-    # picking by index; in training, whose gradients picking makes slow, too.
-
     def pool(self, bins: Tensor) -> Tensor:
         """The mean of each band's bins: ``(batch, frames, freqs)`` to ``(batch, frames, bands)``."""
+        # A product: for one frame of a stream, averages octave by octave take three times as long.
         return bins @ self._shares.to(bins.dtype)
 
     def spread(self, bands: Tensor) -> Tensor:
         """Each band's value for all its bins: ``(batch, frames, bands)`` to ``(batch, frames, freqs)``."""
+        # A product, exact with zeros and ones: picking by index, and its gradient, take three times as long.
         return bands @ self._members.to(bands.dtype)
