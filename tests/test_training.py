@@ -109,16 +109,20 @@ def test_a_killed_run_goes_on(example_corpus: Path, tmp_path: Path) -> None:
     torch.testing.assert_close(_weights(tmp_path / "run"), _weights(tmp_path / "whole"), atol=1e-5, rtol=1e-4)
 
 
-def test_two_processes_share_the_work(example_corpus: Path, tmp_path: Path) -> None:
-    recipe = _recipe(example_corpus, steps=2, system=tiny_values())
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_two_processes_share_the_work(example_corpus: Path, tmp_path: Path, precision: str) -> None:
+    recipe = _recipe(example_corpus, steps=2, system=tiny_values(), precision=precision)
     values = tmp_path / "recipe.yaml"
     values.write_text(yaml.safe_dump(recipe.model_dump(mode="json")), encoding="utf-8")
     arguments = ["train", str(values), "-o", str(tmp_path / "two"), "--devices", "2", "--threads", "2"]
     two = subprocess.run([sys.executable, "-m", "unmingle", *arguments], capture_output=True, text=True)
     assert two.returncode == 0, two.stderr
     train(recipe, tmp_path / "one", Options(workers=0))
-    # The mean of two halves' gradients is the whole batch's, so the weights agree.
-    torch.testing.assert_close(_weights(tmp_path / "two"), _weights(tmp_path / "one"), atol=1e-4, rtol=1e-3)
+    # The mean of two halves' gradients is the whole batch's, so the weights agree; were the audio rounded to
+    # bfloat16 with the network, they would differ by 1e-4 in the mean.
+    difference = (_weights(tmp_path / "two") - _weights(tmp_path / "one")).abs()
+    assert difference.max() < 1e-3
+    assert difference.mean() < 1e-5
 
 
 def test_init_from_begins_with_the_weights_of_a_model(example_corpus: Path, tmp_path: Path) -> None:

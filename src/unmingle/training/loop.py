@@ -105,7 +105,6 @@ def train(
         strategy=DDPStrategy(start_method="spawn", find_unused_parameters=True)
         if options.devices > 1
         else "auto",
-        precision=recipe.precision,
     )
     if options.devices > 1:
         # As a partial: Fabric looks into its other arguments, and refuses frozen ones.
@@ -236,8 +235,10 @@ class _Loop:
     def _step(self, stage: Stage, batch: MixtureBatch) -> float:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(stage, self.progress)
-        # Fabric wraps a marked method in its precision only when a strategy wraps the module.
-        with self.fabric.autocast():
+        # Fabric's own bf16-mixed would round the audio, too, as soon as processes share a batch.
+        with torch.autocast(
+            self.fabric.device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16-mixed"
+        ):
             loss = self.module.loss(batch)["loss"]
         if not torch.isfinite(loss):
             raise UnmingleError(
