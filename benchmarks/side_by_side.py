@@ -49,8 +49,11 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.manual_seed(0)
     experts = load_system(arguments.experts)
-    assert isinstance(experts, LocalExperts)
+    if not isinstance(experts, LocalExperts):
+        raise SystemExit(f"{arguments.experts} is no mixture of local experts; give a model that is one.")
     config = experts.config
+    if arguments.units < 2 * config.network.hidden_size:
+        raise SystemExit(f"--units must be at least {2 * config.network.hidden_size}, for two specialists.")
     generalist = Denoiser(
         DenoiserConfig(
             network=config.network.model_copy(update={"hidden_size": arguments.units}),
