@@ -125,6 +125,18 @@ def test_two_processes_share_the_work(example_corpus: Path, tmp_path: Path, prec
     assert difference.mean() < 1e-5
 
 
+def test_what_goes_wrong_in_another_process_is_one_sentence(example_corpus: Path, tmp_path: Path) -> None:
+    stage = {"seconds": 0.5, "steps": 4, "batch_size": 2, "learning_rate": 1e30, "schedule": "constant"}
+    recipe = _recipe(example_corpus, system=tiny_values(), stages=[stage], clip_norm=None)
+    values = tmp_path / "recipe.yaml"
+    values.write_text(yaml.safe_dump(recipe.model_dump(mode="json")), encoding="utf-8")
+    arguments = ["train", str(values), "-o", str(tmp_path / "run"), "--devices", "2", "--threads", "2"]
+    run = subprocess.run([sys.executable, "-m", "unmingle", *arguments], capture_output=True, text=True)
+    assert run.returncode == 2
+    assert "The loss is not finite" in run.stderr
+    assert "Traceback" not in run.stderr
+
+
 def test_init_from_begins_with_the_weights_of_a_model(example_corpus: Path, tmp_path: Path) -> None:
     recipe = _recipe(example_corpus)
     train(recipe, tmp_path / "first", Options(workers=0))

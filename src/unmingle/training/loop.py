@@ -14,6 +14,7 @@ from typing import cast
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.strategies.ddp import DDPStrategy
+from torch.multiprocessing.spawn import ProcessRaisedException
 
 from unmingle.attractors import FixedAttractors
 from unmingle.batch import MixtureBatch
@@ -108,7 +109,15 @@ def train(
     )
     if options.devices > 1:
         # As a partial: Fabric looks into its other arguments, and refuses frozen ones.
-        fabric.launch(partial(_train_process, recipe=recipe, folder=folder, options=options, on_step=None))
+        process = partial(_train_process, recipe=recipe, folder=folder, options=options, on_step=None)
+        try:
+            fabric.launch(process)
+        except ProcessRaisedException as error:
+            # Of another process's error there is only the printed traceback, whose last line tells it.
+            name, _, said = str(error).strip().splitlines()[-1].partition(": ")
+            if name != f"{UnmingleError.__module__}.{UnmingleError.__qualname__}":
+                raise
+            raise UnmingleError(said) from None
         return folder.load()[1]
     return _train_process(fabric, recipe, folder, options, on_step)
 
