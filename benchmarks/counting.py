@@ -1,4 +1,4 @@
-"""How well a model counts talkers: one, two and three of them, in crops of 6 s of a corpus.
+"""How well a model counts speakers: one, two and three of them, in crops of 6 s of a corpus.
 
     python benchmarks/counting.py CORPUS MODEL [SPLIT] [KEY=VALUE ...]
 
@@ -31,23 +31,23 @@ def main(corpus: str, model: str, split: str, settings: list[str]) -> None:
     system = load_system(model, changes=changes)
     utterances = read_corpora([corpus], split)
     speech = decode(utterances, system.sample_rate)
-    table = torch.zeros(3, system.talkers, dtype=torch.long)
+    table = torch.zeros(3, system.speakers, dtype=torch.long)
     right: dict[bool, list[bool]] = {True: [], False: []}
-    for talkers in (1, 2, 3):
-        mixer = Mixer(utterances, speech, system.sample_rate, MixingConfig(talkers=talkers), seed=talkers)
+    for speakers in (1, 2, 3):
+        mixer = Mixer(utterances, speech, system.sample_rate, MixingConfig(speakers=speakers), seed=speakers)
         crops = Crops(mixer, SECONDS, 20, batches=MIXTURES // 20)
         for number in range(len(crops)):
             estimates = system.separate(crops[number].mixture)
             for count, trust in zip(estimates.count.tolist(), estimates.confidence.tolist(), strict=True):
-                table[talkers - 1, count - 1] += 1
-                right[trust >= CONFIDENT].append(count == talkers)
+                table[speakers - 1, count - 1] += 1
+                right[trust >= CONFIDENT].append(count == speakers)
     print(
         f"{datetime.date.today()}, {platform.machine()}, torch {torch.__version__}: {model}, {split}, {changes}\n"
     )
-    print("| talkers | " + " | ".join(f"counted {n}" for n in range(1, system.talkers + 1)) + " |")
-    print("| --- " * (system.talkers + 1) + "|")
-    for talkers, row in enumerate(table.tolist(), start=1):
-        print(f"| {talkers} | " + " | ".join(map(str, row)) + " |")
+    print("| speakers | " + " | ".join(f"counted {n}" for n in range(1, system.speakers + 1)) + " |")
+    print("| --- " * (system.speakers + 1) + "|")
+    for speakers, row in enumerate(table.tolist(), start=1):
+        print(f"| {speakers} | " + " | ".join(map(str, row)) + " |")
     print(f"\nright: {table.diagonal().sum() / table.sum():.1%}")
     for sure, outcomes in right.items():
         word = "at least" if sure else "below"

@@ -2,7 +2,7 @@
 
     python benchmarks/evaluation_speed.py CORPUS [FOLDER]
 
-Mixtures: `unmingle mix`, 300 of two talkers at 8 kHz, twice: the first decodes the corpus. Times are of the whole
+Mixtures: `unmingle mix`, 300 of two speakers at 8 kHz, twice: the first decodes the corpus. Times are of the whole
 program with its start-up; "per core" divides the length of the mixtures by the processor time of all its processes.
 
 Scoring: `unmingle evaluate FOLDER` (those mixtures, if not given) with SI-SDR and BSS-eval SDR by two processes,

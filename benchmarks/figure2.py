@@ -131,7 +131,7 @@ def mixtures(corpus: str, folder: Path, count: int = 300, seed: int = 1) -> dict
     for level in (*LEVELS, NEARLY_CLEAN):
         if not (folder / str(level)).is_dir():
             config = MixtureFolderConfig(
-                corpora=[corpus], noise=[corpus], split="test", count=count, talkers=1,
+                corpora=[corpus], noise=[corpus], split="test", count=count, speakers=1,
                 snr=(level, level), sample_rate=16000, seed=seed,
             )  # fmt: skip
             write_mixture_folder(folder / str(level), config)
@@ -223,7 +223,7 @@ def main() -> None:
     parser.add_argument(
         "--count", type=int, default=300, help="mixtures for each input SNR, where OUT has none yet"
     )
-    parser.add_argument("--seed", type=int, default=1, help="other mixtures of the same talkers and noises")
+    parser.add_argument("--seed", type=int, default=1, help="other mixtures of the same speakers and noises")
     parser.add_argument("runs", nargs="+", type=Path)
     arguments = parser.parse_args()
     items = mixtures(arguments.corpus, arguments.output / "mixtures", arguments.count, arguments.seed)

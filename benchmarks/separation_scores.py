@@ -26,7 +26,7 @@ def gain(folder: Path) -> float:
 def main(corpus: str, output: Path, model: str) -> None:
     mixtures = output / "test-300"
     if not mixtures.exists():
-        run("mix", corpus, "-o", mixtures, "--count", 300, "--talkers", 2, "--snr", 0, 5, "--rate", 8000,
+        run("mix", corpus, "-o", mixtures, "--count", 300, "--speakers", 2, "--snr", 0, 5, "--rate", 8000,
             "--mode", "min", "--seed", 1, "--split", "test")  # fmt: skip
     run("evaluate", mixtures, "--oracle", "wfm", "-o", output / "wfm")
     run("evaluate", mixtures, "--model", model, "-o", output / "model")
@@ -38,5 +38,5 @@ if __name__ == "__main__":
     main(
         sys.argv[1],
         Path(sys.argv[2] if len(sys.argv) > 2 else "scores"),
-        sys.argv[3] if len(sys.argv) > 3 else "adanet-2talkers-8khz",
+        sys.argv[3] if len(sys.argv) > 3 else "adanet-2speakers-8khz",
     )

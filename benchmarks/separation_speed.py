@@ -27,7 +27,7 @@ import torch
 from unmingle.audio import read_audio, resample
 from unmingle.models import DEFAULT_MODEL, load_system
 
-MIXTURE = Path(__file__).parent.parent / "examples" / "two_talkers" / "mix" / "reader_and_commands.flac"
+MIXTURE = Path(__file__).parent.parent / "examples" / "two_speakers" / "mix" / "reader_and_commands.flac"
 RATE = 8000
 
 

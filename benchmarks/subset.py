@@ -2,7 +2,7 @@
 
     python benchmarks/subset.py CORPUS OUT --hours 1
 
-OUT/speech.csv lists talkers of the training split, drawn one after the other until the hours are full, and all of the
+OUT/speech.csv lists speakers of the training split, drawn one by one until the hours are full, and all of the
 other splits; the audio stays where it is.
 """
 
@@ -30,22 +30,22 @@ def main() -> None:
         rows = list(csv.DictReader(file))
     for row in rows:
         row["path"] = str((arguments.corpus / row["path"]).resolve())
-    talkers = sorted({row["speaker"] for row in rows if row["split"] == "train"})
-    random.Random(arguments.seed).shuffle(talkers)
+    speakers = sorted({row["speaker"] for row in rows if row["split"] == "train"})
+    random.Random(arguments.seed).shuffle(speakers)
     kept: list[dict[str, str]] = [row for row in rows if row["split"] != "train"]
     seconds = 0.0
     count = 0
-    while seconds < arguments.hours * 3600 and count < len(talkers):
-        of_talker = [row for row in rows if row["speaker"] == talkers[count] and row["split"] == "train"]
-        kept += of_talker
-        seconds += sum(float(row["seconds"]) for row in of_talker)
+    while seconds < arguments.hours * 3600 and count < len(speakers):
+        of_speaker = [row for row in rows if row["speaker"] == speakers[count] and row["split"] == "train"]
+        kept += of_speaker
+        seconds += sum(float(row["seconds"]) for row in of_speaker)
         count += 1
     arguments.output.mkdir(parents=True, exist_ok=True)
     with (arguments.output / "speech.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]))
         writer.writeheader()
         writer.writerows(kept)
-    print(f"{count} talkers, {seconds / 3600:.2f} hours of training speech in {arguments.output}")
+    print(f"{count} speakers, {seconds / 3600:.2f} hours of training speech in {arguments.output}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""`make demo`: separate the shipped two-talker mixture, clean the shipped noisy one, and say how well it went."""
+"""`make demo`: separate the shipped two-speaker mixture, clean the shipped noisy one, and say how well it went."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def speed(result: dict[str, Any]) -> None:
 
 
 def separate() -> None:
-    here, name = EXAMPLES / "two_talkers", "reader_and_commands.flac"
+    here, name = EXAMPLES / "two_speakers", "reader_and_commands.flac"
     result = run("separate", here / "mix" / name)
     estimates = np.stack([soundfile.read(path, dtype="float32")[0] for path in result["outputs"]])
     references = np.stack([soundfile.read(here / part / name, dtype="float32")[0] for part in ("s1", "s2")])
@@ -44,7 +44,7 @@ def separate() -> None:
     start, _ = best_permutation(pairwise_si_sdr(mixture, sources))
     print(f"mixture    {here / 'mix' / name}  ({result['seconds']:.1f} s, two people at once)")
     for number, path in enumerate(result["outputs"], start=1):
-        print(f"talker {number}   {path}")
+        print(f"speaker {number}   {path}")
     print(f"SI-SDR     {float(start):.1f} dB in the mixture, {float(score):.1f} dB separated: ", end="")
     print(f"{float(score - start):+.1f} dB")
     speed(result)

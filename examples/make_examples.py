@@ -43,7 +43,7 @@ def main(data: Path) -> None:
         write(HERE / "speech" / "librivox_reader" / f"sense_and_sensibility_{number}.flac", book[number])
     commands = {name: read_raw(data / f"{name}.raw") for name in COMMANDS}
     for name, samples in commands.items():
-        write(HERE / "speech" / "sphinx_talker" / f"{name}.flac", samples)
+        write(HERE / "speech" / "sphinx_speaker" / f"{name}.flac", samples)
 
     # One mixture of natural overlap: the reader begins, two commands fall in, 2 dB quieter.
     first = at_level(book["0870"], -25)
@@ -55,9 +55,9 @@ def main(data: Path) -> None:
         position += len(part) + int(0.2 * RATE)
     first, second = (np.round(source * 32768) / 32768 for source in (first, second))
     name = "reader_and_commands.flac"
-    write(HERE / "two_talkers" / "mix" / name, first + second)
-    write(HERE / "two_talkers" / "s1" / name, first)
-    write(HERE / "two_talkers" / "s2" / name, second)
+    write(HERE / "two_speakers" / "mix" / name, first + second)
+    write(HERE / "two_speakers" / "s1" / name, first)
+    write(HERE / "two_speakers" / "s2" / name, second)
 
     # The reader in wind-like noise that comes and goes, 2 dB below the voice on average.
     clean = at_level(book["0880"], -25)

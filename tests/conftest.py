@@ -23,7 +23,7 @@ from unmingle.systems import (
 )
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
-MIXTURE = EXAMPLES / "two_talkers" / "mix" / "reader_and_commands.flac"
+MIXTURE = EXAMPLES / "two_speakers" / "mix" / "reader_and_commands.flac"
 
 
 TINY_BLSTM: dict[str, object] = {"kind": "blstm", "layers": 1, "hidden_size": 8}
@@ -74,14 +74,14 @@ def write_text(path: Path, text: str) -> None:
 
 
 def tiny_librispeech(root: Path) -> Path:
-    """A LibriSpeech of four talkers and ten files; two of them are of a subset of another part."""
+    """A LibriSpeech of four speakers and ten files; two of them are of a subset of another part."""
     home = root / "LibriSpeech"
-    for part, talker, chapter in (
+    for part, speaker, chapter in (
         ("train-clean-5", "14", "208"), ("dev-clean-2", "84", "1"), ("dev-clean", "84", "1"),
         ("dev-clean", "174", "2"), ("test-clean", "61", "3"),
     ):  # fmt: skip
-        stem = f"{talker}-{chapter}"
-        folder = home / part / talker / chapter
+        stem = f"{speaker}-{chapter}"
+        folder = home / part / speaker / chapter
         for number in range(2):
             tiny_sound(folder / f"{stem}-{number:04d}.flac")
         write_text(folder / f"{stem}.trans.txt", f"{stem}-0000 IT WAS, SO\n{stem}-0001 OH\n")
@@ -112,7 +112,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def example_sources() -> Samples:
     """``(2, samples)`` at 16 kHz, real speech."""
-    folder = EXAMPLES / "two_talkers"
+    folder = EXAMPLES / "two_speakers"
     return np.stack(
         [soundfile.read(folder / name / MIXTURE.name, dtype="float32")[0] for name in ("s1", "s2")]
     )
@@ -120,14 +120,14 @@ def example_sources() -> Samples:
 
 @pytest.fixture(scope="session")
 def example_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A manifest of the shipped speech: two talkers in every split, which is enough to run, not to learn."""
-    return _manifest(tmp_path_factory.mktemp("corpus") / "speech.csv", one_talker_a_file=False)
+    """A manifest of the shipped speech: two speakers in every split, which is enough to run, not to learn."""
+    return _manifest(tmp_path_factory.mktemp("corpus") / "speech.csv", one_speaker_a_file=False)
 
 
 @pytest.fixture(scope="session")
 def crowd_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same speech as if every file had a talker of its own, for mixtures of three."""
-    return _manifest(tmp_path_factory.mktemp("crowd") / "speech.csv", one_talker_a_file=True)
+    """The same speech as if every file had a speaker of its own, for mixtures of three."""
+    return _manifest(tmp_path_factory.mktemp("crowd") / "speech.csv", one_speaker_a_file=True)
 
 
 @pytest.fixture(scope="session")
@@ -144,10 +144,10 @@ def example_noise(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def _manifest(manifest: Path, *, one_talker_a_file: bool) -> Path:
+def _manifest(manifest: Path, *, one_speaker_a_file: bool) -> Path:
     rows = ["path,corpus,speaker,gender,split,text"]
     for path in sorted((EXAMPLES / "speech").rglob("*.flac")):
-        speaker = path.stem if one_talker_a_file else path.parent.name
+        speaker = path.stem if one_speaker_a_file else path.parent.name
         gender = "F" if path.parent.name == "librivox_reader" else "M"
         for split in ("train", "valid", "test"):
             rows.append(

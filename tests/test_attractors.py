@@ -89,21 +89,21 @@ def test_largest_similarity_leaves_the_diagonal_out_even_if_all_others_are_negat
     torch.testing.assert_close(largest_similarity(opposite), torch.tensor([-1.0, -3.0]))
 
 
-@pytest.mark.parametrize("talkers", [1, 2, 3])
+@pytest.mark.parametrize("speakers", [1, 2, 3])
 def test_anchors_choose_the_subset_of_equation_15(
-    embedding: torch.Tensor, weight: torch.Tensor, talkers: int
+    embedding: torch.Tensor, weight: torch.Tensor, speakers: int
 ) -> None:
     torch.manual_seed(2)
     formation = AnchoredAttractors(4, K)
-    chosen = formation.choose_subset(embedding, weight, talkers)
+    chosen = formation.choose_subset(embedding, weight, speakers)
     for b in range(B):
         best, winner = math.inf, None
-        for subset in combinations(range(4), talkers):
+        for subset in combinations(range(4), speakers):
             anchors = formation.anchors[list(subset)].detach().unsqueeze(0)
             one, one_weight = embedding[b : b + 1], weight[b : b + 1]
             points = centroids(one, anchor_assignments(one, anchors), one_weight)[0]
             worst = max(
-                (float(points[i] @ points[j]) for i in range(talkers) for j in range(talkers) if i != j),
+                (float(points[i] @ points[j]) for i in range(speakers) for j in range(speakers) if i != j),
                 default=-math.inf,
             )
             if winner is None or worst < best:
@@ -182,7 +182,7 @@ def test_fixed_attractors_are_what_was_stored(embedding: torch.Tensor, weight: t
     one_frame = fixed.form(embedding[:, :1], weight[:, :1], 2)
     torch.testing.assert_close(one_frame.assignments, formed.assignments[:, :, :1])
     assert "points" in fixed.state_dict()
-    assert fixed.most_talkers() == 2
+    assert fixed.most_speakers() == 2
 
 
 def test_sets_of_attractors_are_clustered_whatever_their_order() -> None:

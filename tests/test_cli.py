@@ -27,10 +27,10 @@ def test_separate_as_a_program_of_its_own(tiny_model: Path, tmp_path: Path) -> N
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     paths = sorted((tmp_path / "out").iterdir())
-    assert [path.name for path in paths] == [f"reader_and_commands_talker{n}.wav" for n in (1, 2)]
+    assert [path.name for path in paths] == [f"reader_and_commands_speaker{n}.wav" for n in (1, 2)]
     estimates = [soundfile.read(path)[0] for path in paths]
     np.testing.assert_allclose(sum(estimates), soundfile.read(MIXTURE)[0], atol=1e-4)
-    assert "reader_and_commands_talker1.wav" in done.stdout
+    assert "reader_and_commands_speaker1.wav" in done.stdout
     assert done.stderr == ""
 
 
@@ -63,8 +63,8 @@ def test_good_files_are_done_and_the_code_tells_of_the_bad_ones(
         (["*.nothing"], "No file matches"),
         (["empty"], "no audio"),
         (["text.wav"], "cannot be read as audio"),
-        ([str(MIXTURE), "--talkers", "0"], "1 to 4 talkers"),
-        ([str(MIXTURE), "--talkers", "40"], "1 to 4 talkers"),
+        ([str(MIXTURE), "--speakers", "0"], "1 to 4 speakers"),
+        ([str(MIXTURE), "--speakers", "40"], "1 to 4 speakers"),
         ([str(MIXTURE), "--channel", "right"], "no channel right"),
         ([str(MIXTURE), "--channel", "centre"], "no channel 'centre'"),
         ([str(MIXTURE), "--format", "aiff"], "Cannot write 'aiff'"),
@@ -167,20 +167,20 @@ def test_mix_then_evaluate(run, example_corpus: Path, tiny_model: Path, tmp_path
     _refused(run("evaluate", "nowhere"), "does not exist")
 
 
-def test_talkers_are_counted_when_asked(run, tiny_model: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
-    done = run("separate", MIXTURE, "--model", tiny_model, "--talkers", "auto", "--json")
+def test_speakers_are_counted_when_asked(run, tiny_model: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    done = run("separate", MIXTURE, "--model", tiny_model, "--speakers", "auto", "--json")
     assert done.code == 0, done.err
     (told,) = json.loads(done.out)["files"]
-    assert told["talkers"] == len(told["outputs"]) == len(list((tmp_path / "separated").iterdir()))
+    assert told["speakers"] == len(told["outputs"]) == len(list((tmp_path / "separated").iterdir()))
     assert 0.5 <= told["confidence"] < 1
-    stale = tmp_path / "separated" / f"{MIXTURE.stem}_talker2.wav"
-    if told["talkers"] == 1:
+    stale = tmp_path / "separated" / f"{MIXTURE.stem}_speaker2.wav"
+    if told["speakers"] == 1:
         stale.write_bytes(b"of an earlier run")
-    done = run("separate", MIXTURE, "--model", tiny_model, "--talkers", "auto", "--overwrite")
+    done = run("separate", MIXTURE, "--model", tiny_model, "--speakers", "auto", "--overwrite")
     assert done.code == 0, done.err
-    assert len(list((tmp_path / "separated").iterdir())) == told["talkers"]
-    _refused(run("separate", MIXTURE, "--model", tiny_model, "--talkers", "two"), "number or auto")
-    _refused(run("separate", MIXTURE, "--model", tiny_model, "--talkers", "9"), "1 to 4 talkers")
+    assert len(list((tmp_path / "separated").iterdir())) == told["speakers"]
+    _refused(run("separate", MIXTURE, "--model", tiny_model, "--speakers", "two"), "number or auto")
+    _refused(run("separate", MIXTURE, "--model", tiny_model, "--speakers", "9"), "1 to 4 speakers")
 
 
 def test_settings_are_changed_for_a_score(run, tiny_model: Path, example_corpus: Path) -> None:  # type: ignore[no-untyped-def]
@@ -233,7 +233,7 @@ def test_models_are_listed_with_their_cards(run) -> None:  # type: ignore[no-unt
             "name",
             "task",
             "rate",
-            "talkers",
+            "speakers",
             "parameters",
             "arithmetic",
             "data",
@@ -245,4 +245,4 @@ def test_models_are_listed_with_their_cards(run) -> None:  # type: ignore[no-unt
 
 
 def test_examples_folder_scores_as_it_is(run) -> None:  # type: ignore[no-untyped-def]
-    assert run("evaluate", EXAMPLES / "two_talkers", "--mixture", "-o", "scores").code == 0
+    assert run("evaluate", EXAMPLES / "two_speakers", "--mixture", "-o", "scores").code == 0

@@ -32,17 +32,17 @@ def test_energy_rule_is_sure_of_clear_cases_and_counts_silence_as_one() -> None:
     assert count_by_energy(torch.zeros(2, 3, 100)).count.tolist() == [1, 1]
 
 
-@pytest.mark.parametrize("talkers", [1, 2, 3, 4])
-def test_spread_counts_orthogonal_talkers(talkers: int) -> None:
-    """Deep clustering wants a talker's bins in one point, orthogonal to the others'."""
-    points = torch.linalg.qr(torch.randn(20, 20, generator=torch.Generator().manual_seed(1))).Q[:talkers]
-    counted = count_by_spread(_embedding(points, [1 / talkers] * talkers, 0.03), torch.ones(1, 40, 25), 5)
-    assert counted.count.tolist() == [talkers]
+@pytest.mark.parametrize("speakers", [1, 2, 3, 4])
+def test_spread_counts_orthogonal_speakers(speakers: int) -> None:
+    """Deep clustering wants a speaker's bins in one point, orthogonal to the others'."""
+    points = torch.linalg.qr(torch.randn(20, 20, generator=torch.Generator().manual_seed(1))).Q[:speakers]
+    counted = count_by_spread(_embedding(points, [1 / speakers] * speakers, 0.03), torch.ones(1, 40, 25), 5)
+    assert counted.count.tolist() == [speakers]
     assert counted.confidence.item() > 0.7
 
 
-def test_spread_counts_opposite_talkers_as_two() -> None:
-    """Attractor networks put two talkers opposite each other (Luo's Fig. 5)."""
+def test_spread_counts_opposite_speakers_as_two() -> None:
+    """Attractor networks put two speakers opposite each other (Luo's Fig. 5)."""
     points = torch.tensor([[2.0, 0, 0, 0], [-2.0, 0, 0, 0]])
     assert count_by_spread(_embedding(points, [0.7, 0.3]), torch.ones(1, 40, 25), 3).count.tolist() == [2]
 
@@ -58,7 +58,7 @@ def test_spread_ignores_what_has_no_weight_and_never_exceeds_the_most() -> None:
     assert count_by_spread(embedding, everything, 1).count.tolist() == [1]
 
 
-def test_spread_counts_a_small_talker_down_to_the_stated_share() -> None:
+def test_spread_counts_a_small_speaker_down_to_the_stated_share() -> None:
     """Two orthogonal points in shares p and 1 - p spread 2 p (1 - p)."""
     points = torch.eye(6)[:2]
     for share in (0.2, 0.02):

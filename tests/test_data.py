@@ -27,7 +27,7 @@ def _mixer(corpus: Path, seed: int = 0, **changes: object) -> Mixer:
 
 
 def test_mixture_k_is_a_pure_function_of_seed_and_k(example_corpus: Path) -> None:
-    config = {"speed": (0.9, 1.1), "partial_overlap": 0.3, "lone": 0.2}
+    config = {"speed": (0.9, 1.1), "partial_overlap": 0.3, "single_speaker": 0.2}
     first, second = _mixer(example_corpus, **config), _mixer(example_corpus, **config)
     backwards = {k: first.render(first.crop(k, 8000)) for k in reversed(range(6))}
     for k in range(6):
@@ -56,22 +56,22 @@ def test_active_levels_have_the_drawn_ratio(example_corpus: Path) -> None:
         assert ratio == pytest.approx(5.0, abs=0.2)
 
 
-@pytest.mark.parametrize("talkers", [1, 2])
-def test_crops_are_full_and_batches_add_up(example_corpus: Path, talkers: int) -> None:
-    batch = Crops(_mixer(example_corpus, talkers=talkers), 2.0, 8, batches=1)[0]
+@pytest.mark.parametrize("speakers", [1, 2])
+def test_crops_are_full_and_batches_add_up(example_corpus: Path, speakers: int) -> None:
+    batch = Crops(_mixer(example_corpus, speakers=speakers), 2.0, 8, batches=1)[0]
     np.testing.assert_allclose(batch.sources.sum(dim=1), batch.mixture, atol=1e-6)
     assert batch.mixture.abs().max() <= 0.951
     assert batch.active.all()
     assert (batch.sources.abs().amax(dim=-1) > 0.01).all()
 
 
-def test_a_lone_talker_leaves_the_others_silent_and_inactive(example_corpus: Path) -> None:
-    batch = Crops(_mixer(example_corpus, lone=1.0), 1.0, 6, batches=1)[0]
+def test_a_single_speaker_leaves_the_others_silent_and_inactive(example_corpus: Path) -> None:
+    batch = Crops(_mixer(example_corpus, single_speaker=1.0), 1.0, 6, batches=1)[0]
     assert batch.active.tolist() == [[True, False]] * 6
     assert batch.sources[:, 1].abs().max() == 0
 
 
-def test_partial_overlap_leaves_a_part_to_the_first_talker(example_corpus: Path) -> None:
+def test_partial_overlap_leaves_a_part_to_the_first_speaker(example_corpus: Path) -> None:
     mixer = _mixer(example_corpus, partial_overlap=1.0)
     for k in range(8):
         segments = mixer.crop(k, 16000).voices[1].segments
@@ -86,7 +86,7 @@ def test_plans_stay_inside_the_mixture_and_the_utterances(k: int, samples: int) 
             return (5000, 12000, 700, 24000)[index]
 
     utterances = [Utterance(Path(f"{n}.wav"), "c", f"s{n % 2}", "F", "train") for n in range(4)]
-    config = MixingConfig(speed=(0.8, 1.2), partial_overlap=0.4, lone=0.2, late=0.5)
+    config = MixingConfig(speed=(0.8, 1.2), partial_overlap=0.4, single_speaker=0.2, late=0.5)
     mixer = Mixer(utterances, Lengths(), 8000, config, 3)  # type: ignore[arg-type]
     plan = mixer.crop(k, samples)
     for voice in plan.voices:
@@ -109,7 +109,7 @@ def test_some_crops_begin_before_anybody_talks(example_corpus: Path) -> None:
         assert plain.crop(k, 6000).voices[0].segments[0].position == 0
 
 
-def test_talkers_of_a_mixture_differ(example_corpus: Path) -> None:
+def test_speakers_of_a_mixture_differ(example_corpus: Path) -> None:
     mixer = _mixer(example_corpus)
     utterances = read_corpora([example_corpus], "train")
     for k in range(20):
@@ -117,9 +117,9 @@ def test_talkers_of_a_mixture_differ(example_corpus: Path) -> None:
         assert len({utterances[voice.segments[0].utterance].speaker for voice in voices}) == 2
 
 
-def test_too_few_talkers_and_unknown_corpora_are_refused(example_corpus: Path) -> None:
-    with pytest.raises(UnmingleError, match="3 talkers"):
-        _mixer(example_corpus, talkers=3)
+def test_too_few_speakers_and_unknown_corpora_are_refused(example_corpus: Path) -> None:
+    with pytest.raises(UnmingleError, match="3 speakers"):
+        _mixer(example_corpus, speakers=3)
     with pytest.raises(UnmingleError, match="corpus_weights"):
         _mixer(example_corpus, corpus_weights={"nobody": 1.0})
 
@@ -255,10 +255,10 @@ def test_mixtures_made_before_are_checked(example_corpus: Path, tmp_path: Path) 
         other.render(other.crop(0, 100))
 
 
-def test_a_varying_number_of_talkers_is_drawn_evenly(crowd_corpus: Path, tmp_path: Path) -> None:
+def test_a_varying_number_of_speakers_is_drawn_evenly(crowd_corpus: Path, tmp_path: Path) -> None:
     utterances = read_corpora([crowd_corpus], "train")
     speech = decode(utterances, 8000, tmp_path / "cache")
-    mixer = Mixer(utterances, speech, 8000, MixingConfig(talkers=3, fewest_talkers=1), 0)
+    mixer = Mixer(utterances, speech, 8000, MixingConfig(speakers=3, fewest_speakers=1), 0)
     counts = [int(active_sources(mixer.example(k, 8000)).sum()) for k in range(60)]
     assert {1, 2, 3} == set(counts)
     assert all(counts.count(number) > 8 for number in (1, 2, 3))

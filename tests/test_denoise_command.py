@@ -64,7 +64,7 @@ def test_a_recording_longer_than_the_look_ahead_runs_and_repeats_to_the_byte(
     for folder in ("a", "b"):
         (result,) = denoise_files([tmp_path / "long.wav"], enhancer, Output(tmp_path / folder))
         assert result.error is None
-    first, second = (tmp_path / f / "long_talker{n}.wav".replace("{n}", "1") for f in ("a", "b"))
+    first, second = (tmp_path / f / "long_speaker{n}.wav".replace("{n}", "1") for f in ("a", "b"))
     assert first.read_bytes() == second.read_bytes()
     assert soundfile.info(first).frames == 8000 * 65
 
@@ -83,7 +83,7 @@ def test_bad_requests_are_one_sentence(run, tiny_denoiser: Path, tiny_model: Pat
     refused("got 's17le:16000'", "-", "-", "--raw", "s17le:16000", *model)
     refused("--live takes no files", MIXTURE, "--live", *model)
     refused("does not exist", "nowhere.wav", *model)
-    refused("separates talkers", MIXTURE, "--model", tiny_model)
+    refused("separates speakers", MIXTURE, "--model", tiny_model)
     refused("no model 'nobody'", MIXTURE, "--model", "nobody")
     refused("needs {stem}", MIXTURE, "--name", "same", *model)
     run("denoise", MIXTURE, *model, "-o", "out")
@@ -207,11 +207,11 @@ def test_noisy_folders_are_made_and_scored(
     run, example_corpus: Path, example_noise: Path, tiny_denoiser: Path, tmp_path: Path
 ) -> None:  # type: ignore[no-untyped-def]
     done = run(
-        "mix", example_corpus, "--noise", example_noise, "--snr", -5, 10, "--talkers", 1,
+        "mix", example_corpus, "--noise", example_noise, "--snr", -5, 10, "--speakers", 1,
         "--rate", 16000, "--count", 3, "--split", "test", "-o", "test",
     )  # fmt: skip
     assert done.code == 0, done.err
-    assert "one talker in noise" in done.out
+    assert "one speaker in noise" in done.out
     assert sorted(path.name for path in Path("test").iterdir()) == [
         "README.md", "clean", "mixtures.csv", "noise", "noisy", "recipe.json",
     ]  # fmt: skip

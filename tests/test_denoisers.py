@@ -13,7 +13,7 @@ from conftest import tiny_experts
 from unmingle.batch import GENDERS, MixtureBatch
 from unmingle.clustering import kmeans
 from unmingle.errors import UnmingleError
-from unmingle.losses import pairwise_si_sdr_error
+from unmingle.losses import pairwise_waveform_error
 from unmingle.models import load_system
 from unmingle.networks import Lstm, LstmConfig, mean_over_time
 from unmingle.systems import Denoiser, DenoiserConfig, LocalExperts
@@ -194,7 +194,7 @@ def test_apart_each_network_learns_from_its_own_mixtures_only() -> None:
         estimate = system.frontend.stft.synthesise(spectra.spectrum * mask, 8000)
         one = slice(index, index + 1)
         errors.append(
-            pairwise_si_sdr_error(
+            pairwise_waveform_error(
                 estimate.unsqueeze(1), batch.sources[one], batch.active[one], batch.mixture[one]
             ).squeeze()
         )
@@ -230,18 +230,18 @@ def test_a_mixture_of_unknown_label_teaches_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("gate", "hardness"), [({"layers": 1, "hidden_size": 8}, 3.0), ({"specialist": 1, "seconds": 0.25}, 0.1)]
+    ("gate", "sharpness"), [({"layers": 1, "hidden_size": 8}, 3.0), ({"specialist": 1, "seconds": 0.25}, 0.1)]
 )
 def test_together_the_estimates_are_weighted_by_the_hardened_gate(
-    gate: dict[str, object], hardness: float
+    gate: dict[str, object], sharpness: float
 ) -> None:
     """Sivaraman & Kim 2020, Eq. 4 and 5, estimate by estimate; and what follows for every network."""
-    system, batch = tiny_experts(gate=gate, hardness=hardness), _batch(2)
+    system, batch = tiny_experts(gate=gate, sharpness=sharpness), _batch(2)
     spectra = system.frontend(batch.mixture)
     scores = _score(system, batch.mixture)
     errors = []
     for index in range(2):
-        powers = [torch.exp(hardness * score) for score in scores[index]]
+        powers = [torch.exp(sharpness * score) for score in scores[index]]
         estimate = torch.zeros(8000)
         for power, expert in zip(powers, system.experts, strict=True):
             mask = torch.sigmoid(expert(spectra.features[index : index + 1]))
@@ -262,7 +262,7 @@ def test_together_the_estimates_are_weighted_by_the_hardened_gate(
 
 
 def test_together_a_specialist_with_hardly_a_share_does_not_run() -> None:
-    system, batch = tiny_experts(hardness=10.0), _batch()
+    system, batch = tiny_experts(sharpness=10.0), _batch()
     _choose(system, torch.tensor([0.0, 1.0, 0.9, 0.5]))  # Shares of 0.00003, 0.73, 0.27 and 0.005.
     calls = _counted(system)
     loss = system.loss(batch)["loss"]
@@ -277,7 +277,7 @@ def test_together_a_specialist_with_hardly_a_share_does_not_run() -> None:
 
 @pytest.mark.parametrize("gate", [{"layers": 1, "hidden_size": 8}, {"specialist": 1, "seconds": 0.25}])
 def test_a_very_hard_gate_is_the_choice_of_test_time(gate: dict[str, object]) -> None:
-    system, batch = tiny_experts(gate=gate, hardness=1e4), _batch()
+    system, batch = tiny_experts(gate=gate, sharpness=1e4), _batch()
     error = system.objective(*system.mask(batch.mixture, 1), batch).mean()
     torch.testing.assert_close(system.loss(batch)["loss"], error, atol=1e-3, rtol=1e-3)
 
@@ -298,11 +298,11 @@ def test_impossible_recipes_and_parts_are_refused() -> None:
     values = {
         "name": "test",
         "system": {"kind": "local_experts"},
-        "mixing": {"talkers": 1, "noise": {}},
+        "mixing": {"speakers": 1, "noise": {}},
         "stages": [{"seconds": 1.0, "steps": 1}],
     }
     with pytest.raises(ValueError, match=r"needs mixing\.noise"):
-        Recipe.model_validate(values | {"mixing": {"talkers": 1}})
+        Recipe.model_validate(values | {"mixing": {"speakers": 1}})
     with pytest.raises(ValueError, match="must be one of all, apart, choice, gate"):
         Recipe.model_validate(values | {"stages": [{"part": "first", "seconds": 1.0, "steps": 1}]})
     with pytest.raises(UnmingleError, match="no second part"):

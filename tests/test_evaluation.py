@@ -19,9 +19,9 @@ from unmingle.evaluation.candidates import CandidateConfig
 from unmingle.evaluation.evaluate import evaluate_folder
 from unmingle.evaluation.processes import ordered_map
 from unmingle.evaluation.scores import available_metrics, score_mixture, why_undefined
-from unmingle.evaluation.summary import MixtureScores, bootstrap_interval, summarize, talker_interval
+from unmingle.evaluation.summary import MixtureScores, bootstrap_interval, speaker_interval, summarize
 
-FOLDER = EXAMPLES / "two_talkers"
+FOLDER = EXAMPLES / "two_speakers"
 
 
 def test_scores_agree_with_the_field_s_packages(example_sources: Samples) -> None:
@@ -87,7 +87,7 @@ def test_summary_counts_what_got_worse_and_splits_by_group() -> None:
     assert summary["metrics"]["si_sdr_improvement"]["mean"] == pytest.approx((2.0 - 0.5 + 2.0) / 3)
     assert summary["metrics"]["si_sdr_improvement"]["count"] == 3
     assert summary["made_worse"]["mixtures"] == pytest.approx(1 / 3)
-    assert summary["made_worse"]["talkers"] == pytest.approx(1 / 7)
+    assert summary["made_worse"]["speakers"] == pytest.approx(1 / 7)
     assert summary["groups"]["genders"]["same"]["metrics"]["si_sdr"]["mean"] == pytest.approx(0.75)
 
 
@@ -194,18 +194,18 @@ def test_an_empty_cell_has_a_reason(example_sources: Samples) -> None:
     assert reasons(example_sources[:, :300], 16000, "stoi")[0].startswith("no STOI")
 
 
-def test_the_interval_over_talkers_is_wider_where_they_are_few() -> None:
+def test_the_interval_over_speakers_is_wider_where_they_are_few() -> None:
     rng = np.random.default_rng(0)
-    of_talker = dict(zip("abcdef", rng.normal(0, 3, 6), strict=True))
+    of_speaker = dict(zip("abcdef", rng.normal(0, 3, 6), strict=True))
     pairs = [tuple(rng.choice(list("abcdef"), 2, replace=False)) for _ in range(300)]
-    values = [of_talker[a] + of_talker[b] + rng.normal(0, 0.5) for a, b in pairs]
-    narrow, wide = bootstrap_interval(values), talker_interval(values, pairs)
+    values = [of_speaker[a] + of_speaker[b] + rng.normal(0, 0.5) for a, b in pairs]
+    narrow, wide = bootstrap_interval(values), speaker_interval(values, pairs)
     assert wide[1] - wide[0] > 3 * (narrow[1] - narrow[0])
-    # Of two people who talk in all mixtures nothing is learned by drawing talkers: the mixtures' interval stays.
-    assert talker_interval(values, [("a", "b")] * 300) == narrow
+    # Of two people who talk in all mixtures nothing is learned by drawing speakers: the mixtures' interval stays.
+    assert speaker_interval(values, [("a", "b")] * 300) == narrow
     # Where nobody talks twice, both are the same.
     alone = rng.normal(1.0, 2.0, 300).tolist()
-    assert talker_interval(alone, [(f"{k}a", f"{k}b") for k in range(300)]) == bootstrap_interval(alone)
+    assert speaker_interval(alone, [(f"{k}a", f"{k}b") for k in range(300)]) == bootstrap_interval(alone)
 
 
 def test_processes_do_not_change_the_scores(example_corpus: Path, tiny_model: Path, tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ if behaviour == "slow": time.sleep(60)
 if behaviour == "memory": kept = bytearray(200_000_000)
 if behaviour == "child": import subprocess; subprocess.run(["sleep", "60"])
 for number, output in enumerate(outputs):
-    soundfile.write(outdir / f"talker{number}.wav", output, rate, "FLOAT")
+    soundfile.write(outdir / f"speaker{number}.wav", output, rate, "FLOAT")
 if behaviour == "text": (outdir / "notes.txt").write_text("done")
 if behaviour == "crash_once" and not Path("crashed").exists():
     Path("crashed").touch()
@@ -68,8 +68,8 @@ def _run(program: str, behaviour: str, sources: Samples, timeout: float = 60.0):
     [
         ("well", 2, None),
         ("stereo", 2, None),
-        ("three", 3, "3 files for 2 talkers"),
-        ("one", 1, "1 file for 2 talkers"),
+        ("three", 3, "3 files for 2 speakers"),
+        ("one", 1, "1 file for 2 speakers"),
         ("other_rate", 2, "8000 Hz for 16000 Hz"),
         ("short", 2, "0.50 s for 1.00 s"),
     ],

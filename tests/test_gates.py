@@ -257,11 +257,11 @@ def test_apart_the_specialists_alone_learn_where_one_of_them_is_the_gate() -> No
 def test_by_choice_the_gate_alone_learns_what_each_specialist_scores() -> None:
     # Two figures tell less than an LSTM hears.
     for gate, left in (({"layers": 1, "hidden_size": 8}, 0.4), (OWN, 0.7)):
-        system, batch = tiny_experts(gate=gate, hardness=1.5), _batch()
+        system, batch = tiny_experts(gate=gate, sharpness=1.5), _batch()
         system.choose_part("choice")
         loss = system.loss(batch)["loss"]
         spectra = system.frontend(batch.mixture)
-        shares = torch.softmax(system.config.hardness * _score(system, batch.mixture), dim=1)
+        shares = torch.softmax(system.config.sharpness * _score(system, batch.mixture), dim=1)
         expected, errors = torch.zeros(()), torch.zeros(4, 4)
         for number in range(4):
             masks = system.masks_of(spectra.features, torch.full((4,), number))
@@ -298,7 +298,7 @@ def test_with_a_margin_a_specialist_for_higher_snrs_must_be_worth_it() -> None:
 
 
 def test_together_a_specialist_learns_as_gate_too() -> None:
-    system, batch = tiny_experts(gate=OWN, hardness=0.1), _batch()
+    system, batch = tiny_experts(gate=OWN, sharpness=0.1), _batch()
     system.choose_part("all")
     _score(system, batch.mixture)[:, 0].sum().backward()
     assert float(system.experts[1].linear.weight.grad.abs().sum()) > 0

@@ -83,9 +83,9 @@ def test_every_corpus_can_be_listed_and_those_without_archives_say_why() -> None
 
 def test_vctk_takes_one_microphone(tmp_path: Path) -> None:
     root = tmp_path / "vctk"
-    for talker in ("p225", "s5"):
+    for speaker in ("p225", "s5"):
         for microphone in (1, 2):
-            tiny_sound(root / "wav48_silence_trimmed" / talker / f"{talker}_001_mic{microphone}.flac")
+            tiny_sound(root / "wav48_silence_trimmed" / speaker / f"{speaker}_001_mic{microphone}.flac")
     write_text(root / "wav48_silence_trimmed" / "log.txt", "")
     write_text(root / "txt" / "p225" / "p225_001.txt", "Please call Stella.\n")
     write_text(
@@ -103,18 +103,18 @@ def test_vctk_takes_one_microphone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("inside", [True, False])
-def test_common_voice_keeps_held_out_talkers_out_of_the_training_data(tmp_path: Path, inside: bool) -> None:
+def test_common_voice_keeps_held_out_speakers_out_of_the_training_data(tmp_path: Path, inside: bool) -> None:
     home = tmp_path / "cv-corpus" / "cy"
     tables = {
         "train": [("a" * 8, "1.mp3", "male_masculine")],
         "dev": [("b" * 8, "2.mp3", "female")],
         "test": [("c" * 8, "3.mp3", "")],
-        # An extra clip of a training talker, one of a talker of the test, a new talker, an empty file.
+        # An extra clip of a training speaker, one of a speaker of the test, a new speaker, an empty file.
         "validated": [("a" * 8, "1.mp3", ""), ("a" * 8, "4.mp3", ""), ("c" * 8, "5.mp3", ""),
                       ("d" * 8, "6.mp3", ""), ("d" * 8, "7.mp3", "")],
     }  # fmt: skip
     for name, clips in tables.items():
-        lines = [f'{talker}\t{path}\tShw "mae\t{gender}' for talker, path, gender in clips]
+        lines = [f'{speaker}\t{path}\tShw "mae\t{gender}' for speaker, path, gender in clips]
         write_text(home / f"{name}.tsv", "\n".join(["client_id\tpath\tsentence\tgender", *lines]) + "\n")
     for number in range(1, 7):
         tiny_sound(home / "clips" / f"{number}.mp3", rate=16000)
@@ -173,8 +173,8 @@ def test_wsj0_takes_the_close_microphone_only(tmp_path: Path) -> None:
 
 def test_a_folder_of_speakers_gets_the_splits_that_it_has_without_a_manifest(tmp_path: Path) -> None:
     root = tmp_path / "mine"
-    for talker in range(12):
-        tiny_sound(root / f"t{talker}" / "deep" / "a.flac")
+    for speaker in range(12):
+        tiny_sound(root / f"t{speaker}" / "deep" / "a.flac")
     before = read_corpora([root])
     _index("folder", root)
     assert read_corpora([root]) == sorted(before, key=lambda u: u.path)
@@ -228,7 +228,7 @@ def _mixtures(folder: Path, name: str, mix: str = "mix", sources: int = 2) -> Pa
     return folder
 
 
-def test_librimix_tells_talkers_and_genders(tmp_path: Path) -> None:
+def test_librimix_tells_speakers_and_genders(tmp_path: Path) -> None:
     home = tmp_path / "Libri2Mix" / "wav8k" / "min"
     for split in ("train-360", "dev", "test"):
         _mixtures(home / split, "14-208-0001_61-70968-0065", "mix_clean")
@@ -237,21 +237,21 @@ def test_librimix_tells_talkers_and_genders(tmp_path: Path) -> None:
     assert f"unmingle evaluate {home / 'test'}" in out
     (item,) = read_mixture_folder(home / "test")
     assert item.gender_pair == "different"
-    assert (item.details["talker_2"], item.details["corpus_1"]) == ("61", "librispeech")
+    assert (item.details["speaker_2"], item.details["corpus_1"]) == ("61", "librispeech")
     assert item.details["seconds"] == "0.500"
     assert PremixedMixtures(home, "train", 8000, 2, 0).example(0, 100).sources.shape == (2, 100)
     tiny_sound(home / "dev" / "s1" / "174-1-0000_61-70968-0065.wav")
     _refused("librimix", tmp_path, r"not whole: .*dev/mix_clean/174-1-0000")
 
 
-def test_mixtures_of_wsj0_tell_talkers_and_others_are_refused(tmp_path: Path) -> None:
+def test_mixtures_of_wsj0_tell_speakers_and_others_are_refused(tmp_path: Path) -> None:
     folder = _mixtures(
         tmp_path / "3speakers/wav8k/min/tt", "050a0501_1.5_22go0101_-0.2_440c0201_-1.3", sources=3
     )
     write_text(tmp_path / "wsj0-train-spkrinfo.txt", "050 F\n22g f\n440 M\n")
     _index("wsj0-mix", tmp_path)
     (item,) = read_mixture_folder(folder)
-    assert [item.details[f"talker_{n}"] for n in (1, 2, 3)] == ["050", "22g", "440"]
+    assert [item.details[f"speaker_{n}"] for n in (1, 2, 3)] == ["050", "22g", "440"]
     assert item.gender_pair == "different"
     _mixtures(tmp_path / "test", "00000_a_b")
     _refused("librimix", tmp_path, "has not the name of a mixture of LibriMix")

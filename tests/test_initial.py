@@ -27,7 +27,7 @@ def test_specialists_begin_with_a_generalists_weights(tmp_path: Path) -> None:
     values = {
         "name": "test",
         "system": {"kind": "local_experts", "network": tiny, "gate": tiny},
-        "mixing": {"talkers": 1, "noise": {}},
+        "mixing": {"speakers": 1, "noise": {}},
         "stages": [{"part": "apart", "seconds": 1.0, "steps": 1}],
     }
     system = system_from_model(Recipe.model_validate(values), tmp_path / "generalist.safetensors")
@@ -52,7 +52,7 @@ def test_a_new_gate_begins_beside_trained_specialists(tmp_path: Path) -> None:
         {
             "name": "test",
             "system": {"kind": "local_experts", "network": tiny, "gate": OWN},
-            "mixing": {"talkers": 1, "noise": {}},
+            "mixing": {"speakers": 1, "noise": {}},
             "stages": [{"part": "choice", "seconds": 1.0, "steps": 1}],
         }
     )
@@ -79,7 +79,7 @@ def test_trained_specialists_may_move_to_other_levels_and_the_gate_begins_anew(t
     values = {
         "name": "test",
         "system": system,
-        "mixing": {"talkers": 1, "noise": {}},
+        "mixing": {"speakers": 1, "noise": {}},
         "stages": [{"seconds": 1.0, "steps": 1}],
     }
     moved = system_from_model(Recipe.model_validate(values), tmp_path / "experts.safetensors")
@@ -110,7 +110,7 @@ def test_more_or_fewer_specialists_begin_as_the_one_for_the_nearest_level(
     values = {
         "name": "test",
         "system": donor.config.model_dump() | {"snr_levels": levels},
-        "mixing": {"talkers": 1, "noise": {}},
+        "mixing": {"speakers": 1, "noise": {}},
         "stages": [{"seconds": 1.0, "steps": 1}],
     }
     system = system_from_model(Recipe.model_validate(values), tmp_path / "experts.safetensors")

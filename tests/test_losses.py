@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from itertools import permutations
 
 import pytest
@@ -10,7 +11,7 @@ from unmingle.losses import (
     mask_error,
     pairwise_magnitude_error,
     pairwise_mask_error,
-    pairwise_si_sdr_error,
+    pairwise_waveform_error,
     permutation_invariant,
     phase_sensitive_target,
 )
@@ -45,15 +46,36 @@ def test_permutation_invariant_loss_is_the_least_over_all_orders() -> None:
         assert float(permutation_invariant(pairwise)[b]) == pytest.approx(least, abs=1e-6)
 
 
-def test_waveform_error_is_the_negative_si_sdr_of_talkers() -> None:
+def test_waveform_error_is_the_negative_si_sdr_of_speakers() -> None:
     sources = torch.randn(2, 2, 4000)
     sources -= sources.mean(dim=-1, keepdim=True)
     estimates = sources + 0.5 * torch.randn(2, 2, 4000)
     estimates -= estimates.mean(dim=-1, keepdim=True)
-    errors = pairwise_si_sdr_error(estimates, sources, torch.ones(2, 2, dtype=torch.bool), sources.sum(dim=1))
+    errors = pairwise_waveform_error(
+        estimates, sources, torch.ones(2, 2, dtype=torch.bool), sources.sum(dim=1)
+    )
     expected = -si_sdr(estimates, sources).float()
     # The floor at 30 dB moves an SI-SDR of 6 dB by less than 0.02 dB.
     torch.testing.assert_close(errors.diagonal(dim1=1, dim2=2), expected, atol=0.03, rtol=0)
+
+
+def test_waveform_error_as_snr_counts_the_level_too() -> None:
+    torch.manual_seed(0)
+    sources = torch.randn(1, 2, 500)
+    estimates = 0.5 * sources.flip(1) + 0.1 * torch.randn(1, 2, 500)
+    active = torch.ones(1, 2, dtype=torch.bool)
+    errors = pairwise_waveform_error(estimates, sources, active, sources.sum(dim=1), scale_invariant=False)
+    for i in range(2):
+        for j in range(2):
+            error, power = 0.0, 0.0
+            for s, e in zip(sources[0, i].tolist(), estimates[0, j].tolist(), strict=True):
+                error, power = error + (s - e) ** 2, power + s**2
+            assert float(errors[0, i, j]) == pytest.approx(10 * math.log10(error / power + 1e-3), abs=1e-3)
+    # Half of the level is 6 dB off; SI-SDR does not see it.
+    halved = pairwise_waveform_error(
+        0.5 * sources, sources, active, sources.sum(dim=1), scale_invariant=False
+    )
+    assert float(halved[0, 0, 0]) == pytest.approx(-6.0, abs=0.1)
 
 
 def test_waveform_error_wants_silence_where_nobody_talks() -> None:
@@ -64,7 +86,7 @@ def test_waveform_error_wants_silence_where_nobody_talks() -> None:
     values = []
     for leak in (1.0, 0.5, 0.1, 0.0):
         estimates = torch.stack([(1 - leak) * mixture, leak * mixture], dim=1)
-        values.append(float(pairwise_si_sdr_error(estimates, sources, active, mixture)[0, 1, 1]))
+        values.append(float(pairwise_waveform_error(estimates, sources, active, mixture)[0, 1, 1]))
     assert values == sorted(values, reverse=True)
     assert values[0] == pytest.approx(0.0, abs=0.1)
     assert values[-1] == pytest.approx(-20.0, abs=0.1)
@@ -72,7 +94,7 @@ def test_waveform_error_wants_silence_where_nobody_talks() -> None:
 
 def test_waveform_error_has_finite_gradients_on_silence() -> None:
     estimates = torch.zeros(1, 2, 100, requires_grad=True)
-    errors = pairwise_si_sdr_error(
+    errors = pairwise_waveform_error(
         estimates, torch.zeros(1, 2, 100), torch.tensor([[True, False]]), torch.zeros(1, 100)
     )
     errors.sum().backward()

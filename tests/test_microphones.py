@@ -81,7 +81,7 @@ def test_the_share_is_the_share() -> None:
     assert sum(response is not None for response in drawn) == pytest.approx(300, abs=60)
 
 
-def test_talkers_and_noise_are_heard_through_one_microphone_at_the_planned_levels(
+def test_speakers_and_noise_are_heard_through_one_microphone_at_the_planned_levels(
     example_corpus: Path, example_noise: Path
 ) -> None:
     microphone = {"share": 1.0, "response_db": 20.0, "low_cut": [300, 300], "high_cut": [1500, 1500]}

@@ -117,7 +117,7 @@ def test_the_card_says_sources_licences_seed_ranges_version_and_hash(
     assert "0.1.0" in card
 
 
-def test_several_talkers_in_noise_at_the_stated_snr(
+def test_several_speakers_in_noise_at_the_stated_snr(
     example_corpus: Path, example_noise: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "noisy"
@@ -179,7 +179,7 @@ def test_threads_change_no_byte_of_a_room() -> None:
     assert found[0] == found[1]
 
 
-def test_far_talkers_have_less_direct_sound() -> None:
+def test_far_speakers_have_less_direct_sound() -> None:
     def share(distance: float) -> float:
         maker = RoomMaker(RoomConfig(rt60=(0.4, 0.4), distance=(distance, distance)), RATE, 0)
         shares = []

@@ -19,7 +19,7 @@ from unmingle.models import (
     read_facts,
     save_system,
 )
-from unmingle.systems import EmbeddingSeparator
+from unmingle.systems import EmbeddingSeparator, LocalExpertsConfig
 
 
 def test_a_saved_system_separates_as_before(tmp_path: Path) -> None:
@@ -68,9 +68,28 @@ def test_anything_else_is_refused_too(tmp_path: Path, content: bytes) -> None:
 
 def _with_metadata(model: Path, target: Path, **changes: str) -> Path:
     config, facts = read_facts(model)
-    metadata = {"format_version": "2", "config": config.model_dump_json(), "facts": facts.model_dump_json()}
+    metadata = {"format_version": "3", "config": config.model_dump_json(), "facts": facts.model_dump_json()}
     save_file(load_file(model), target, metadata=metadata | changes)
     return target
+
+
+def test_files_of_format_2_are_read_in_the_words_of_format_3(tiny_model: Path, tmp_path: Path) -> None:
+    config, _ = read_facts(tiny_model)
+    values = config.model_dump()
+    old = {
+        {"speakers": "talkers", "fewest_speakers": "fewest_talkers"}.get(k, k): v for k, v in values.items()
+    }
+    path = _with_metadata(
+        tiny_model, tmp_path / "old.safetensors", format_version="2", config=json.dumps(old)
+    )
+    assert read_facts(path)[0] == config
+    experts = LocalExpertsConfig(speakers=1, sharpness=3.5)
+    values = experts.model_dump()
+    values["hardness"], values["talkers"] = values.pop("sharpness"), values.pop("speakers")
+    path = _with_metadata(
+        tiny_model, tmp_path / "old.safetensors", format_version="2", config=json.dumps(values)
+    )
+    assert read_facts(path)[0] == experts
 
 
 def _blstm(**network: int) -> str:
@@ -103,7 +122,7 @@ def test_hostile_metadata_is_refused(
 
 def test_missing_extra_or_not_finite_weights_are_refused(tiny_model: Path, tmp_path: Path) -> None:
     config, _ = read_facts(tiny_model)
-    metadata = {"format_version": "2", "config": config.model_dump_json()}
+    metadata = {"format_version": "3", "config": config.model_dump_json()}
     state = load_file(tiny_model)
     name = "network.linear.weight"
     for change in (
@@ -124,7 +143,7 @@ def test_weights_without_config_are_not_a_model(tmp_path: Path) -> None:
 
 
 def test_an_unknown_name_is_answered_with_the_known_ones() -> None:
-    with pytest.raises(UnmingleError, match="adanet-2talkers-8khz"):
+    with pytest.raises(UnmingleError, match="adanet-2speakers-8khz"):
         load_system("nonsense")
 
 

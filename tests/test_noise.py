@@ -13,7 +13,7 @@ from unmingle.data.batches import as_batch
 from unmingle.data.cache import decode
 from unmingle.data.corpora import read_corpora, read_noise
 from unmingle.data.mixing import Mixer, MixingConfig
-from unmingle.data.noise import MADE, NoiseConfig, NoiseMaker, _looped, noise_level, shaped_noise
+from unmingle.data.noise import SYNTHETIC, NoiseConfig, NoiseMaker, _looped, noise_level, shaped_noise
 from unmingle.errors import UnmingleError
 
 RATE = 8000
@@ -22,13 +22,13 @@ RATE = 8000
 def _mixer(corpus: Path, noise: Path, seed: int = 0, **changes: object) -> Mixer:
     utterances, recordings = read_corpora([corpus], "train"), read_noise([noise], "train")
     speech = decode(utterances, RATE)
-    config = MixingConfig(talkers=1, noise=NoiseConfig.model_validate(changes))
+    config = MixingConfig(speakers=1, noise=NoiseConfig.model_validate(changes))
     assert config.noise is not None
     maker = NoiseMaker(recordings, decode(recordings, RATE), speech, RATE, config.noise)
     return Mixer(utterances, speech, RATE, config, seed, maker)
 
 
-def test_the_talkers_active_level_over_the_noise_is_what_was_drawn(
+def test_the_speakers_active_level_over_the_noise_is_what_was_drawn(
     example_corpus: Path, example_noise: Path
 ) -> None:
     mixer = _mixer(example_corpus, example_noise, snr_levels=[-5.0, 10.0])
@@ -55,7 +55,7 @@ def test_the_spread_fills_the_range_between_the_levels(example_corpus: Path, exa
 def test_noise_k_is_a_pure_function_of_seed_and_k_and_leaves_the_speech_alone(
     example_corpus: Path, example_noise: Path
 ) -> None:
-    weights = {"noise": 1.0, **dict.fromkeys(MADE, 1.0)}
+    weights = {"noise": 1.0, **dict.fromkeys(SYNTHETIC, 1.0)}
     changes: dict[str, object] = {
         "weights": weights,
         "speed": (0.5, 2.0),
@@ -70,20 +70,20 @@ def test_noise_k_is_a_pure_function_of_seed_and_k_and_leaves_the_speech_alone(
         one, other = first.example(k, 4000), second.example(k, 4000)
         np.testing.assert_array_equal(one.mixture, other.mixture)
         kinds.add(one.noise_name.split("/")[0])
-    assert kinds == {"noise", *MADE}
+    assert kinds == {"noise", *SYNTHETIC}
     quiet = _mixer(example_corpus, example_noise, snr_levels=[60.0])
     speech = Mixer(
         read_corpora([example_corpus], "train"),
         decode(read_corpora([example_corpus], "train"), RATE),
         RATE,
-        MixingConfig(talkers=1),
+        MixingConfig(speakers=1),
         0,
     )
     np.testing.assert_allclose(quiet.example(3, 4000).sources, speech.example(3, 4000).sources, rtol=1e-6)
 
 
-@pytest.mark.parametrize("kind", MADE)
-def test_made_noise_has_level_one_and_the_wanted_length(
+@pytest.mark.parametrize("kind", SYNTHETIC)
+def test_synthetic_noise_has_level_one_and_the_wanted_length(
     kind: str, example_corpus: Path, example_noise: Path
 ) -> None:
     maker = _mixer(example_corpus, example_noise, weights={kind: 1.0})._noise
@@ -214,3 +214,21 @@ def test_a_manifest_of_noise_names_corpora_and_splits(tmp_path: Path) -> None:
     (rain,) = read_noise([tmp_path], "train")
     assert (rain.corpus, rain.speaker, rain.license) == ("one", "rain", "CC0")
     assert len(read_noise([tmp_path])) == 2
+
+
+def test_only_a_share_of_the_crops_gets_noise_and_the_speech_stays_the_same(
+    example_corpus: Path, example_noise: Path
+) -> None:
+    some = _mixer(example_corpus, example_noise, share=0.3)
+    every = _mixer(example_corpus, example_noise)
+    noisy = []
+    for index in range(60):
+        example = some.example(index, 2000)
+        noisy.append(example.noise is not None)
+        assert (example.snr is None) == (example.noise is None)
+        if example.noise is None:
+            silent = every.render(every.crop(index, 2000))
+            np.testing.assert_array_equal(example.mixture, silent.sum(axis=0))
+    assert 8 <= sum(noisy) <= 29
+    # A test list has noise in every mixture.
+    assert all(some.realize(index, some.crop(index, 2000)).noise is not None for index in range(10))

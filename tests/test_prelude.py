@@ -118,7 +118,7 @@ def test_its_arithmetic_counts() -> None:
 def test_training_has_it_too(part: str) -> None:
     mixture, speech = _swelling(8000)[None], _swelling(8000, 1)[None, None]
     batch = MixtureBatch(mixture, speech, torch.ones(1, 1, dtype=torch.bool), snr=torch.tensor([0.0]))
-    system = tiny_experts(gate=OWN, hardness=50.0, **PRELUDE)
+    system = tiny_experts(gate=OWN, sharpness=50.0, **PRELUDE)
     # All hear the same, so that whoever is chosen by label, share or score has the error of the first.
     for expert in system.experts[1:]:
         expert.load_state_dict(system.experts[0].state_dict())

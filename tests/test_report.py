@@ -48,7 +48,7 @@ def test_from_a_corpus_to_a_page_in_four_commands(
     corpus = tmp_path / "corpus"
     corpus.mkdir()
     (corpus / "speaker_a").symlink_to(EXAMPLES / "speech" / "librivox_reader")
-    (corpus / "speaker_b").symlink_to(EXAMPLES / "speech" / "sphinx_talker")
+    (corpus / "speaker_b").symlink_to(EXAMPLES / "speech" / "sphinx_speaker")
     for arguments in (
         ["data", "index", "folder", "--root", corpus],
         ["mix", corpus, "-o", "test", "--count", 3],

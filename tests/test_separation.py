@@ -81,13 +81,13 @@ def test_bad_arrays_are_refused(tiny_model: Path, audio: np.ndarray, rate: int, 
         load(tiny_model).separate(audio, rate)
 
 
-@pytest.mark.parametrize("talkers", [0, -1, 5, 40])
-def test_impossible_numbers_of_talkers_are_refused(tiny_model: Path, talkers: int) -> None:
-    with pytest.raises(UnmingleError, match="1 to 4 talkers"):
-        load(tiny_model).separate(np.zeros(100, dtype=np.float32), 8000, talkers)
+@pytest.mark.parametrize("speakers", [0, -1, 5, 40])
+def test_impossible_numbers_of_speakers_are_refused(tiny_model: Path, speakers: int) -> None:
+    with pytest.raises(UnmingleError, match="1 to 4 speakers"):
+        load(tiny_model).separate(np.zeros(100, dtype=np.float32), 8000, speakers)
 
 
-def test_talker_one_speaks_first() -> None:
+def test_speaker_one_speaks_first() -> None:
     late, early = np.zeros((2, 16000), dtype=np.float32)
     late[9000:12000], early[2000:6000] = 0.5, 0.1
     leak = 0.02 * early + late
@@ -96,7 +96,7 @@ def test_talker_one_speaks_first() -> None:
     assert order_of_speaking(np.zeros((2, 100), dtype=np.float32), 8000).tolist() == [0, 1]
 
 
-def test_what_lies_above_the_band_goes_to_the_talker_of_that_moment() -> None:
+def test_what_lies_above_the_band_goes_to_the_speaker_of_that_moment() -> None:
     generator = np.random.default_rng(0)
     estimates = np.zeros((2, 8000), dtype=np.float32)
     estimates[0, :4000], estimates[1, 4000:] = generator.standard_normal((2, 4000))
@@ -158,22 +158,22 @@ def test_existing_outputs_stay_unless_told_otherwise(tiny_model: Path, tmp_path:
     soundfile.write(source, np.full(800, 0.1), 8000)
     output = tmp_path / "out"
     output.mkdir()
-    (output / "x_talker2.wav").write_text("precious")
+    (output / "x_speaker2.wav").write_text("precious")
     (refused,) = separate_files([source], load(tiny_model), Output(output))
     assert refused.error is not None
     assert "--overwrite" in refused.error
-    assert [path.name for path in output.iterdir()] == ["x_talker2.wav"]
-    assert (output / "x_talker2.wav").read_text() == "precious"
+    assert [path.name for path in output.iterdir()] == ["x_speaker2.wav"]
+    assert (output / "x_speaker2.wav").read_text() == "precious"
     (done,) = separate_files([source], load(tiny_model), Output(output, overwrite=True))
     assert done.error is None
-    assert soundfile.info(output / "x_talker2.wav").frames == 800
+    assert soundfile.info(output / "x_speaker2.wav").frames == 800
 
 
 @pytest.mark.parametrize(
-    "name", ["{stem}", "talker{n}", "{stem}_{m}", "{stem", "../{stem}_{n}", "{stem.x}_{n}"]
+    "name", ["{stem}", "speaker{n}", "{stem}_{m}", "{stem", "../{stem}_{n}", "{stem.x}_{n}"]
 )
 def test_bad_name_templates_are_refused(tiny_model: Path, tmp_path: Path, name: str) -> None:
-    # The stem "t" stands in every "talker": the template itself must name it.
+    # The stem "t" stands in every "speaker": the template itself must name it.
     soundfile.write(tmp_path / "t.wav", np.full(800, 0.1), 8000)
     try:
         (result,) = separate_files(
@@ -187,7 +187,7 @@ def test_bad_name_templates_are_refused(tiny_model: Path, tmp_path: Path, name: 
 
 
 def test_an_output_never_replaces_an_input(tiny_model: Path, tmp_path: Path) -> None:
-    paths = [tmp_path / "x.wav", tmp_path / "x_talker1.wav"]
+    paths = [tmp_path / "x.wav", tmp_path / "x_speaker1.wav"]
     for path in paths:
         soundfile.write(path, np.full(800, 0.1), 8000)
     before = paths[1].read_bytes()
@@ -209,13 +209,13 @@ def test_a_recording_too_long_for_memory_is_refused(
 
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt(), OSError(28, "No space left on device")])
-def test_a_stop_between_two_talkers_leaves_all_as_it_was(
+def test_a_stop_between_two_speakers_leaves_all_as_it_was(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: BaseException
 ) -> None:
     soundfile.write(tmp_path / "x.wav", np.full(800, 0.1), 8000)
     (tmp_path / "out").mkdir()
     for number in (1, 2):
-        (tmp_path / "out" / f"x_talker{number}.wav").write_text(f"old {number}")
+        (tmp_path / "out" / f"x_speaker{number}.wav").write_text(f"old {number}")
     written = []
     write_bytes = Path.write_bytes
 
@@ -235,8 +235,8 @@ def test_a_stop_between_two_talkers_leaves_all_as_it_was(
         assert result.error is not None
         assert "no space left" in result.error
     assert {path.name: path.read_text() for path in (tmp_path / "out").iterdir()} == {
-        "x_talker1.wav": "old 1",
-        "x_talker2.wav": "old 2",
+        "x_speaker1.wav": "old 1",
+        "x_speaker2.wav": "old 2",
     }
 
 
@@ -267,4 +267,4 @@ def test_the_shipped_model_separates_the_shipped_mixture(example_sources: Sample
     )
     start = si_sdr(references.sum(dim=1, keepdim=True), references).mean()
     assert float(score - start) > 3.0
-    assert order.tolist() == [[0, 1]], "the reader begins, so the reader is talker 1"
+    assert order.tolist() == [[0, 1]], "the reader begins, so the reader is speaker 1"

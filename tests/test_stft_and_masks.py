@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from hypothesis import given
@@ -13,6 +15,7 @@ from unmingle.masks import (
     loudest_masks,
     phase_sensitive_mask,
     root_ideal_ratio_mask,
+    softmax_masks_with_rest,
     wiener_filter_mask,
 )
 from unmingle.stft import Stft
@@ -110,3 +113,14 @@ def test_hard_and_loudest_masks() -> None:
     assert torch.equal(hard.argmax(dim=1), values.argmax(dim=1))
     masks = torch.stack([torch.full((4, 5), level) for level in (0.2, 0.9, 0.5)]).unsqueeze(0)
     assert torch.equal(loudest_masks(masks, torch.rand(1, 4, 5), 2), masks[:, [1, 2]])
+
+
+def test_masks_with_a_rest_follow_the_softmax_of_one_more_class() -> None:
+    logits = torch.randn(1, 2, 3, 4)
+    masks = softmax_masks_with_rest(logits)
+    for t in range(3):
+        for f in range(4):
+            powers = [math.exp(float(logits[0, c, t, f])) for c in range(2)]
+            for c in range(2):
+                assert float(masks[0, c, t, f]) == pytest.approx(powers[c] / (sum(powers) + 1.0), rel=1e-5)
+    assert float(softmax_masks_with_rest(torch.full((1, 2, 1, 1), -20.0)).sum()) < 1e-7

@@ -15,7 +15,7 @@ from unmingle.data.cache import decode
 from unmingle.data.corpora import read_corpora, read_noise
 from unmingle.errors import UnmingleError
 from unmingle.evaluation.candidates import CandidateConfig
-from unmingle.evaluation.stress import _lone, _measure, _windows, pick_tests, stress
+from unmingle.evaluation.stress import _measure, _single_speaker, _windows, pick_tests, stress
 from unmingle.evaluation.stress_page import stress_page
 from unmingle.evaluation.stress_tests import BURST_DB, BURST_SECONDS, STRESS_TESTS, Case, Material, StressTest
 from unmingle.metrics import si_sdr
@@ -47,7 +47,7 @@ def test_every_case_is_a_mixture_of_its_references_and_repeats(material: Materia
         np.testing.assert_array_equal(case.mixture, again.mixture)
         assert case.mixture.shape == case.references.shape[1:]
         assert np.isfinite(case.mixture).all()
-        if test.name not in ("noise", "burst", "codecs", "lone", "gain"):
+        if test.name not in ("noise", "burst", "codecs", "single_speaker", "gain"):
             np.testing.assert_allclose(case.references.sum(axis=0), case.mixture, atol=1e-4)
         assert not np.array_equal(case.mixture, condition.make(material, 2).mixture)
 
@@ -70,8 +70,8 @@ def test_conditions_differ_in_what_they_say_and_in_nothing_else(material: Materi
     for label, case in _cases(material, "rates").items():
         assert case.sample_rate == float(label.removesuffix(" Hz"))
         assert len(case.mixture) == pytest.approx(9 * case.sample_rate, abs=2)
-    assert len(_cases(material, "three")["three talkers"].references) == 3
-    assert len(_cases(material, "lone")["one talker"].references) == 1
+    assert len(_cases(material, "three")["three speakers"].references) == 3
+    assert len(_cases(material, "single_speaker")["one speaker"].references) == 1
 
 
 def test_the_burst_is_short_loud_and_in_the_middle(material: Material) -> None:
@@ -101,7 +101,7 @@ def test_codecs_change_the_sound_and_not_its_time(material: Material) -> None:
     assert float(si_sdr(torch.from_numpy(telephone.mixture), sum_of_references)) > 20
 
 
-def test_the_same_voice_twice_is_one_talker_s(example_corpus: Path) -> None:
+def test_the_same_voice_twice_is_one_speaker_s(example_corpus: Path) -> None:
     utterances = read_corpora([example_corpus], "test")
     material = Material(utterances, decode(utterances, RATE), RATE, 0)
     for index in range(4):
@@ -126,7 +126,7 @@ def test_windows_leave_out_who_is_silent(example_sources: Samples) -> None:
     curve = _windows(references + 0.1 * references[::-1], references, 16000)
     assert curve[0] == (0.0, None)
     assert curve[-1][0] == 3.0
-    # The windows' mean over talkers, by the definition.
+    # The windows' mean over speakers, by the definition.
     part = references[:, -3 * 16000 :] - references[:, -3 * 16000 :].mean(axis=1, keepdims=True)
     values = []
     for own, other in ((part[0], part[1]), (part[1], part[0])):
@@ -136,18 +136,18 @@ def test_windows_leave_out_who_is_silent(example_sources: Samples) -> None:
     assert curve[-1][1] == pytest.approx(np.mean(values), abs=1e-3)
 
 
-def test_a_lone_talker_is_measured_by_what_is_kept_and_what_leaks(example_sources: Samples) -> None:
+def test_a_single_speaker_is_measured_by_what_is_kept_and_what_leaks(example_sources: Samples) -> None:
     voice = example_sources[:1]
     case = Case(voice[0], voice, 16000)
     noise = np.random.default_rng(0).standard_normal(voice.shape).astype(np.float32)
     noise *= np.sqrt(np.square(voice).mean() / np.square(noise).mean())
-    found = _lone(case, np.concatenate([0.01 * noise, voice + 0.1 * noise]))
+    found = _single_speaker(case, np.concatenate([0.01 * noise, voice + 0.1 * noise]))
     assert found["value"] == pytest.approx(20, abs=0.3)
     assert found["leak_db"] == pytest.approx(-40, abs=0.3)
-    assert _lone(case, np.concatenate([voice, 0 * voice]))["leak_db"] == -60
+    assert _single_speaker(case, np.concatenate([voice, 0 * voice]))["leak_db"] == -60
 
 
-def test_of_three_talkers_the_two_that_fit_best_are_scored(example_sources: Samples) -> None:
+def test_of_three_speakers_the_two_that_fit_best_are_scored(example_sources: Samples) -> None:
     third = np.roll(example_sources[0], 20000)
     references = np.stack([example_sources[0], third, example_sources[1]])
     case = Case(references.sum(axis=0), references, 16000)
@@ -163,11 +163,13 @@ def test_the_command_writes_a_page_that_needs_nothing(
     tmp_path: Path,
 ) -> None:
     arguments = ["stress", crowd_corpus, "--model", tiny_model, "--split", "test", "--count", 1, "-o", "out"]
-    arguments += [part for name in ("burst", "noise", "snr", "lone", "codecs") for part in ("--test", name)]
+    arguments += [
+        part for name in ("burst", "noise", "snr", "single_speaker", "codecs") for part in ("--test", name)
+    ]
     done = run(*arguments, "--noise", example_noise)
     assert done.code == 0, done.err
     found = json.loads((tmp_path / "out" / "stress.json").read_text())
-    assert [test["name"] for test in found["tests"]] == ["burst", "snr", "noise", "lone", "codecs"]
+    assert [test["name"] for test in found["tests"]] == ["burst", "snr", "noise", "single_speaker", "codecs"]
     assert all("mean" in point for test in found["tests"] for point in test["conditions"])
     addresses = addresses_of_whole_page(tmp_path / "out" / "stress.html")
     assert sum(address.startswith("data:image/png") for address in addresses) == 4
@@ -202,10 +204,15 @@ def test_tests_that_cannot_be_run_are_refused_or_left_out(
     assert len(places) == len(STRESS_TESTS) - 2
     assert "voice" in pick_tests([], material)[1]  # Everybody speaks once.
     found = stress(
-        [str(crowd_corpus)], CandidateConfig(mixture=True), tmp_path, tests=["lone"], split="test", count=1
+        [str(crowd_corpus)],
+        CandidateConfig(mixture=True),
+        tmp_path,
+        tests=["single_speaker"],
+        split="test",
+        count=1,
     )
     assert found["left_out"] == {}
-    assert "Left out: three, it needs three talkers." in stress_page(found | {"left_out": left_out})
+    assert "Left out: three, it needs three speakers." in stress_page(found | {"left_out": left_out})
 
 
 @pytest.mark.parametrize("rate", [6000, 22050, 44100])

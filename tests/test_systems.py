@@ -133,7 +133,7 @@ def test_every_composition_counts_and_ignores_gain_and_neighbours(
         assert row[count:].abs().sum() == 0
     together = system.separate(mixtures, 2).sources
     quiet = system.separate(0.01 * mixtures, 2).sources
-    # On the whole: a bin on the line between two talkers may fall to the other side.
+    # On the whole: a bin on the line between two speakers may fall to the other side.
     error = (quiet - 0.01 * together).square().sum() / (0.01 * together).square().sum()
     assert float(error) < 1e-4
     alone = system.separate(mixtures[1:], 2).sources
@@ -156,14 +156,14 @@ def test_loss_does_not_see_padding(example_sources: Samples, values: dict[str, o
     torch.testing.assert_close(system.loss(padded)["loss"], system.loss(cut)["loss"], atol=0.02, rtol=0.04)
 
 
-def test_anchors_limit_the_number_of_talkers() -> None:
+def test_anchors_limit_the_number_of_speakers() -> None:
     system = tiny_system(anchors=3)
     assert system.separate(torch.randn(1, 4000), 3).sources.shape[1] == 3
-    with pytest.raises(UnmingleError, match="1 to 3 talkers"):
+    with pytest.raises(UnmingleError, match="1 to 3 speakers"):
         system.separate(torch.randn(1, 4000), 4)
 
 
-def test_one_talker_alone_is_the_mixture() -> None:
+def test_one_speaker_alone_is_the_mixture() -> None:
     mixture = torch.randn(1, 4000)
     torch.testing.assert_close(tiny_system().separate(mixture, 1).sources[:, 0], mixture, atol=1e-4, rtol=0)
 
@@ -177,8 +177,8 @@ def test_config_refuses_unknown_and_impossible_values() -> None:
         ({"mask": "relu"}, "mask"),
         ({"mask": "hard"}, "no gradient"),
         ({"training_formation": "fixed"}, "fixed"),
-        ({"talkers": 7}, "anchors"),
-        ({"fewest_talkers": 3}, "fewest_talkers"),
+        ({"speakers": 7}, "anchors"),
+        ({"fewest_speakers": 3}, "fewest_speakers"),
     ):
         with pytest.raises(ValidationError, match=word):
             EmbeddingSeparatorConfig.model_validate(values)
@@ -204,7 +204,7 @@ def test_oracles_separate_real_speech_far_better_than_the_mixture(
 
 
 def test_ideal_attractors_on_ideal_embeddings_recover_the_binary_mask(example_sources: Samples) -> None:
-    """A network that embedded every bin by its talker would separate like the oracle."""
+    """A network that embedded every bin by its speaker would separate like the oracle."""
     system = tiny_system(training_formation="kmeans", formation="kmeans")
     batch = _batch(example_sources)
     truth = ideal_binary_mask(system.frontend.stft.analyse(batch.sources))
@@ -219,9 +219,9 @@ def test_ideal_attractors_on_ideal_embeddings_recover_the_binary_mask(example_so
     assert min(agreement) < 1e-3
 
 
-def test_a_missing_talker_gets_no_mask_in_training(example_sources: Samples) -> None:
+def test_a_missing_speaker_gets_no_mask_in_training(example_sources: Samples) -> None:
     """Three sources of which one is silent: with oracle attractors the loss is that of two."""
-    system = tiny_system(training_formation="oracle", formation="kmeans", talkers=3)
+    system = tiny_system(training_formation="oracle", formation="kmeans", speakers=3)
     batch = _batch(example_sources)
     silent = torch.zeros_like(batch.sources[:, :1])
     three = MixtureBatch(
@@ -270,13 +270,13 @@ def test_two_stages_share_one_front_end() -> None:
 
 
 def test_upit_gives_the_loudest_masks_when_asked_for_fewer(example_sources: Samples) -> None:
-    system = _build(_upit(talkers=3)).eval()
+    system = _build(_upit(speakers=3)).eval()
     mixture = _batch(example_sources).mixture
     three, two = system.separate(mixture, 3).sources, system.separate(mixture, 2).sources
     energies = three.square().sum(dim=-1)[0]
     loudest = energies.argsort(descending=True)[:2]
     torch.testing.assert_close(two[0], three[0, loudest], atol=1e-5, rtol=1e-4)
-    with pytest.raises(UnmingleError, match="1 to 3 talkers"):
+    with pytest.raises(UnmingleError, match="1 to 3 speakers"):
         system.separate(mixture, 4)
 
 
@@ -301,9 +301,9 @@ def test_a_silent_crop_spoils_no_step(values: dict[str, object], example_sources
 def test_a_model_for_several_numbers_always_forms_all_attractors(example_sources: Samples) -> None:
     """Asked for two of three, it gives the loudest two of its three masks: subsets of two were never trained."""
     mixture = _batch(example_sources).mixture
-    system = tiny_system(talkers=3, fewest_talkers=1)
+    system = tiny_system(speakers=3, fewest_speakers=1)
     three, two = system.separate(mixture, 3).sources[0], system.separate(mixture, 2).sources[0]
     assert all(any(torch.allclose(one, other, atol=1e-5) for other in three) for one in two)
-    only_three = tiny_system(talkers=3)
+    only_three = tiny_system(speakers=3)
     subset = only_three.separate(mixture, 2).sources[0]
     torch.testing.assert_close(subset.sum(dim=0), mixture[0], atol=1e-4, rtol=0)

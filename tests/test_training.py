@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file
 
 from conftest import TINY_BLSTM, tiny_values
 from unmingle.attractors import FixedAttractors
@@ -62,8 +63,11 @@ def test_a_run_learns_logs_and_leaves_a_model_that_separates(example_corpus: Pat
     assert best.separate(torch.randn(1, 4000)).sources.isfinite().all()
 
 
-def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(example_corpus: Path, tmp_path: Path) -> None:
-    recipe = _recipe(example_corpus)
+@pytest.mark.parametrize("average", [None, 0.9])
+def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(
+    example_corpus: Path, tmp_path: Path, average: float | None
+) -> None:
+    recipe = _recipe(example_corpus, average=average)
     train(recipe, tmp_path / "whole", Options(workers=0))
     train(recipe, tmp_path / "parts", Options(workers=0, minutes=0.0))
     stopped = RunFolder(tmp_path / "parts").load()[1]
@@ -71,6 +75,13 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(example_corpus: Path, tm
     torch.rand(100)  # The generator's state must come from the checkpoint.
     train(recipe, tmp_path / "parts", Options(workers=0, resume=True))
     torch.testing.assert_close(_weights(tmp_path / "parts"), _weights(tmp_path / "whole"))
+    saved = [load_file(tmp_path / run / "last.safetensors") for run in ("parts", "whole")]
+    trained = RunFolder(tmp_path / "whole").load()[0]["system"]
+    for name, value in saved[1].items():
+        torch.testing.assert_close(saved[0][name], value)
+        # Half precision rounds; an average is further off than that.
+        last = torch.equal(value, trained[name].to(value.dtype))
+        assert last == (average is None or "frontend" in name)
 
 
 def test_a_killed_run_goes_on(example_corpus: Path, tmp_path: Path) -> None:
@@ -114,7 +125,7 @@ def test_two_processes_share_the_work(example_corpus: Path, tmp_path: Path, prec
     recipe = _recipe(example_corpus, steps=2, system=tiny_values(), precision=precision)
     values = tmp_path / "recipe.yaml"
     values.write_text(yaml.safe_dump(recipe.model_dump(mode="json")), encoding="utf-8")
-    arguments = ["train", str(values), "-o", str(tmp_path / "two"), "--devices", "2", "--threads", "2"]
+    arguments = ["train", str(values), "-o", str(tmp_path / "two"), "--processes", "2", "--threads", "2"]
     two = subprocess.run([sys.executable, "-m", "unmingle", *arguments], capture_output=True, text=True)
     assert two.returncode == 0, two.stderr
     train(recipe, tmp_path / "one", Options(workers=0))
@@ -130,7 +141,7 @@ def test_what_goes_wrong_in_another_process_is_one_sentence(example_corpus: Path
     recipe = _recipe(example_corpus, system=tiny_values(), stages=[stage], clip_norm=None)
     values = tmp_path / "recipe.yaml"
     values.write_text(yaml.safe_dump(recipe.model_dump(mode="json")), encoding="utf-8")
-    arguments = ["train", str(values), "-o", str(tmp_path / "run"), "--devices", "2", "--threads", "2"]
+    arguments = ["train", str(values), "-o", str(tmp_path / "run"), "--processes", "2", "--threads", "2"]
     run = subprocess.run([sys.executable, "-m", "unmingle", *arguments], capture_output=True, text=True)
     assert run.returncode == 2
     assert "The loss is not finite" in run.stderr
@@ -215,13 +226,15 @@ def test_parts_of_a_system_are_trained_in_turn(example_corpus: Path, tmp_path: P
         torch.testing.assert_close(given.first.state_dict()[name], value)
 
 
-def test_a_model_begins_a_run_with_other_attractors_and_talkers(example_corpus: Path, tmp_path: Path) -> None:
+def test_a_model_begins_a_run_with_other_attractors_and_speakers(
+    example_corpus: Path, tmp_path: Path
+) -> None:
     train(_recipe(example_corpus, steps=3), tmp_path / "two", Options(workers=0))
     changed = _recipe(
         example_corpus,
         steps=1,
-        system=tiny_values(training_formation="oracle", formation="kmeans", fewest_talkers=1),
-        mixing={"fewest_talkers": 1},
+        system=tiny_values(training_formation="oracle", formation="kmeans", fewest_speakers=1),
+        mixing={"fewest_speakers": 1},
     )
     model = str(tmp_path / "two" / "last.safetensors")
     progress = train(changed, tmp_path / "next", Options(workers=0, init_from=model))
@@ -281,8 +294,8 @@ def test_a_stop_in_an_epoch_is_no_epoch_to_the_schedule(example_corpus: Path, tm
     assert (progress.step, progress.factor, progress.since_best) == (3, 1.0, 0)
 
 
-def test_validation_looks_at_the_talkers_wherever_they_stand(tmp_path: Path) -> None:
-    """Made mixtures may have a silent first source; with fewer than two talkers nothing can improve."""
+def test_validation_looks_at_the_speakers_wherever_they_stand(tmp_path: Path) -> None:
+    """Made mixtures may have a silent first source; with fewer than two speakers nothing can improve."""
     made = tmp_path / "made"
     voice = np.random.default_rng(0).normal(size=(2, 8000)).astype(np.float32) * 0.1
     silence = np.zeros(8000, dtype=np.float32)
@@ -292,12 +305,12 @@ def test_validation_looks_at_the_talkers_wherever_they_stand(tmp_path: Path) -> 
             for folder, samples in zip(("s1", "s2", "s3"), sources, strict=True):
                 write_audio(made / split / folder / f"{name}.wav", samples, 8000)
             write_audio(made / split / "mix" / f"{name}.wav", sum(sources), 8000)  # type: ignore[arg-type]
-    system = tiny_values(talkers=3, fewest_talkers=1)
-    recipe = _recipe(made, system=system, mixing={"talkers": 3, "fewest_talkers": 1}, steps=3)
+    system = tiny_values(speakers=3, fewest_speakers=1)
+    recipe = _recipe(made, system=system, mixing={"speakers": 3, "fewest_speakers": 1}, steps=3)
     recipe = recipe.model_copy(update={"validation": recipe.validation.model_copy(update={"count": 30})})
     train(recipe, tmp_path / "run", Options(workers=0))
     score = float(_log(tmp_path / "run")[-1]["validation_si_sdr_improvement"])
-    assert abs(score) < 20  # a silent reference, or a lone talker's, would be a hundred away
+    assert abs(score) < 20  # a silent reference, or a single speaker's, would be a hundred away
 
 
 def test_errors_of_the_worker_process_are_one_sentence(example_corpus: Path, tmp_path: Path) -> None:
@@ -331,13 +344,13 @@ def test_what_does_not_fit_is_refused_before_the_work(example_corpus: Path, tmp_
         )
 
 
-def test_a_stage_may_have_its_own_number_of_talkers(crowd_corpus: Path) -> None:
+def test_a_stage_may_have_its_own_number_of_speakers(crowd_corpus: Path) -> None:
     stage = {"seconds": 0.5, "steps": 1, "batch_size": 2}
     recipe = _recipe(
         crowd_corpus,
-        system=tiny_values(talkers=3, fewest_talkers=2),
-        mixing={"talkers": 3, "fewest_talkers": 2},
-        stages=[stage | {"fewest_talkers": 3}, stage],
+        system=tiny_values(speakers=3, fewest_speakers=2),
+        mixing={"speakers": 3, "fewest_speakers": 2},
+        stages=[stage | {"fewest_speakers": 3}, stage],
     )
     counts = []
     for each in recipe.stages:
@@ -346,17 +359,17 @@ def test_a_stage_may_have_its_own_number_of_talkers(crowd_corpus: Path) -> None:
     assert counts == [{3}, {2, 3}]
 
 
-def test_a_corpus_without_validation_talkers_is_left_out_of_validation(tmp_path: Path) -> None:
-    """Talkers of the splits are tones, low in one and high in the other."""
+def test_a_corpus_without_validation_speakers_is_left_out_of_validation(tmp_path: Path) -> None:
+    """Speakers of the splits are tones, low in one and high in the other."""
     rows = ["path,corpus,speaker,gender,split,text"]
     for corpus, split, hertz in (("a", "train", 300), ("a", "valid", 2000), ("b", "train", 400)):
-        for talker in range(2):
-            name = f"{corpus}-{split}-{talker}"
-            tone = 0.1 * np.sin(2 * np.pi * (hertz + 10 * talker) * np.arange(8000) / 8000)
+        for speaker in range(2):
+            name = f"{corpus}-{split}-{speaker}"
+            tone = 0.1 * np.sin(2 * np.pi * (hertz + 10 * speaker) * np.arange(8000) / 8000)
             write_audio(tmp_path / f"{name}.wav", tone.astype(np.float32), 8000)
             rows.append(f"{name}.wav,{corpus},{name},F,{split},")
     (tmp_path / "speech.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
-    mixing = {"talkers": 2, "corpus_weights": {"a": 0.5, "b": 0.5}}
+    mixing = {"speakers": 2, "corpus_weights": {"a": 0.5, "b": 0.5}}
     recipe = _recipe(tmp_path / "speech.csv", mixing=mixing)
     highest = []
     for mixer in (training_mixer(recipe, None), validation_mixer(recipe, None)):

@@ -15,7 +15,7 @@ from unmingle.evaluation.candidates import CandidateConfig
 from unmingle.evaluation.evaluate import evaluate_folder
 from unmingle.evaluation.words import WordErrors, count_errors, normalize, recognize, summarize_words
 
-FORWARD = EXAMPLES / "speech" / "sphinx_talker" / "goforward.flac"
+FORWARD = EXAMPLES / "speech" / "sphinx_speaker" / "goforward.flac"
 TEXT = "Go forward ten meters!"
 
 
@@ -47,11 +47,11 @@ def test_what_was_heard_before_and_the_level_change_nothing() -> None:
 
 def test_rates_are_of_all_words_not_means_of_rates() -> None:
     versions = ("mixture", "estimate", "oracle", "clean")
-    talkers = [
+    speakers = [
         WordErrors(10, dict(zip(versions, (10, 5, 1, 0), strict=True))),
         WordErrors(30, dict(zip(versions, (20, 5, 3, 2), strict=True))),
     ]
-    found = summarize_words(talkers)
+    found = summarize_words(speakers)
     assert found["rates"] == {"mixture": 0.75, "estimate": 0.25, "oracle": 0.1, "clean": 0.05}
     assert found["excess_removed"] == pytest.approx(0.5 / 0.7)
     assert "pocketsphinx" in found["recognizer"]
@@ -76,7 +76,7 @@ def test_words_in_a_folder_of_mixtures(tmp_path: Path) -> None:
     }
     (folder / "mixtures.csv").write_text(f"{','.join(rows)}\n{','.join(rows.values())}\n")
     summary = evaluate_folder(folder, candidate, tmp_path / "out", metrics=["si_sdr"], words=True)
-    assert summary["words"]["talkers"] == 1
+    assert summary["words"]["speakers"] == 1
     assert summary["words"]["words"] == 4
     assert set(summary["words"]["rates"]) == {"mixture", "estimate", "oracle", "clean"}
     (row,) = csv.DictReader((tmp_path / "out" / "scores.csv").read_text().splitlines())

@@ -202,7 +202,7 @@ def _expected(
     return np.round(2**15 * 0.9 * parts / np.abs(parts).max())
 
 
-@pytest.mark.parametrize("talkers", [2, 3])
+@pytest.mark.parametrize("speakers", [2, 3])
 @pytest.mark.parametrize("mode", ["min", "max"])
 @pytest.mark.parametrize("rate", [8000, 16000])
 def test_a_list_becomes_a_folder(
@@ -210,15 +210,15 @@ def test_a_list_becomes_a_folder(
     utterances: dict[str, Signal],
     levels: dict[str, float],
     tmp_path: Path,
-    talkers: int,
+    speakers: int,
     mode: Mode,
     rate: int,
 ) -> None:
-    path, told = _list(tmp_path, LISTS[talkers]), []
+    path, told = _list(tmp_path, LISTS[speakers]), []
     write_wsj0_mix(path, root, tmp_path / "made", rate, mode, lambda *done: told.append(done))
     entries = read_list(path)
     assert told == [(n + 1, len(entries)) for n in range(len(entries))]
-    parts = ["mix", *(f"s{n + 1}" for n in range(talkers))]
+    parts = ["mix", *(f"s{n + 1}" for n in range(speakers))]
     assert {each.name for each in (tmp_path / "made").iterdir()} == {*parts, "mixtures.csv", "recipe.json"}
     for entry in entries:
         expected = _expected(entry, utterances, levels, mode, rate)
@@ -237,7 +237,7 @@ def test_a_list_becomes_a_folder(
         assert np.abs([mixture, *sources]).max() == pytest.approx(0.9, abs=1e-4)
     recipe = json.loads((tmp_path / "made" / "recipe.json").read_text())
     assert recipe["list_sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
-    assert (recipe["sample_rate"], recipe["mode"], recipe["talkers"]) == (rate, mode, talkers)
+    assert (recipe["sample_rate"], recipe["mode"], recipe["speakers"]) == (rate, mode, speakers)
 
 
 def test_names_and_rows(root: Path, tmp_path: Path) -> None:
@@ -251,12 +251,12 @@ def test_names_and_rows(root: Path, tmp_path: Path) -> None:
         "name": "01to030v_1.9857_02ac0101_-1.9857",
         "source_1": "wsj0/si_tr_s/01t/01to030v.wav",
         "corpus_1": "wsj0",
-        "talker_1": "01t",
+        "speaker_1": "01t",
         "gender_1": "unknown",
         "gain_db_1": "1.9857",
         "source_2": "wsj0/si_tr_s/02a/02ac0101.wav",
         "corpus_2": "wsj0",
-        "talker_2": "02a",
+        "speaker_2": "02a",
         "gender_2": "unknown",
         "gain_db_2": "-1.9857",
         "snr_db": "3.9714",
@@ -293,14 +293,14 @@ def test_linked_discs_are_searched_once(root: Path, tmp_path: Path) -> None:
         ("", "empty"),
         ("\n  \n", "empty"),
         ("a.wav 1 b.wav", "Line 1"),
-        ("a.wav 1", "two talkers or more"),
+        ("a.wav 1", "two speakers or more"),
         ("\na.wav 1 b.wav -1\nb.wav 1 c.wav x\n", "Line 3"),
         ("1 a.wav -1 b.wav", "Line 1"),
         ("a.wav 1 b.wv2 -1", "Line 1"),
         ("a.wav nan b.wav -1", "Line 1"),
         ("a.wav 1e9 b.wav -1", "Line 1"),
         ("a.wav 1 b.wav -1\na.wav 1.000001 b.wav -1", "repeats line 1"),
-        ("a.wav 1 b.wav -1\na.wav 1 b.wav -1 c.wav 0", "3 talkers, line 1 has 2"),
+        ("a.wav 1 b.wav -1\na.wav 1 b.wav -1 c.wav 0", "3 speakers, line 1 has 2"),
     ],
 )
 def test_malformed_lists_are_refused(tmp_path: Path, text: str, word: str) -> None:

@@ -20,13 +20,13 @@ class MixtureBatch:
     sources: Tensor
     """``(batch, sources, samples)``: the targets."""
     active: Tensor
-    """``(batch, sources)`` bool: false where the target is silence and no talker."""
+    """``(batch, sources)`` bool: false where the target is silence and no speaker."""
     lengths: Tensor | None = None
     """``(batch,)``: samples that are not padding; None if none are padding."""
     snr: Tensor | None = None
-    """``(batch,)``: active level of the talkers over the level of the noise in dB; None without noise."""
+    """``(batch,)``: active level of the speakers over the level of the noise in dB; None without noise."""
     gender: Tensor | None = None
-    """``(batch,)``: of the first talker, an index into :data:`GENDERS`; None if nobody asked."""
+    """``(batch,)``: of the first speaker, an index into :data:`GENDERS`; None if nobody asked."""
 
     def to(self, device: torch.device) -> MixtureBatch:
         moved: dict[str, Any] = {

@@ -1,7 +1,7 @@
-"""How many talkers: two rules, each with a confidence.
+"""How many speakers: two rules, each with a confidence.
 
 Systems with a fixed number of outputs (anchors, fixed attractors, mask inference) are trained to leave
-an output silent where a talker is missing: count the outputs that are not (:func:`count_by_energy`,
+an output silent where a speaker is missing: count the outputs that are not (:func:`count_by_energy`,
 Luo et al. 2018, IV.E). Clustering systems have no outputs before they know the number: count how many
 directions the embeddings spread in (:func:`count_by_spread`, ours).
 """
@@ -15,17 +15,17 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 ENERGY_RANGE_DB = 20.0
-"""An output so far below the loudest one is no talker."""
+"""An output so far below the loudest one is no speaker."""
 SPREAD_SHARE = 0.04
-"""A direction with less of the embeddings' energy is no talker. The best share on validation mixtures of
-one to three talkers, for deep clustering trained on as many."""
+"""A direction with less of the embeddings' energy is no speaker. The best share on validation mixtures of
+one to three speakers, for deep clustering trained on as many."""
 _EMPTY_SHARE = 1e-12
 _FRAMES_AT_ONCE = 1000
 
 
 @dataclass
 class Counted:
-    """Numbers of talkers."""
+    """Numbers of speakers."""
 
     count: Tensor
     """``(batch,)``, at least 1."""
@@ -46,12 +46,12 @@ def count_by_energy(estimates: Tensor) -> Counted:
 
 
 def count_by_spread(embedding: Tensor, weight: Tensor, most: int) -> Counted:
-    """Count talkers by the directions in which embeddings spread; no clustering is needed.
+    """Count speakers by the directions in which embeddings spread; no clustering is needed.
 
-    The embeddings of C talkers lie near C points. C points in general position span C - 1
+    The embeddings of C speakers lie near C points. C points in general position span C - 1
     directions around their mean, whether the points are orthogonal (deep clustering) or opposite
     (attractor networks). So: unit-length embeddings, their weighted covariance (its trace is at
-    most 1), and one talker more than it has eigenvalues above ``SPREAD_SHARE``.
+    most 1), and one speaker more than it has eigenvalues above ``SPREAD_SHARE``.
 
     Args:
         embedding: ``(batch, frames, freqs, dim)``.

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from unmingle.scoring import best_permutation
 
-_TALKER_FLOOR = 1e-3
-"""Talkers better than 30 dB SI-SDR hardly pull any more."""
+_SPEAKER_FLOOR = 1e-3
+"""Speakers better than 30 dB SI-SDR hardly pull any more."""
 _SILENCE_FLOOR = 1e-2
 """Nor do silent outputs 20 dB below the mixture."""
 
@@ -82,32 +82,39 @@ def phase_sensitive_target(sources: Tensor, mixture: Tensor) -> Tensor:
     return ((sources * mixture.conj()).real / mixture.abs().clamp_min(1e-20)).clamp_min(0)
 
 
-def pairwise_si_sdr_error(estimates: Tensor, sources: Tensor, active: Tensor, mixture: Tensor) -> Tensor:
+def pairwise_waveform_error(
+    estimates: Tensor, sources: Tensor, active: Tensor, mixture: Tensor, *, scale_invariant: bool = True
+) -> Tensor:
     """Error in dB of every pair of waveforms, the negative SI-SDR with a floor: ``(batch, sources, estimates)``.
 
-    For a talker: ``10 log10(|a s - e|^2 / |a s|^2 + tau)`` with ``a = <e, s> / <s, s>``. For a source
-    that is no talker, the estimate should be silent: ``10 log10(|e|^2 / |x|^2 + tau)``. The floor tau
+    For a speaker: ``10 log10(|a s - e|^2 / |a s|^2 + tau)`` with ``a = <e, s> / <s, s>``, or, if not
+    ``scale_invariant``, with ``a = 1``: the negative SNR, which fixes the level, too. For a source
+    that is no speaker, the estimate should be silent: ``10 log10(|e|^2 / |x|^2 + tau)``. The floor tau
     keeps examples that are solved already from ruling the gradient (Wisdom et al. 2021, Eq. 3-5).
     Without the scale a, half of the mixture for everybody is a local optimum that anchors hardly leave.
 
     Args:
         estimates: ``(batch, sources, samples)``.
         sources: ``(batch, sources, samples)``.
-        active: ``(batch, sources)``, true where a source is a talker.
+        active: ``(batch, sources)``, true where a source is a speaker.
         mixture: ``(batch, samples)``.
     """
     tiny = 1e-12
     energy = sources.square().sum(dim=-1).unsqueeze(2)
     products = torch.bmm(sources, estimates.transpose(1, 2))
     estimate_energy = estimates.square().sum(dim=-1).unsqueeze(1)
-    target = products.square() / energy.clamp_min(tiny)
-    distortion = (estimate_energy - target).clamp_min(tiny)
+    if scale_invariant:
+        target = products.square() / energy.clamp_min(tiny)
+        distortion = (estimate_energy - target).clamp_min(tiny)
+    else:
+        target = energy.expand_as(products)
+        distortion = (energy - 2 * products + estimate_energy).clamp_min(tiny)
     mixture_energy = mixture.square().sum(dim=-1)[:, None, None]
     talking = active.unsqueeze(2)
     ratio = torch.where(talking, distortion, estimate_energy) / torch.where(
         talking, target, mixture_energy
     ).clamp_min(tiny)
-    return 10 * torch.log10(ratio + torch.where(talking, _TALKER_FLOOR, _SILENCE_FLOOR))
+    return 10 * torch.log10(ratio + torch.where(talking, _SPEAKER_FLOOR, _SILENCE_FLOOR))
 
 
 def permutation_invariant(pairwise: Tensor) -> Tensor:

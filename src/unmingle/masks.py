@@ -59,6 +59,16 @@ def softmax_masks(logits: Tensor) -> Tensor:
     return torch.softmax(logits, dim=1)
 
 
+def softmax_masks_with_rest(logits: Tensor) -> Tensor:
+    """Softmax masks beside one more class of logit 0, the rest: they sum to at most one over sources.
+
+    Ours: noise, and what is no speaker's, goes into the rest. Bins whose embedding is far from every
+    attractor have logits below 0 and masks near 0. ``(batch, sources, frames, freqs)``.
+    """
+    rest = torch.zeros_like(logits[:, :1])
+    return torch.softmax(torch.cat([logits, rest], dim=1), dim=1)[:, :-1]
+
+
 def sigmoid_masks(logits: Tensor) -> Tensor:
     """Every mask on its own, ``1 / (1 + exp(-logits))`` (Eq. 12, whose printed sum is a misprint)."""
     return torch.sigmoid(logits)

@@ -17,9 +17,9 @@ from safetensors.torch import save_file
 from unmingle.errors import UnmingleError
 from unmingle.systems import AnySystemConfig, System, SystemConfig, build_system
 
-FORMAT_VERSION = "2"
+FORMAT_VERSION = "3"
 PRETRAINED = Path(__file__).parent / "pretrained"
-DEFAULT_MODEL = "adanet-2talkers-8khz"
+DEFAULT_MODEL = "adanet-2speakers-8khz"
 DEFAULT_DENOISER = "denoiser-16khz"
 _CONFIG: TypeAdapter[SystemConfig] = TypeAdapter(AnySystemConfig)
 
@@ -122,17 +122,28 @@ def read_facts(path: Path) -> tuple[SystemConfig, ModelFacts]:
     version = metadata.get("format_version")
     if version is None or "config" not in metadata:
         raise UnmingleError(f"{path} holds weights, but is not a model of unmingle (it has no config).")
-    if version != FORMAT_VERSION:
+    if version not in ("2", FORMAT_VERSION):
         raise UnmingleError(
             f"{path} has model format {version!r}, this release reads {FORMAT_VERSION}; "
             "use the release of unmingle that wrote it."
         )
     try:
-        config = _CONFIG.validate_python(json.loads(metadata["config"]))
+        values = json.loads(metadata["config"])
+        config = _CONFIG.validate_python(_upgraded(values) if version == "2" else values)
         facts = ModelFacts.model_validate_json(metadata.get("facts", "{}"))
     except (ValueError, KeyError, RecursionError) as error:
         raise UnmingleError(f"{path} has a config that this release does not understand.") from error
     return config, facts
+
+
+def _upgraded(values: Any) -> Any:
+    """The config of a file of format 2 in the words of format 3."""
+    if not isinstance(values, dict):
+        return values
+    words = {"talkers": "speakers", "fewest_talkers": "fewest_speakers"}
+    if values.get("kind") == "local_experts":
+        words["hardness"] = "sharpness"
+    return {words.get(key, key): _upgraded(value) for key, value in values.items()}
 
 
 def load_system(name: str | Path, device: str = "cpu", changes: Mapping[str, Any] | None = None) -> System:

@@ -1,6 +1,6 @@
-"""Attractors: points in embedding space that pull the bins of one talker (Luo et al. 2018).
+"""Attractors: points in embedding space that pull the bins of one speaker (Luo et al. 2018).
 
-Every way to form attractors answers one call, ``form(embedding, weight, talkers, *,
+Every way to form attractors answers one call, ``form(embedding, weight, speakers, *,
 assignment=None, generator=None)``, so that any embedding network works with any of them.
 
 Shapes: embedding ``(batch, frames, freqs, dim)``, weight ``(batch, frames, freqs)``, assignments

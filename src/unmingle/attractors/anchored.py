@@ -23,7 +23,7 @@ class AnchoredAttractors(AttractorFormation):
     """ADANet: trainable anchors stand in for the unknown assignment (Luo et al. 2018, III.D).
 
     Args:
-        anchors: N, the number of anchors; up to N talkers can be separated.
+        anchors: N, the number of anchors; up to N speakers can be separated.
         dimension: K, the dimension of the embedding.
     """
 
@@ -31,32 +31,34 @@ class AnchoredAttractors(AttractorFormation):
         super().__init__()
         self.anchors = nn.Parameter(torch.randn(anchors, dimension))
 
-    def most_talkers(self) -> int | None:
+    def most_speakers(self) -> int | None:
         return len(self.anchors)
 
     def form(
         self,
         embedding: Tensor,
         weight: Tensor,
-        talkers: int,
+        speakers: int,
         *,
         assignment: Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> Attractors:
         with torch.no_grad():
-            subset = self.choose_subset(embedding, weight, talkers)
+            subset = self.choose_subset(embedding, weight, speakers)
         # The choice is discrete, so gradients need only the chosen subset: a fifteenth of the work.
         chosen = self.anchors[subset]
         assignments = anchor_assignments(embedding, chosen)
         points = centroids(embedding, assignments, weight)
         return Attractors(points, assignments, similarity(points))
 
-    def choose_subset(self, embedding: Tensor, weight: Tensor, talkers: int) -> Tensor:
-        """Anchors of the subset whose attractors are least alike (Eq. 15): indices ``(batch, talkers)``."""
-        subsets = torch.tensor(list(combinations(range(len(self.anchors)), talkers)), device=embedding.device)
+    def choose_subset(self, embedding: Tensor, weight: Tensor, speakers: int) -> Tensor:
+        """Anchors of the subset whose attractors are least alike (Eq. 15): indices ``(batch, speakers)``."""
+        subsets = torch.tensor(
+            list(combinations(range(len(self.anchors)), speakers)), device=embedding.device
+        )
         flat, flat_weight = embedding.flatten(1, 2), weight.flatten(1)
-        sums = embedding.new_zeros(len(embedding), len(subsets) * talkers, embedding.shape[-1])
-        masses = embedding.new_zeros(len(embedding), len(subsets) * talkers, 1)
+        sums = embedding.new_zeros(len(embedding), len(subsets) * speakers, embedding.shape[-1])
+        masses = embedding.new_zeros(len(embedding), len(subsets) * speakers, 1)
         # In pieces, so that the shares of all subsets stay in the processor's cache.
         size = max(1, _SHARES_AT_ONCE // (len(embedding) * subsets.numel()))
         for piece, piece_weight in zip(

@@ -24,7 +24,7 @@ class KMeansAttractors(AttractorFormation):
         self,
         embedding: Tensor,
         weight: Tensor,
-        talkers: int,
+        speakers: int,
         *,
         assignment: Tensor | None = None,
         generator: torch.Generator | None = None,
@@ -35,14 +35,14 @@ class KMeansAttractors(AttractorFormation):
                     kmeans(
                         points.flatten(0, 1),
                         weights.flatten(),
-                        talkers,
+                        speakers,
                         spherical=self.spherical,
                         generator=generator or _same_start(),
                     )[0]
                     for points, weights in zip(embedding, weight, strict=True)
                 ]
             )
-        assignments = torch.nn.functional.one_hot(labels, talkers).movedim(-1, 1).to(embedding.dtype)
+        assignments = torch.nn.functional.one_hot(labels, speakers).movedim(-1, 1).to(embedding.dtype)
         assignments = assignments.reshape(*assignments.shape[:2], *embedding.shape[1:3])
         points = centroids(embedding, assignments, weight)
         return Attractors(points, assignments, similarity(points))
@@ -64,7 +64,7 @@ class SoftKMeansAttractors(AttractorFormation):
         self,
         embedding: Tensor,
         weight: Tensor,
-        talkers: int,
+        speakers: int,
         *,
         assignment: Tensor | None = None,
         generator: torch.Generator | None = None,
@@ -73,7 +73,7 @@ class SoftKMeansAttractors(AttractorFormation):
         with torch.no_grad():
             starts = torch.stack(
                 [
-                    plus_plus_centres(each, its_weights, talkers, generator or _same_start())
+                    plus_plus_centres(each, its_weights, speakers, generator or _same_start())
                     for each, its_weights in zip(points, weights, strict=True)
                 ]
             )

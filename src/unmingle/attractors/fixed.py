@@ -14,29 +14,29 @@ class FixedAttractors(AttractorFormation):
     """Stored points; nothing is formed, so they work on a single frame too.
 
     Args:
-        talkers: number of points; always as many talkers come out.
+        speakers: number of points; always as many speakers come out.
         dimension: K, the dimension of the embedding.
     """
 
     points: Tensor
 
-    def __init__(self, talkers: int, dimension: int) -> None:
+    def __init__(self, speakers: int, dimension: int) -> None:
         super().__init__()
-        self.register_buffer("points", torch.zeros(talkers, dimension))
+        self.register_buffer("points", torch.zeros(speakers, dimension))
 
-    def most_talkers(self) -> int | None:
+    def most_speakers(self) -> int | None:
         return len(self.points)
 
     def form(
         self,
         embedding: Tensor,
         weight: Tensor,
-        talkers: int,
+        speakers: int,
         *,
         assignment: Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> Attractors:
-        points = self.points[:talkers].expand(len(embedding), -1, -1)
+        points = self.points[:speakers].expand(len(embedding), -1, -1)
         return Attractors(points, torch.softmax(mask_logits(embedding, points), dim=1), similarity(points))
 
 

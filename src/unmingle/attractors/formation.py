@@ -28,20 +28,20 @@ class AttractorFormation(nn.Module):
     needs_assignment = False
     """True if the formation works from the ideal assignment only."""
 
-    def most_talkers(self) -> int | None:
-        """The largest number of talkers it can form attractors for; None for any."""
+    def most_speakers(self) -> int | None:
+        """The largest number of speakers it can form attractors for; None for any."""
         return None
 
     def form(
         self,
         embedding: Tensor,
         weight: Tensor,
-        talkers: int,
+        speakers: int,
         *,
         assignment: Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> Attractors:
-        """Form ``talkers`` attractors; ``assignment`` holds the ideal one where a formation needs it."""
+        """Form ``speakers`` attractors; ``assignment`` holds the ideal one where a formation needs it."""
         raise NotImplementedError
 
 
@@ -86,7 +86,7 @@ class OracleAttractors(AttractorFormation):
         self,
         embedding: Tensor,
         weight: Tensor,
-        talkers: int,
+        speakers: int,
         *,
         assignment: Tensor | None = None,
         generator: torch.Generator | None = None,

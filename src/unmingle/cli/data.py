@@ -96,12 +96,12 @@ def index_corpus(name: Name, root: Root) -> None:
     with Console(stderr=True).status(f"reading {root}"):
         index = importer.index(root)
     items, who = {
-        "speech": ("utterances", "talkers"),
+        "speech": ("utterances", "speakers"),
         "noise": ("recordings", "classes"),
-        "mixtures": ("mixtures", "talkers"),
+        "mixtures": ("mixtures", "speakers"),
     }[importer.what]
     rows = [
-        (count.split, str(count.items), str(count.talkers or "unknown"), f"{count.seconds / 3600:.2f}")
+        (count.split, str(count.items), str(count.speakers or "unknown"), f"{count.seconds / 3600:.2f}")
         for count in index.counts
     ]
     print_table(("split", items, who, "hours"), rows)
@@ -140,7 +140,7 @@ def _next(importer: Importer, index: Index, root: Path) -> str:
         splits = [count.split for count in index.counts]
         return f"unmingle mix {where} -o mixtures" + (" --split test" if "test" in splits else "")
     if importer.what == "noise":
-        return f"unmingle mix SPEECH --noise {where} --talkers 1 -o test"
+        return f"unmingle mix SPEECH --noise {where} --speakers 1 -o test"
     folders = [manifest.parent for manifest in index.manifests]
     folder = next((folder for folder in folders if folder.name in ("test", "tt")), folders[0])
     return f"unmingle evaluate {shlex.quote(str(folder))}"

@@ -52,7 +52,7 @@ def command(
         typer.Option(
             "--command",
             metavar="'PROG {mixture} {outdir}'",
-            help="Score any program instead: it reads a WAV file and writes one file a talker.",
+            help="Score any program instead: it reads a WAV file and writes one file per speaker.",
         ),
     ] = None,
     timeout: Annotated[
@@ -166,7 +166,7 @@ def _print_summary(summary: dict[str, Any], target: Path) -> None:
         )
     if words := summary.get("words"):
         rates = ", ".join(f"{name} {rate:.1%}" for name, rate in words["rates"].items())
-        print(f"word error rate of {words['talkers']} talkers, {words['words']} words: {rates}")
+        print(f"word error rate of {words['speakers']} speakers, {words['words']} words: {rates}")
         print(f"(by {words['recognizer']}: how near `clean` is to 0 says how far to trust it)")
     failures = summary["failures"]
     if failures["count"]:
@@ -181,7 +181,7 @@ def _print_summary(summary: dict[str, Any], target: Path) -> None:
     worse = summary["made_worse"]
     factor = summary["real_time_factor"]
     print(
-        f"made worse: {worse['mixtures']:.1%} of mixtures, {worse['talkers']:.1%} of talkers; real-time factor "
+        f"made worse: {worse['mixtures']:.1%} of mixtures, {worse['speakers']:.1%} of speakers; real-time factor "
         f"{'none' if factor is None else format(factor, '.3f')}, peak memory {summary['peak_mib']:.0f} MiB, "
         f"processes {summary['processes']}"
     )

@@ -19,23 +19,23 @@ def command(
     ],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="The folder to make.")],
     count: Annotated[int, typer.Option("--count", help="How many mixtures.")] = 100,
-    talkers: Annotated[int, typer.Option("--talkers", help="Talkers in each.")] = 2,
+    speakers: Annotated[int, typer.Option("--speakers", help="Speakers in each.")] = 2,
     snr: Annotated[
         tuple[float, float],
         typer.Option(
-            "--snr", metavar="LOW HIGH", help="Range of talker 1 over talker 2, or over the noise, in dB."
+            "--snr", metavar="LOW HIGH", help="Range of speaker 1 over speaker 2, or over the noise, in dB."
         ),
     ] = (0.0, 5.0),
     noise: Annotated[
         list[Path] | None,
         typer.Option(
-            "--noise", metavar="CORPUS", help="Noise beside the talkers: noise.csv, or folders of audio."
+            "--noise", metavar="CORPUS", help="Noise beside the speakers: noise.csv, or folders of audio."
         ),
     ] = None,
     noise_snr: Annotated[
         tuple[float, float] | None,
         typer.Option(
-            "--noise-snr", metavar="LOW HIGH", help="Range of several talkers' sum over the noise, in dB."
+            "--noise-snr", metavar="LOW HIGH", help="Range of several speakers' sum over the noise, in dB."
         ),
     ] = None,
     overlap: Annotated[
@@ -80,11 +80,11 @@ def command(
         str | None, typer.Option("--split", help="train, valid or test; all if not given.")
     ] = None,
 ) -> None:
-    """Make mixtures of known talkers, in the layout of WSJ0-mix and LibriMix: mix/, s1/, s2/ ...
+    """Make mixtures of known speakers, in the layout of WSJ0-mix and LibriMix: mix/, s1/, s2/ ...
 
-    Levels are active speech levels. mixtures.csv lists sources, talkers, genders, gains and SNR. A
+    Levels are active speech levels. mixtures.csv lists sources, speakers, genders, gains and SNR. A
     corpus without splits gets them by its speakers' names: 80 % train, 10 % valid, 10 % test. With
-    --noise and --talkers 1: noisy/, clean/, noise/, the talker's active level over the noise's. Stopped,
+    --noise and --speakers 1: noisy/, clean/, noise/, the speaker's active level over the noise's. Stopped,
     the same command goes on where it was. README.md in the folder is its card.
     """
     from pydantic import ValidationError
@@ -100,7 +100,7 @@ def command(
         if (source := context.get_parameter_source(name)) is not None and source.name == "COMMANDLINE"
     }
     for needed, idle in (
-        ("wsj0_list", {"noise", "noise_snr", "overlap", "room", "talkers", "snr", "split", "seed", "count"}),
+        ("wsj0_list", {"noise", "noise_snr", "overlap", "room", "speakers", "snr", "split", "seed", "count"}),
         ("overlap", {"mode"}),
     ):
         if needed in given and (unused := sorted(idle & given)):
@@ -109,10 +109,10 @@ def command(
             )
     if not room and (unused := sorted({"rt60", "distance"} & given)):
         raise UnmingleError(f"{_option(unused[0])} needs --room: say --room random or --room loudspeakers.")
-    if talkers == 1 and (unused := sorted({"overlap"} & given)):
-        raise UnmingleError(f"{_option(unused[0])} needs two talkers or more.")
-    if talkers == 1 and not noise and "snr" in given:
-        raise UnmingleError("--snr with one talker is that over the noise: name some with --noise.")
+    if speakers == 1 and (unused := sorted({"overlap"} & given)):
+        raise UnmingleError(f"{_option(unused[0])} needs two speakers or more.")
+    if speakers == 1 and not noise and "snr" in given:
+        raise UnmingleError("--snr with one speaker is that over the noise: name some with --noise.")
     console = Console(stderr=True)
     progress = Progress(console=console, transient=True, disable=not console.is_terminal)
     if wsj0_list is not None:
@@ -140,7 +140,7 @@ def command(
             noise=[str(path) for path in noise or []],
             split=split,
             count=count,
-            talkers=talkers,
+            speakers=speakers,
             snr=snr,
             noise_snr=noise_snr,
             overlap=overlap,
@@ -174,7 +174,7 @@ def command(
                 file=sys.stderr,
             )
             raise
-    what = "one talker in noise" if noise and talkers == 1 else f"{talkers} talkers"
+    what = "one speaker in noise" if noise and speakers == 1 else f"{speakers} speakers"
     print(f"{count} mixtures of {what} at {rate} Hz: {output}")
 
 

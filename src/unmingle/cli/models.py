@@ -55,7 +55,7 @@ def _describe(name: str) -> dict[str, Any]:
         "name": name,
         "task": facts.task,
         "rate": f"{system.sample_rate} Hz",
-        "talkers": system.talkers,
+        "speakers": system.speakers,
         "parameters": _parameters(system),
         "arithmetic": f"{system.multiply_accumulates(10.0) / 10 / 1e9:.3f} GMAC per second of audio, at most",
         "data": facts.data,

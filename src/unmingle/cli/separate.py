@@ -33,10 +33,10 @@ def command(
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Where to write.")] = Path(
         "separated"
     ),
-    talkers: Annotated[
+    speakers: Annotated[
         str | None,
         typer.Option(
-            "--talkers",
+            "--speakers",
             metavar="N|auto",
             help="How many talk, or auto to count; the model's own if not given.",
         ),
@@ -44,7 +44,7 @@ def command(
     model: Model = None,
     format: Format = "wav",
     bits: Bits = None,
-    name: NameTemplate = "{stem}_talker{n}",
+    name: NameTemplate = "{stem}_speaker{n}",
     channel: Annotated[
         str,
         typer.Option("--channel", metavar="mix|left|right|N", help="Which channel of the input to separate."),
@@ -54,10 +54,10 @@ def command(
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """Separate recordings of people talking at once into one file a talker.
+    """Separate recordings of people talking at once into one file per speaker.
 
     Reads WAV, FLAC, OGG and MP3 (m4a, mp4 and webm with the extra "media") at any sample rate.
-    Writes at the input's rate and level; talker 1 is the one who speaks first, and the outputs of
+    Writes at the input's rate and level; speaker 1 is the one who speaks first, and the outputs of
     a recording add up to it. A name that begins with a dash goes after "--".
     """
     from rich.console import Console
@@ -68,7 +68,7 @@ def command(
     from unmingle.separation.files import find_inputs
 
     set_threads(threads)
-    wanted = _number(talkers)
+    wanted = _number(speakers)
     paths, problems = find_inputs(files)
     if not paths:
         raise UnmingleError(str(problems[0].error))
@@ -86,7 +86,7 @@ def command(
             done = int(progress.tasks[0].completed)
             progress.update(task, description=paths[min(done, len(paths) - 1)].name)
 
-        results = separate_files(paths, separator, target, talkers=wanted, channel=channel, on_done=advance)
+        results = separate_files(paths, separator, target, speakers=wanted, channel=channel, on_done=advance)
     results += problems
     if as_json:
         print(
@@ -103,13 +103,13 @@ def command(
         raise typer.Exit(2)
 
 
-def _number(talkers: str | None) -> int | Literal["auto"] | None:
-    if talkers is None or talkers == "auto":
-        return "auto" if talkers else None
+def _number(speakers: str | None) -> int | Literal["auto"] | None:
+    if speakers is None or speakers == "auto":
+        return "auto" if speakers else None
     try:
-        return int(talkers)
+        return int(speakers)
     except ValueError:
-        raise UnmingleError(f"--talkers must be a number or auto; got {talkers!r}.") from None
+        raise UnmingleError(f"--speakers must be a number or auto; got {speakers!r}.") from None
 
 
 def _print_table(results: list[FileResult], model_rate: int) -> None:
@@ -124,9 +124,9 @@ def _print_table(results: list[FileResult], model_rate: int) -> None:
     for result in done:
         notes = list(result.warnings)
         if result.confidence < 1:
-            notes.append(f"{result.talkers} counted, confidence {result.confidence:.2f}")
+            notes.append(f"{result.speakers} counted, confidence {result.confidence:.2f}")
         if result.gain_db:
-            notes.append(f"all talkers {result.gain_db:.1f} dB so that nothing clips")
+            notes.append(f"all speakers {result.gain_db:.1f} dB so that nothing clips")
         if result.sample_rate > model_rate:
             notes.append(f"above {model_rate / 2000:g} kHz shared by frame gains")
         for number, path in enumerate(result.outputs, start=1):
@@ -141,4 +141,4 @@ def _print_table(results: list[FileResult], model_rate: int) -> None:
                     escape("; ".join(notes)) if first else "",
                 )
             )
-    print_table(("input", "talker", "output", "seconds", "x real time", "notes"), rows)
+    print_table(("input", "speaker", "output", "seconds", "x real time", "notes"), rows)

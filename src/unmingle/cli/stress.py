@@ -25,7 +25,7 @@ def command(
         typer.Option(
             "--command",
             metavar="'PROG {mixture} {outdir}'",
-            help="Test any program instead: it reads a WAV file and writes one file a talker.",
+            help="Test any program instead: it reads a WAV file and writes one file per speaker.",
         ),
     ] = None,
     timeout: Annotated[
@@ -40,8 +40,8 @@ def command(
         typer.Option(
             "--test",
             metavar="NAME",
-            help="Only these: length, burst, corpora, rooms, snr, noise, gain, rates, overlap, lone, three, voice, "
-            "codecs, microphones.",
+            help="Only these: length, burst, corpora, rooms, snr, noise, gain, rates, overlap, single_speaker, "
+            "three, voice, codecs, microphones.",
         ),
     ] = None,
     split: Annotated[
@@ -62,7 +62,7 @@ def command(
 ) -> None:
     """Test how a system generalizes: long input, bursts, other corpora, rooms, noise, levels, codecs ...
 
-    Two talkers of CORPUS at a time, changed in one way after the other. Writes a page to look at and
+    Two speakers of CORPUS at a time, changed in one way after the other. Writes a page to look at and
     the same as JSON. The tests of Mobin et al. 2018 (length, burst, corpora, rooms) are among them.
     """
     require("evaluate", "matplotlib", "jinja2")
@@ -121,7 +121,7 @@ def command(
         for test in found["tests"]
         for point in test["conditions"]
     ]
-    print_table(("test", "condition", "SI-SDRi (dB; lone: SI-SDR)", "95 % interval", ""), rows)
+    print_table(("test", "condition", "SI-SDRi (dB; single_speaker: SI-SDR)", "95 % interval", ""), rows)
     for name, reason in found["left_out"].items():
         print(f"left out: {name}, {reason}")
     print(f"{target}/stress.html  {target}/stress.json")

@@ -41,7 +41,9 @@ def command(
     threads: Annotated[
         int | None, typer.Option("--threads", help="Processor threads, all processes together.")
     ] = None,
-    devices: Annotated[int, typer.Option("--devices", help="Processes that share every batch.")] = 1,
+    processes: Annotated[
+        int, typer.Option("--processes", help="Number of processes that share every batch.")
+    ] = 1,
     device: Annotated[str, typer.Option("--device", help="cpu or cuda.")] = "cpu",
     small: Annotated[
         bool, typer.Option("--small", help="The recipe's small variant: the same shape, in minutes.")
@@ -69,15 +71,20 @@ def command(
         plan = plan.model_copy(update={"noise_data": [str(path) for path in noise]})
     if not plan.data:
         raise UnmingleError(f"The recipe {recipe} names no data; give a corpus with --data.")
-    if devices < 1:
-        raise UnmingleError(f"--devices must be at least 1; got {devices}.")
+    if processes < 1:
+        raise UnmingleError(f"--processes must be at least 1; got {processes}.")
     if smoke:
         plan = shrink(plan)
     run = output or Path("runs") / (f"{plan.name}-smoke" if smoke else plan.name)
     if smoke and not output:
         shutil.rmtree(run, ignore_errors=True)  # Nobody goes on with two steps.
     options = Options(
-        resume=resume, init_from=init_from, minutes=minutes, threads=threads, devices=devices, device=device
+        resume=resume,
+        init_from=init_from,
+        minutes=minutes,
+        threads=threads,
+        processes=processes,
+        device=device,
     )
     console = Console(stderr=True)
     with Progress(

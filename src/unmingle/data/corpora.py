@@ -1,4 +1,4 @@
-"""Corpora: lists of utterances with their talkers, read from a manifest or from folders.
+"""Corpora: lists of utterances with their speakers, read from a manifest or from folders.
 
 A corpus is one of
 
@@ -25,7 +25,7 @@ SPLITS = ("train", "valid", "test")
 
 @dataclass(frozen=True, slots=True)
 class Utterance:
-    """One file of one talker."""
+    """One file of one speaker."""
 
     path: Path
     corpus: str

@@ -26,7 +26,7 @@ def data_card(
     """
     hours = sum(float(row["seconds"]) for row in rows) / 3600
     used = {value for row in rows for key, value in row.items() if key.startswith("source_")}
-    talkers = {value for row in rows for key, value in row.items() if key.startswith("talker_")}
+    speakers = {value for row in rows for key, value in row.items() if key.startswith("speaker_")}
     ranges = [
         f"- {label}: {min(values):.2f} to {max(values):.2f}"
         for label, column in (
@@ -40,13 +40,13 @@ def data_card(
     lines = [
         f"# {len(rows)} mixtures, {hours:.2f} hours",
         "",
-        f"{len(used)} utterances of {len(talkers)} talkers. List {digest}. Made by unmingle {__version__}.",
+        f"{len(used)} utterances of {len(speakers)} speakers. List {digest}. Made by unmingle {__version__}.",
         "",
         *ranges,
         "",
         "`mixtures.csv` says what each mixture is made of; the sum of the sources (and the noise) is the mixture.",
         "",
-        "| corpus | files to draw from | talkers or classes | licences |",
+        "| corpus | files to draw from | speakers or classes | licences |",
         "| --- | --- | --- | --- |",
         *_corpora(utterances),
         *_corpora(recordings),

@@ -30,11 +30,13 @@ class Segment:
 
 @dataclass(frozen=True)
 class Voice:
-    """One talker of a mixture."""
+    """One speaker of a mixture."""
 
     segments: tuple[Segment, ...]
     speed: float
     gain_db: float
+    ramps: bool = False
+    """Every segment rises and falls over 20 ms: turns of a conversation cut utterances anywhere."""
 
 
 @dataclass(frozen=True)
@@ -50,17 +52,17 @@ class Example:
     """One mixture with what is known of it."""
 
     sources: Samples
-    """``(talkers, samples)``."""
+    """``(speakers, samples)``."""
     noise: Samples | None = None
     """``(samples,)``: what the mixture holds beside the sources."""
     snr: float | None = None
-    """Active level of the talkers over the level of the noise, in dB; -100 where nobody talks."""
+    """Active level of the speakers over the level of the noise, in dB; -100 where nobody talks."""
     gender: str = "unknown"
-    """Of the first talker."""
+    """Of the first speaker."""
     noise_name: str = ""
     """What the noise is."""
     room: Room | None = None
-    """Where the talkers were heard."""
+    """Where the speakers were heard."""
 
     @property
     def mixture(self) -> Samples:
@@ -70,12 +72,12 @@ class Example:
 
 
 def active_sources(example: Example) -> NDArray[np.bool_]:
-    """Which of ``(talkers,)`` talk: those within 40 dB of the mixture's energy."""
+    """Which of ``(speakers,)`` talk: those within 40 dB of the mixture's energy."""
     energy = np.square(example.sources).sum(axis=-1)
     active: NDArray[np.bool_] = energy > 1e-4 * max(float(np.square(example.mixture).sum()), 1e-12)
     return active
 
 
 def gender_index(example: Example) -> int:
-    """The place of the first talker's gender among :data:`~unmingle.batch.GENDERS`."""
+    """The place of the first speaker's gender among :data:`~unmingle.batch.GENDERS`."""
     return GENDERS.index(example.gender)

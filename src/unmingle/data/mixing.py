@@ -15,18 +15,24 @@ from pydantic import Field, model_validator
 from unmingle.audio import Samples, active_level, resample
 from unmingle.config import Config
 from unmingle.data.cache import DecodedSpeech, PickedSpeech
+from unmingle.data.conversations import ConversationConfig, draw_turns
 from unmingle.data.corpora import Utterance, by_speaker
 from unmingle.data.examples import SNR_LIMIT, Example, MixturePlan, Segment, Voice
 from unmingle.data.microphones import MicrophoneConfig, draw_response, heard_through
 from unmingle.data.noise import NoiseConfig, NoiseMaker, noise_level
+from unmingle.data.room_bank import RoomBank
 from unmingle.data.rooms import Room, RoomConfig, RoomMaker, in_room
 from unmingle.errors import UnmingleError
 
 ACTIVE_LEVEL = 0.056
-"""Active level of the loudest talker before the mixture is checked for clipping: -25 dBFS."""
+"""Active level of the loudest speaker before the mixture is checked for clipping: -25 dBFS."""
 _SPEED_STEPS = 40
 """Speeds are multiples of 1/40: a small set of resampling ratios, each a ratio of small integers."""
 _PAUSE_SECONDS = (0.1, 0.5)
+_RAMP_SECONDS = 0.02
+"""Over which a turn of a conversation rises and falls where it cuts an utterance."""
+_LEVEL_SECONDS = (1.0, 3.0)
+"""Between the points from which a moving level moves to the next."""
 _QUIETEST_LEVEL = 0.1 * ACTIVE_LEVEL
 """Noise is not lowered further with speech that hardly is any."""
 
@@ -34,32 +40,36 @@ _QUIETEST_LEVEL = 0.1 * ACTIVE_LEVEL
 class MixingConfig(Config):
     """How mixtures are drawn."""
 
-    talkers: int = Field(2, ge=1)
-    fewest_talkers: int | None = Field(None, ge=1)
-    """Crops for training draw their number of talkers from this one up to ``talkers``, evenly."""
+    speakers: int = Field(2, ge=1)
+    fewest_speakers: int | None = Field(None, ge=1)
+    """Crops for training draw their number of speakers from this one up to ``speakers``, evenly."""
     snr: tuple[float, float] = (0.0, 5.0)
-    """Range in dB of the active level of the first talker over that of the second. With three or
-    more talkers each draws a gain of +- half of a value from this range."""
+    """Range in dB of the active level of the first speaker over that of the second. With three or
+    more speakers each draws a gain of +- half of a value from this range."""
     corpus_weights: dict[str, float] = {}
-    """Chance of each corpus to give a mixture's talkers, by name; equal where nothing is said."""
+    """Chance of each corpus to give a mixture's speakers, by name; equal where nothing is said."""
     speed: tuple[float, float] = (1.0, 1.0)
     """Range of speeds; speed changes pitch and formants too."""
     partial_overlap: float = Field(0.0, ge=0.0, le=1.0)
-    """Share of mixtures in which all talkers but the first speak only for a part of the time."""
-    lone: float = Field(0.0, ge=0.0, le=1.0)
-    """Share of mixtures in which the first talker alone speaks."""
+    """Share of mixtures in which all speakers but the first speak only for a part of the time."""
+    single_speaker: float = Field(0.0, ge=0.0, le=1.0)
+    """Share of mixtures in which the first speaker alone speaks."""
     late: float = Field(0.0, ge=0.0, le=1.0)
-    """Share of crops for training in which the first talker begins late, within the first third: recordings begin
+    """Share of crops for training in which the first speaker begins late, within the first third: recordings begin
     before anybody talks, and a network that never heard that takes the first noise for speech."""
     overlap: tuple[float, float] | None = None
     """Whole utterances follow one another like turns of a conversation: each next one begins before the end of
     what came before, by a share of the shorter of both from this range. 0: one after the other; 1: full overlap."""
+    conversation: ConversationConfig | None = None
+    """Crops for training that are conversations, with turns and pauses (default: none)."""
+    moving_level: float = Field(0.0, ge=0.0, le=20.0)
+    """In crops for training each speaker's level moves slowly, by at most so many dB up or down."""
     room: RoomConfig | None = None
-    """Rooms in which the talkers are heard; none if not given."""
+    """Rooms in which the speakers are heard (default: none)."""
     noise: NoiseConfig | None = None
-    """Noise beside the talkers; none if not given."""
+    """Noise beside the speakers (default: none)."""
     microphone: MicrophoneConfig | None = None
-    """Microphones through which crops for training are heard; those of the recordings if not given."""
+    """Microphones through which crops for training are heard (default: those of the recordings)."""
 
     @model_validator(mode="after")
     def _ranges(self) -> MixingConfig:
@@ -67,8 +77,8 @@ class MixingConfig(Config):
             low, high = getattr(self, name)
             if not low <= high:
                 raise ValueError(f"{name} must be [low, high], got [{low}, {high}]")
-        if self.fewest_talkers is not None and self.fewest_talkers > self.talkers:
-            raise ValueError(f"fewest_talkers {self.fewest_talkers} is more than talkers {self.talkers}")
+        if self.fewest_speakers is not None and self.fewest_speakers > self.speakers:
+            raise ValueError(f"fewest_speakers {self.fewest_speakers} is more than speakers {self.speakers}")
         if self.overlap is not None and not 0.0 <= self.overlap[0] <= self.overlap[1] <= 1.0:
             raise ValueError(f"overlap must be [low, high] between 0 and 1, got {list(self.overlap)}")
         if self.speed[0] < 0.5 or self.speed[1] > 2.0:
@@ -86,6 +96,7 @@ class Mixer:
         config: how to mix.
         seed: of the run.
         noise: makes the noise, where the config wants some.
+        rooms: where the rooms come from (default: each is computed when it is drawn).
     """
 
     def __init__(
@@ -96,10 +107,11 @@ class Mixer:
         config: MixingConfig,
         seed: int,
         noise: NoiseMaker | None = None,
+        rooms: RoomBank | None = None,
     ) -> None:
         self.config, self.seed, self.sample_rate = config, seed, sample_rate
         self._decoded, self._noise, self._utterances = speech, noise, utterances
-        self._rooms = RoomMaker(config.room, sample_rate, seed) if config.room else None
+        self._rooms = rooms or (RoomMaker(config.room, sample_rate, seed) if config.room else None)
         self._speakers = by_speaker(utterances)
         unknown = set(config.corpus_weights) - set(self._speakers)
         if unknown:
@@ -119,8 +131,8 @@ class Mixer:
             for name, chance in zip(self._corpora, self._chances, strict=True)
             if chance > 0
         )
-        if total < config.talkers:
-            raise UnmingleError(f"{config.talkers} talkers are to be mixed, but the data has {total}.")
+        if total < config.speakers:
+            raise UnmingleError(f"{config.speakers} speakers are to be mixed, but the data has {total}.")
 
     @property
     def _speech(self) -> DecodedSpeech | PickedSpeech:
@@ -138,9 +150,14 @@ class Mixer:
         if the config says so, nobody talks.
         """
         sources, room = self.render(plan), None
+        if crop and self.config.moving_level:
+            sources = self._moved(np.random.default_rng([self.seed, index, 4]), sources)
         if self._rooms is not None:
-            room = self._rooms.draw(np.random.default_rng([self.seed, index, 2]), len(sources))
-            sources = self._heard(sources, room)
+            rng = np.random.default_rng([self.seed, index, 2])
+            # Test lists are all in rooms; a share below 1 is for training.
+            if not crop or self._rooms.config.share == 1.0 or rng.random() < self._rooms.config.share:
+                room = self._rooms.draw(rng, len(sources))
+                sources = self._in_room(sources, room)
         response = None
         if crop and self.config.microphone is not None:
             drawn = np.random.default_rng([self.seed, index, 3])
@@ -154,11 +171,13 @@ class Mixer:
         config = self._noise.config
         # Drawn from a generator of their own, so that noise changes nothing about the speech.
         rng = np.random.default_rng([self.seed, index, 1])
+        if crop and config.share < 1.0 and rng.random() >= config.share:
+            return Example(sources, gender=gender, room=room)
         snr = float(rng.choice(config.snr_levels) + rng.uniform(-1.0, 1.0) * config.snr_spread)
         noise, name = self._noise.draw(rng, plan.samples)
         if response is not None:
-            heard = heard_through(response, noise)
-            noise = heard * np.float32(noise_level(noise) / max(noise_level(heard), 1e-9))
+            filtered = heard_through(response, noise)
+            noise = filtered * np.float32(noise_level(noise) / max(noise_level(filtered), 1e-9))
         level = max(active_level(sources.sum(axis=0), self.sample_rate), _QUIETEST_LEVEL)
         noise = noise * np.float32(level * 10 ** (-snr / 20))
         # As it became: over a gap in its recording, noise is not raised to the full.
@@ -174,10 +193,14 @@ class Mixer:
         """Plan of mixture ``index`` as a crop of a fixed length, for training."""
         rng = self._rng(index)
         kind = rng.random()
-        lone = kind < self.config.lone
-        partial = not lone and kind < self.config.lone + self.config.partial_overlap
-        present = 1 if lone else self._draw_count(rng)
-        gains = self._gains(rng, self.config.talkers if lone else present)
+        single_speaker = kind < self.config.single_speaker
+        partial = not single_speaker and kind < self.config.single_speaker + self.config.partial_overlap
+        conversation = None if single_speaker or partial else self.config.conversation
+        # A share of what is left: the rest overlaps fully.
+        if conversation is not None and rng.random() < conversation.share:
+            return self._conversation(rng, samples, conversation)
+        present = 1 if single_speaker else self._draw_count(rng)
+        gains = self._gains(rng, self.config.speakers if single_speaker else present)
         voices = []
         for number, speaker in enumerate(self._draw_speakers(rng)):
             speed = self._draw_speed(rng)
@@ -194,14 +217,30 @@ class Mixer:
                 voices.append(Voice((), speed, 0.0))
         return MixturePlan(tuple(voices), samples)
 
+    def _conversation(
+        self, rng: np.random.Generator, samples: int, config: ConversationConfig
+    ) -> MixturePlan:
+        present = self._draw_count(rng)
+        turns = draw_turns(rng, config, present, samples, self.sample_rate)
+        gains = self._gains(rng, present)
+        voices = []
+        for number, speaker in enumerate(self._draw_speakers(rng)):
+            speed = self._draw_speed(rng)
+            own = [turn for turn in turns if turn.speaker == number]
+            segments = [
+                segment for turn in own for segment in self._fill(rng, speaker, speed, turn.first, turn.last)
+            ]
+            voices.append(Voice(tuple(segments), speed, gains[number] if own else 0.0, ramps=True))
+        return MixturePlan(tuple(voices), samples)
+
     def whole(self, index: int, mode: str) -> MixturePlan:
-        """Plan of mixture ``index`` from one whole utterance a talker, for test lists.
+        """Plan of mixture ``index`` from one whole utterance per speaker, for test lists.
 
         ``mode`` "min" cuts to the shortest utterance, "max" pads to the longest, as WSJ0-mix does. With
         ``overlap`` in the config the utterances stay whole, in turns, whatever the mode.
         """
         rng = self._rng(index)
-        gains = self._gains(rng, self.config.talkers)
+        gains = self._gains(rng, self.config.speakers)
         picked = self._pick(rng)
         lengths = [self._speech.length(utterance) for utterance in picked]
         samples = min(lengths) if mode == "min" else max(lengths)
@@ -218,7 +257,7 @@ class Mixer:
     def picked(self, index: int) -> list[int]:
         """The utterances that :meth:`whole` takes for mixture ``index``; they need not be decoded to know."""
         rng = self._rng(index)
-        self._gains(rng, self.config.talkers)
+        self._gains(rng, self.config.speakers)
         return self._pick(rng)
 
     def _pick(self, rng: np.random.Generator) -> list[int]:
@@ -229,7 +268,7 @@ class Mixer:
         return segment.start == 0 and segment.length == self._speech.length(segment.utterance)
 
     def render(self, plan: MixturePlan) -> Samples:
-        """Sources ``(talkers, samples)`` at their levels in the mixture, which is their sum.
+        """Sources ``(speakers, samples)`` at their levels in the mixture, which is their sum.
 
         Gains count between active levels; one common gain keeps the sum below full scale.
         """
@@ -239,15 +278,28 @@ class Mixer:
                 source[segment.position : segment.position + segment.length] = self._render(segment, voice)
         return _below_full_scale(sources)
 
-    def _heard(self, sources: Samples, room: Room) -> Samples:
+    def _in_room(self, sources: Samples, room: Room) -> Samples:
         """Sources as they arrive: with random rooms each at the level that it was planned to have there."""
-        heard = in_room(sources, room)
+        reverberant = in_room(sources, room)
         before = [active_level(source, self.sample_rate) for source in sources]
-        after = [max(active_level(source, self.sample_rate), 1e-9) for source in heard]
+        after = [max(active_level(source, self.sample_rate), 1e-9) for source in reverberant]
         gains = np.array(before) / np.array(after)
         if self.config.room is not None and self.config.room.setting == "loudspeakers":
             gains[:] = gains[0]  # What is farther off is quieter.
-        return _below_full_scale(heard * gains[:, None].astype(np.float32))
+        return _below_full_scale(reverberant * gains[:, None].astype(np.float32))
+
+    def _moved(self, rng: np.random.Generator, sources: Samples) -> Samples:
+        """Sources whose levels move, linearly in dB from one random point to the next."""
+        samples, decibels = sources.shape[1], self.config.moving_level
+        moved = np.empty_like(sources)
+        for row, source in zip(moved, sources, strict=True):
+            points = np.cumsum(
+                rng.uniform(*_LEVEL_SECONDS, 2 + int(samples / (_LEVEL_SECONDS[0] * self.sample_rate)))
+            )
+            times = (points - points[0]) * self.sample_rate
+            curve = np.interp(np.arange(samples), times, rng.uniform(-decibels, decibels, len(times)))
+            row[:] = source * (10 ** (curve / 20)).astype(np.float32)
+        return _below_full_scale(moved)
 
     def _recorded(self, sources: Samples, response: Samples) -> Samples:
         """Sources through a microphone; their sum keeps its active level."""
@@ -264,23 +316,28 @@ class Mixer:
         gain = ACTIVE_LEVEL * 10 ** (voice.gain_db / 20) / max(self._speech.level(segment.utterance), 1e-6)
         rendered = np.zeros(segment.length, dtype=np.float32)
         rendered[: len(samples)] = samples[: segment.length] * np.float32(gain)
+        if voice.ramps:
+            size = min(round(_RAMP_SECONDS * self.sample_rate), segment.length // 2)
+            ramp = np.linspace(0.0, 1.0, size, dtype=np.float32)
+            rendered[:size] *= ramp
+            rendered[segment.length - size :] *= ramp[::-1]
         return rendered
 
     def _rng(self, index: int) -> np.random.Generator:
         return np.random.default_rng([self.seed, index])
 
     def _draw_count(self, rng: np.random.Generator) -> int:
-        fewest, most = self.config.fewest_talkers, self.config.talkers
+        fewest, most = self.config.fewest_speakers, self.config.speakers
         # Nothing is drawn where nothing is open: the lists of old seeds stay what they were.
         return most if fewest in (None, most) else int(rng.integers(fewest, most + 1))
 
-    def _gains(self, rng: np.random.Generator, talkers: int) -> list[float]:
+    def _gains(self, rng: np.random.Generator, speakers: int) -> list[float]:
         """Gains in dB, of which the largest is 0."""
         low, high = self.config.snr
-        if talkers <= 2:
-            gains = [0.0, -float(rng.uniform(low, high))][:talkers]
+        if speakers <= 2:
+            gains = [0.0, -float(rng.uniform(low, high))][:speakers]
         else:
-            gains = [float(rng.choice([-0.5, 0.5]) * rng.uniform(low, high)) for _ in range(talkers)]
+            gains = [float(rng.choice([-0.5, 0.5]) * rng.uniform(low, high)) for _ in range(speakers)]
         loudest = max(gains)
         return [gain - loudest for gain in gains]
 
@@ -289,9 +346,9 @@ class Mixer:
         return round(float(rng.uniform(low, high)) * _SPEED_STEPS) / _SPEED_STEPS
 
     def _draw_speakers(self, rng: np.random.Generator) -> list[list[int]]:
-        """The utterances of each of as many different speakers as the mixture has talkers."""
+        """The utterances of each of as many different speakers as the mixture has speakers."""
         drawn: dict[tuple[str, str], list[int]] = {}
-        while len(drawn) < self.config.talkers:
+        while len(drawn) < self.config.speakers:
             corpus = self._corpora[int(rng.choice(len(self._corpora), p=self._chances))]
             names = list(self._speakers[corpus])
             name = names[int(rng.integers(len(names)))]
@@ -330,6 +387,6 @@ def _turns(lengths: Sequence[int], shares: NDArray[np.float64]) -> list[int]:
 
 
 def _below_full_scale(sources: Samples) -> Samples:
-    """``(talkers, samples)`` with one gain for all that keeps each, and their sum, below full scale."""
+    """``(speakers, samples)`` with one gain for all that keeps each, and their sum, below full scale."""
     peak = max(float(np.abs(sources.sum(axis=0)).max(initial=0.0)), float(np.abs(sources).max(initial=0.0)))
     return sources * np.float32(0.95 / peak) if peak > 0.95 else sources

@@ -1,11 +1,11 @@
 """Folders of mixtures in the layout that WSJ0-mix and LibriMix users know.
 
     DIR/mix/NAME.wav   DIR/s1/NAME.wav   DIR/s2/NAME.wav [ DIR/s3/NAME.wav ]
-    DIR/mixtures.csv   one row a mixture: sources, talkers, genders, gains, SNR, seconds
+    DIR/mixtures.csv   one row a mixture: sources, speakers, genders, gains, SNR, seconds
     DIR/recipe.json    how the folder was made; README.md says it to readers
 
 LibriMix's ``mix_clean/`` is read too, where there is no ``mix/``, and ``mix_both/`` where there is neither. One
-talker in noise is a folder of the layout that users of VoiceBank-DEMAND know, whose names ``noisy_testset_wav/``,
+speaker in noise is a folder of the layout that users of VoiceBank-DEMAND know, whose names ``noisy_testset_wav/``,
 ``clean_testset_wav/`` are read too:
 
     DIR/noisy/NAME.wav   DIR/clean/NAME.wav   DIR/noise/NAME.wav
@@ -35,7 +35,7 @@ class MixtureItem:
     details: dict[str, str]
     """Its row of ``mixtures.csv``, or empty."""
     noisy: bool = False
-    """One talker in noise."""
+    """One speaker in noise."""
 
     @property
     def gender_pair(self) -> str:

@@ -47,11 +47,11 @@ class MixtureFolderConfig(Config):
     """Corpora of noise."""
     split: str | None = None
     count: int = Field(ge=1)
-    talkers: int = Field(2, ge=1, le=16)
+    speakers: int = Field(2, ge=1, le=16)
     snr: tuple[float, float] = (0.0, 5.0)
-    """Of the first talker over the second; of the one talker over the noise."""
+    """Of the first speaker over the second; of the one speaker over the noise."""
     noise_snr: tuple[float, float] | None = None
-    """Of several talkers' sum over the noise."""
+    """Of several speakers' sum over the noise."""
     overlap: tuple[float, float] | None = None
     """See :class:`~unmingle.data.mixing.MixingConfig`."""
     room: RoomConfig | None = None
@@ -67,10 +67,10 @@ class MixtureFolderConfig(Config):
                 raise ValueError(f"{name} must be low and high, got {limits[0]:g} and {limits[1]:g}")
         if self.noise_snr is not None and not self.noise:
             raise ValueError("noise_snr needs noise: name some with --noise")
-        if self.noise and self.talkers == 1 and self.noise_snr is not None:
-            raise ValueError("with one talker, --snr is the SNR over the noise: leave noise_snr out")
-        if self.noise and self.talkers > 1 and self.noise_snr is None:
-            raise ValueError("several talkers in noise need noise_snr: say it with --noise-snr LOW HIGH")
+        if self.noise and self.speakers == 1 and self.noise_snr is not None:
+            raise ValueError("with one speaker, --snr is the SNR over the noise: leave noise_snr out")
+        if self.noise and self.speakers > 1 and self.noise_snr is None:
+            raise ValueError("several speakers in noise need noise_snr: say it with --noise-snr LOW HIGH")
         return self
 
     @property
@@ -80,8 +80,10 @@ class MixtureFolderConfig(Config):
         if self.noise:
             low, high = self.noise_snr or self.snr
             noise = NoiseConfig(snr_levels=[(low + high) / 2], snr_spread=(high - low) / 2)
-        snr = (0.0, 0.0) if self.talkers == 1 else self.snr
-        return MixingConfig(talkers=self.talkers, snr=snr, overlap=self.overlap, room=self.room, noise=noise)
+        snr = (0.0, 0.0) if self.speakers == 1 else self.snr
+        return MixingConfig(
+            speakers=self.speakers, snr=snr, overlap=self.overlap, room=self.room, noise=noise
+        )
 
 
 def write_mixture_folder(
@@ -176,7 +178,7 @@ class _Work:
         row = _row(_name(index, plan, self.utterances), plan, example, self.mixer, self.utterances)
         # The mixture is the sum of the sources as written, in float: no rounding between them.
         parts = {f"s{number}": source for number, source in enumerate(example.sources, start=1)}
-        if example.noise is not None and self.config.talkers == 1:
+        if example.noise is not None and self.config.speakers == 1:
             parts = {"noisy": example.mixture, "clean": parts["s1"], "noise": example.noise}
         else:
             parts["mix"] = example.mixture
@@ -276,7 +278,7 @@ def _row(
         row |= {
             f"source_{number}": "/".join(utterance.path.parts[-4:]),
             f"corpus_{number}": utterance.corpus,
-            f"talker_{number}": utterance.speaker,
+            f"speaker_{number}": utterance.speaker,
             f"gender_{number}": utterance.gender,
             f"gain_db_{number}": f"{voice.gain_db:.4f}",
             # Of a cut utterance nobody knows how many words are left.

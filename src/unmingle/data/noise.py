@@ -1,7 +1,7 @@
-"""Noise for mixtures: recordings, changed in many ways, and noise that is made.
+"""Noise for mixtures: recordings, changed in many ways, and synthetic noise.
 
 There is far less recorded noise than speech that may be used freely. So a recording is played at
-another speed, filtered, and put into a room; and other noise, see :data:`MADE`, is made anew for
+another speed, filtered, and put into a room; and other noise, see :data:`SYNTHETIC`, is made anew for
 every mixture. Noise k of a run is a pure function of (seed, k), as its mixture is.
 """
 
@@ -16,7 +16,8 @@ from unmingle.audio import Samples, resample
 from unmingle.config import Config
 from unmingle.data.cache import DecodedSpeech
 from unmingle.data.corpora import Utterance, by_speaker
-from unmingle.data.made_noise import (
+from unmingle.data.microphones import heard_through, smooth_response
+from unmingle.data.synthetic_noise import (
     calls,
     crossed,
     engines,
@@ -27,7 +28,6 @@ from unmingle.data.made_noise import (
     struck,
     tones,
 )
-from unmingle.data.microphones import heard_through, smooth_response
 from unmingle.errors import UnmingleError
 
 _DRAWN = {
@@ -40,8 +40,8 @@ _DRAWN = {
     "engines": engines,
     "flowing": flowing,
 }
-MADE = ("babble", *_DRAWN, "crossed")
-"""Noise that is made: several talkers at once; what ``made_noise.py`` draws; the sound of one recording in the
+SYNTHETIC = ("babble", *_DRAWN, "crossed")
+"""Synthetic noise: several speakers at once; what ``synthetic_noise.py`` draws; the sound of one recording in the
 rhythm of another."""
 _SPEED_STEPS = 20
 _CROSSFADE_SECONDS = 0.02
@@ -53,12 +53,14 @@ the recording's active level."""
 class NoiseConfig(Config):
     """What noise a mixture gets, and how loud."""
 
+    share: float = Field(1.0, ge=0.0, le=1.0)
+    """Share of the crops for training that get noise; test lists have noise in every mixture."""
     snr_levels: list[float] = Field([-5.0, 0.0, 5.0, 10.0], min_length=1)
-    """Active level of the talkers over the level of the noise in dB; each as likely."""
+    """Active level of the speakers over the level of the noise in dB; each as likely."""
     snr_spread: float = Field(0.0, ge=0.0)
     """So many dB above or below the level that was drawn, evenly."""
     weights: dict[str, float] = {}
-    """Chance of each corpus of noise, and of :data:`MADE` noise, by name; if empty, all recordings
+    """Chance of each corpus of noise, and of :data:`SYNTHETIC` noise, by name; if empty, all recordings
     the same and nothing made. Recordings of a corpus that is not named are not used, unless none is."""
     speed: tuple[float, float] = (1.0, 1.0)
     """Range of speeds of recordings."""
@@ -110,7 +112,7 @@ class NoiseMaker:
             for corpus, classes in by_speaker(recordings).items()
         }
         weights = config.weights or {name: float(len(indices)) for name, indices in self._corpora.items()}
-        known = [*sorted(self._corpora), *MADE]
+        known = [*sorted(self._corpora), *SYNTHETIC]
         unknown = set(weights) - set(known)
         if unknown:
             raise UnmingleError(

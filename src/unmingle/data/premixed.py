@@ -49,25 +49,25 @@ class PremixedMixtures:
         folder: with one folder a split, each in the layout of ``unmingle mix``.
         split: ``train``, ``valid`` or ``test``.
         sample_rate: that all files must have, in hertz.
-        talkers: the number of sources wanted; where a mixture has fewer, silence follows.
+        speakers: the number of sources wanted; where a mixture has fewer, silence follows.
         seed: of the run.
 
     Raises:
         UnmingleError: no such split, or too many sources.
     """
 
-    def __init__(self, folder: Path, split: str, sample_rate: int, talkers: int, seed: int) -> None:
+    def __init__(self, folder: Path, split: str, sample_rate: int, speakers: int, seed: int) -> None:
         found = _find(folder, split)
         if found is None:
             raise UnmingleError(
                 f"{folder} has no split for {split}: it needs one of the folders {', '.join(_SPLITS[split])}."
             )
         self._items = read_mixture_folder(found)
-        if len(self._items[0].sources) > talkers:
+        if len(self._items[0].sources) > speakers:
             raise UnmingleError(
-                f"{found} has {len(self._items[0].sources)} sources a mixture, the recipe {talkers} talkers."
+                f"{found} has {len(self._items[0].sources)} sources a mixture, the recipe {speakers} speakers."
             )
-        self.sample_rate, self.seed, self._talkers = sample_rate, seed, talkers
+        self.sample_rate, self.seed, self._speakers = sample_rate, seed, speakers
 
     def crop(self, index: int, samples: int) -> PremixedPlan:
         """Plan of crop ``index``, of a fixed length."""
@@ -79,7 +79,7 @@ class PremixedMixtures:
         return self.render(self.crop(index, samples))
 
     def render(self, plan: PremixedPlan) -> Example:
-        """Sources ``(talkers, samples)``; a mixture shorter than the crop is followed by silence.
+        """Sources ``(speakers, samples)``; a mixture shorter than the crop is followed by silence.
 
         Raises:
             UnmingleError: a file is damaged, or has another sample rate.
@@ -93,7 +93,7 @@ class PremixedMixtures:
         start = int(plan.position * (max(0, sources.shape[1] - plan.samples) + 1))
         stop = start + plan.samples
         cut, rest = sources[:, start:stop], (mixture - sources.sum(axis=0))[start:stop]
-        rendered = np.zeros((self._talkers, plan.samples), dtype=np.float32)
+        rendered = np.zeros((self._speakers, plan.samples), dtype=np.float32)
         rendered[: len(cut), : cut.shape[1]] = cut
         if noise_level(rest) <= 1e-3 * noise_level(mixture):  # What rounding left.
             return Example(rendered)

@@ -1,4 +1,4 @@
-"""Rooms: how a talker some way off sounds at the microphone.
+"""Rooms: how a speaker some way off sounds at the microphone.
 
 A response has two parts: image sources (Allen & Berkley 1979, by pyroomacoustics) for a tenth of a second at
 most, where single echoes matter, and then noise that decays by 60 dB in the reverberation time (Polack 1988),
@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import field_validator
+from pydantic import Field, field_validator
 
 from unmingle.audio import Samples
 from unmingle.config import Config
@@ -41,6 +41,11 @@ class RoomConfig(Config):
     """Range of reverberation times in seconds."""
     distance: tuple[float, float] = (0.5, 2.0)
     """Range of distances to the microphone in metres; of loudspeakers, the near one's and the others'."""
+    share: float = Field(1.0, ge=0.0, le=1.0)
+    """Share of the crops for training that are in a room; of test lists every mixture is."""
+    bank: int | None = Field(None, ge=1, le=100_000)
+    """Number of rooms that training draws from; they are computed once and cached (default: another room for
+    every mixture, which takes longer than training does)."""
 
     @field_validator("rt60", "distance")
     @classmethod
@@ -55,11 +60,11 @@ class Room:
     """The room of one mixture."""
 
     responses: tuple[Samples, ...]
-    """From each talker to the microphone."""
+    """From each speaker to the microphone."""
     rt60: float
     """In seconds."""
     distances: tuple[float, ...]
-    """Of each talker from the microphone, in metres."""
+    """Of each speaker from the microphone, in metres."""
 
 
 class RoomMaker:
@@ -84,17 +89,17 @@ class RoomMaker:
         self.config, self._rate, self._seed = config, sample_rate, seed
         self._only: Room | None = None
 
-    def draw(self, rng: np.random.Generator, talkers: int) -> Room:
-        """The room of a mixture of so many talkers.
+    def draw(self, rng: np.random.Generator, speakers: int) -> Room:
+        """The room of a mixture of so many speakers.
 
         Raises:
             UnmingleError: no room was found in which the distances fit.
         """
         if self.config.setting == "random":
-            return self._draw(rng, [float(rng.uniform(*self.config.distance)) for _ in range(talkers)])
-        if self._only is None or len(self._only.responses) != talkers:
+            return self._draw(rng, [float(rng.uniform(*self.config.distance)) for _ in range(speakers)])
+        if self._only is None or len(self._only.responses) != speakers:
             near, far = self.config.distance
-            self._only = self._draw(np.random.default_rng([self._seed, 3]), [near] + [far] * (talkers - 1))
+            self._only = self._draw(np.random.default_rng([self._seed, 3]), [near] + [far] * (speakers - 1))
         return self._only
 
     def _draw(self, rng: np.random.Generator, distances: list[float]) -> Room:
@@ -180,7 +185,7 @@ def _with_tail(rng: np.random.Generator, echoes: Samples, rt60: float, sample_ra
 
 
 def in_room(sources: Samples, room: Room) -> Samples:
-    """Sources ``(talkers, samples)`` as they arrive at the microphone; what rings on after the end is cut."""
+    """Sources ``(speakers, samples)`` as they arrive at the microphone; what rings on after the end is cut."""
     from scipy.signal import fftconvolve
 
     heard = [

@@ -56,9 +56,9 @@ class Entry:
     """One mixture of a list."""
 
     paths: tuple[str, ...]
-    """One a talker, as in the list."""
+    """One per speaker, as in the list."""
     levels_db: tuple[float, ...]
-    """One a talker."""
+    """One per speaker."""
     line: int
     """Where it stands in the list, from 1 on."""
 
@@ -78,7 +78,7 @@ def _number(value: float) -> str:
 
 
 def read_list(path: Path) -> list[Entry]:
-    """The mixtures of a list: in each line a path and its decibels for two talkers or more.
+    """The mixtures of a list: in each line a path and its decibels for two speakers or more.
 
     Raises:
         UnmingleError: it does not exist, holds nothing, or a line is malformed or repeats another.
@@ -96,8 +96,8 @@ def read_list(path: Path) -> list[Entry]:
     for entry in entries:
         if len(entry.paths) != len(entries[0].paths):
             raise UnmingleError(
-                f"Line {entry.line} of {path} has {len(entry.paths)} talkers, line {entries[0].line} has "
-                f"{len(entries[0].paths)}; a list has one number of talkers."
+                f"Line {entry.line} of {path} has {len(entry.paths)} speakers, line {entries[0].line} has "
+                f"{len(entries[0].paths)}; a list has one number of speakers."
             )
         if seen.setdefault(entry.name, entry.line) != entry.line:
             raise UnmingleError(f"Line {entry.line} of {path} repeats line {seen[entry.name]}; remove one.")
@@ -119,7 +119,7 @@ def _parse(path: Path, number: int, line: str) -> Entry:
     ):
         raise UnmingleError(
             f"Line {number} of {path} must be PATH.wav DECIBELS PATH.wav DECIBELS ..., "
-            f"for two talkers or more; it is {line.strip()[:120]!r}."
+            f"for two speakers or more; it is {line.strip()[:120]!r}."
         )
     return Entry(paths, levels, number)
 
@@ -130,9 +130,9 @@ def mix(
     """Mixture ``(samples,)`` and sources ``(sources, samples)`` by the rule of the scripts.
 
     Args:
-        utterances: one ``(samples,)`` a talker.
+        utterances: one ``(samples,)`` per speaker.
         levels: active levels to divide by, none of them 0.
-        levels_db: that the talkers get instead.
+        levels_db: that the speakers get instead.
         mode: ``min`` cuts to the shortest utterance, ``max`` fills up with zeros to the longest.
     """
     lengths = [len(utterance) for utterance in utterances]
@@ -179,7 +179,7 @@ def write_wsj0_mix(
         "version": __version__,
         "list": list_path.name,
         "list_sha256": hashlib.sha256(list_path.read_bytes()).hexdigest(),
-        "talkers": len(entries[0].paths),
+        "speakers": len(entries[0].paths),
         "sample_rate": sample_rate,
         "mode": mode,
     }
@@ -239,7 +239,7 @@ def _row(entry: Entry, seconds: float) -> dict[str, str]:
         row |= {
             f"source_{number}": path,
             f"corpus_{number}": "wsj0",
-            f"talker_{number}": PurePosixPath(path).stem[:3],
+            f"speaker_{number}": PurePosixPath(path).stem[:3],
             f"gender_{number}": "unknown",
             f"gain_db_{number}": f"{decibels:.4f}",
         }

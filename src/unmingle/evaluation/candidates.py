@@ -34,7 +34,7 @@ class Estimates:
     sources: Samples
     """``(estimates, samples)``, as long as the mixture; their number may be wrong."""
     notes: tuple[str, ...] = ()
-    """What had to be put right, and the like: "3 files for 2 talkers"."""
+    """What had to be put right, and the like: "3 files for 2 speakers"."""
     peak_bytes: int = 0
     """Of an external program's memory."""
 

@@ -87,7 +87,7 @@ def evaluate_folder(
     names = check_metrics(metrics or default_metrics(task))
     if words and not any(_said(item) for item in items):
         raise UnmingleError(
-            f"{folder} has no words to recognize: mixtures.csv needs text_1 ... of talkers of LibriSpeech, and "
+            f"{folder} has no words to recognize: mixtures.csv needs text_1 ... of speakers of LibriSpeech, and "
             "utterances that are not cut; make it with --mode max or --overlap."
         )
     candidate = config.build()  # What does not fit is refused before anything is started.
@@ -178,9 +178,11 @@ class _Worker:
                 said = _word_errors(item, mixture, sources, estimates.sources, rate)
         except EstimateError as error:
             work, failure = time.perf_counter() - began, str(error)
-        talkers = tuple(name for n in range(1, len(sources) + 1) if (name := item.details.get(f"talker_{n}")))
+        speakers = tuple(
+            name for n in range(1, len(sources) + 1) if (name := item.details.get(f"speaker_{n}"))
+        )
         scores = MixtureScores(
-            item.name, len(mixture) / rate, _groups(item), values, talkers, notes, failure, said
+            item.name, len(mixture) / rate, _groups(item), values, speakers, notes, failure, said
         )
         if self.config.command is None:
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -195,7 +197,7 @@ def default_processes(config: CandidateConfig, count: int) -> int:
 
 
 def _said(item: MixtureItem) -> list[str]:
-    """What each talker said, where it is known and the recognizer may be tried on it."""
+    """What each speaker said, where it is known and the recognizer may be tried on it."""
     return [
         text
         for n in range(1, len(item.sources) + 1)
@@ -244,10 +246,10 @@ def _kind(noise: str | None) -> str:
     return (noise or "unknown").split("/")[0]
 
 
-def _csv(scores: Sequence[MixtureScores], metrics: Sequence[str], talkers: int) -> str:
+def _csv(scores: Sequence[MixtureScores], metrics: Sequence[str], speakers: int) -> str:
     columns = [name for metric in metrics for name in (metric, f"{metric}_improvement")]
     groups = sorted({kind for score in scores for kind in score.groups})
-    numbers = range(1, talkers + 1)
+    numbers = range(1, speakers + 1)
     spoken = any(score.words for score in scores)
     versions = list(next((t.errors for score in scores for t in score.words if t), ()))
     text = io.StringIO()
@@ -257,19 +259,19 @@ def _csv(scores: Sequence[MixtureScores], metrics: Sequence[str], talkers: int) 
         + [f"{column}_{n}" for column in columns for n in numbers]
         + [f"{name}_{n}" for name in (["words"] if spoken else []) for n in numbers]
         + [f"word_errors_{version}_{n}" for version in versions for n in numbers]
-        + ["talkers", "notes", "failure"]
+        + ["speakers", "notes", "failure"]
     )
     for score in scores:
         values = [score.mean(column) for column in columns]
-        values += [value for column in columns for value in score.values.get(column, [None] * talkers)]
-        said = score.words or (None,) * talkers
-        counts = [talker.words if talker else None for talker in said] if spoken else []
-        counts += [talker.errors[version] if talker else None for version in versions for talker in said]
+        values += [value for column in columns for value in score.values.get(column, [None] * speakers)]
+        said = score.words or (None,) * speakers
+        counts = [speaker.words if speaker else None for speaker in said] if spoken else []
+        counts += [speaker.errors[version] if speaker else None for version in versions for speaker in said]
         writer.writerow(
             [score.name, f"{score.seconds:.3f}", *(score.groups.get(kind, "") for kind in groups)]
             + ["" if value is None else f"{value:.4f}" for value in values]
             + ["" if count is None else str(count) for count in counts]
-            + ["|".join(score.talkers), "; ".join(score.notes), score.failure]
+            + ["|".join(score.speakers), "; ".join(score.notes), score.failure]
         )
     return text.getvalue()
 

@@ -1,4 +1,4 @@
-"""Any program that separates: it gets a mixture's file and writes one file a talker.
+"""Any program that separates: it gets a mixture's file and writes one file per speaker.
 
 It may be slow, crash, write the wrong number of files, another rate or another length; what can be put
 right is put right and noted, the rest is a failure of that one mixture.
@@ -44,7 +44,7 @@ class ExternalProgram:
     """A command such as ``separator --quiet {mixture} --to {outdir}``, run without a shell.
 
     ``{mixture}`` becomes the path of a 16-bit WAV file with one channel, ``{outdir}`` that of an empty folder,
-    ``{talkers}`` and ``{rate}``, if they occur, numbers.
+    ``{speakers}`` and ``{rate}``, if they occur, numbers.
 
     Args:
         command: with the places ``{mixture}`` and ``{outdir}``.
@@ -79,12 +79,12 @@ class ExternalProgram:
             path, output = Path(folder) / "mixture.wav", Path(folder) / "out"
             output.mkdir()
             write_audio(path, np.clip(mixture, -1.0, 1.0), rate, bits=16)
-            places = {"mixture": path, "outdir": output, "talkers": len(sources), "rate": rate}
+            places = {"mixture": path, "outdir": output, "speakers": len(sources), "rate": rate}
             peak = self._call(places, Path(folder))
             estimates, notes = _collect(output, len(mixture), rate)
         if len(estimates) != len(sources):
             notes.append(
-                f"{len(estimates)} {'file' if len(estimates) == 1 else 'files'} for {len(sources)} talkers"
+                f"{len(estimates)} {'file' if len(estimates) == 1 else 'files'} for {len(sources)} speakers"
             )
         return estimates, tuple(notes), peak
 

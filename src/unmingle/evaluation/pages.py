@@ -12,7 +12,7 @@ import numpy as np
 from unmingle.audio import Samples, encode_audio, resample
 
 COLOURS = ("#2563a8", "#c2410c", "#15803d", "#7e3fa0", "#a16207", "#0e7490", "#be185d", "#4b5563")
-"""Of systems and talkers, in their order."""
+"""Of systems and speakers, in their order."""
 _PLAYER_RATE = 16000
 """MP3 can hold it, and every browser plays it."""
 

@@ -17,7 +17,7 @@ _RANGE_DB = 60.0
 
 
 def density_picture(run: Run) -> str | None:
-    """Improvement of every talker against the SI-SDR that the mixture gave, coloured by density (Isik, Fig. 1)."""
+    """Improvement of every speaker against the SI-SDR that the mixture gave, coloured by density (Isik, Fig. 1)."""
     points = np.array(
         [
             (
@@ -76,7 +76,7 @@ def histogram_picture(runs: Sequence[Run]) -> str | None:
 def spectrogram_picture(
     mixture: Samples, sources: Samples, oracle: Samples, estimates: Samples, sample_rate: int
 ) -> str:
-    """Mixture, and for each talker the reference, the oracle's and the system's estimate (Mobin, Fig. 1)."""
+    """Mixture, and for each speaker the reference, the oracle's and the system's estimate (Mobin, Fig. 1)."""
     figure, axes = new_figure(11.0, 1.2 + 1.5 * len(sources), len(sources), 4)
     top = _decibels(mixture, sample_rate).max()
     for row, (source, ideal, estimate) in enumerate(zip(sources, oracle, estimates, strict=True)):

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from unmingle.errors import UnmingleError
 from unmingle.evaluation.candidates import CandidateConfig
-from unmingle.evaluation.summary import bootstrap_interval, bootstrap_means, talker_interval, talker_means
+from unmingle.evaluation.summary import bootstrap_interval, bootstrap_means, speaker_interval, speaker_means
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,10 @@ class Run:
         """A column of ``scores.csv`` by mixture, where it is defined."""
         return {name: float(row[column]) for name, row in self.rows.items() if row.get(column)}
 
-    def talkers(self, name: str) -> list[str]:
-        return [talker for talker in self.rows[name]["talkers"].split("|") if talker not in ("", "unknown")]
+    def speakers(self, name: str) -> list[str]:
+        return [
+            speaker for speaker in self.rows[name]["speakers"].split("|") if speaker not in ("", "unknown")
+        ]
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
                 f"{folder} holds no results that can be read (scores.csv, summary.json); make them with "
                 "`unmingle evaluate DIR -o FOLDER`."
             ) from error
-        if not complete or not rows or "talkers" not in next(iter(rows.values())):
+        if not complete or not rows or "speakers" not in next(iter(rows.values())):
             raise UnmingleError(f"{folder} was written by an older unmingle; run `unmingle evaluate` again.")
         taken = {run.label for run in runs}
         label = summary["system"] if summary["system"] not in taken else folder.name
@@ -90,12 +92,12 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
 
 
 def interval(run: Run, column: str, names: Sequence[str] | None = None) -> tuple[float, float] | None:
-    """95 % interval of a column's mean, over all mixtures or some; over talkers, where the list says who they are."""
+    """95 % interval of a column's mean, over all mixtures or some; over speakers where the list names them."""
     values = run.values(column)
     names = [name for name in (names or values) if name in values]
     if not names:
         return None
-    return _interval([values[name] for name in names], [run.talkers(name) for name in names])
+    return _interval([values[name] for name in names], [run.speakers(name) for name in names])
 
 
 def difference(run: Run, first: Run, column: str) -> Difference | None:
@@ -106,15 +108,15 @@ def difference(run: Run, first: Run, column: str) -> Difference | None:
     names = [name for name in ours if name in theirs]
     if not names:
         return None
-    gains, talkers = [ours[name] - theirs[name] for name in names], [run.talkers(name) for name in names]
-    low, high = _interval(gains, talkers)
+    gains, speakers = [ours[name] - theirs[name] for name in names], [run.speakers(name) for name in names]
+    low, high = _interval(gains, speakers)
     drawn = [bootstrap_means(gains)]
-    if all(talkers) and (over_talkers := talker_means(gains, talkers)) is not None:
-        drawn.append(over_talkers)
+    if all(speakers) and (over_speakers := speaker_means(gains, speakers)) is not None:
+        drawn.append(over_speakers)
     # Two-sided; the larger of both, as the interval is the wider of both.
     p_value = max(2 * min((means <= 0).mean(), (means >= 0).mean()) for means in drawn)
     return Difference(sum(gains) / len(gains), low, high, len(gains), min(1.0, float(p_value)))
 
 
-def _interval(values: Sequence[float], talkers: Sequence[Sequence[str]]) -> tuple[float, float]:
-    return talker_interval(values, talkers) if all(talkers) else bootstrap_interval(values)
+def _interval(values: Sequence[float], speakers: Sequence[Sequence[str]]) -> tuple[float, float]:
+    return speaker_interval(values, speakers) if all(speakers) else bootstrap_interval(values)

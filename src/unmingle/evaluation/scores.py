@@ -1,4 +1,4 @@
-"""Scores of one mixture's estimates, talker by talker, in the order of the references.
+"""Scores of one mixture's estimates, speaker by speaker, in the order of the references.
 
 The permutation of estimates is the one with the best mean SI-SDR; every other metric uses it too.
 """
@@ -89,7 +89,7 @@ def fit_estimates(estimates: Samples, references: Samples) -> Samples:
 def score_mixture(
     mixture: Samples, references: Samples, estimates: Samples, sample_rate: int, metrics: Sequence[str]
 ) -> dict[str, list[float | None]]:
-    """Every metric and its improvement over the mixture (``..._improvement``), one value a talker.
+    """Every metric and its improvement over the mixture (``..._improvement``), one value per speaker.
 
     Args:
         mixture: ``(samples,)``.

@@ -67,11 +67,11 @@ def _asked(case: Case) -> Samples:
 
 
 def _measure(test: StressTest, case: Case, estimates: Samples) -> dict[str, Any]:
-    if test.score == "lone":
-        return _lone(case, estimates)
+    if test.score == "single_speaker":
+        return _single_speaker(case, estimates)
     references = case.references
     if len(references) > case.outputs:
-        # Which talkers do the outputs fit best?
+        # Which speakers do the outputs fit best?
         references = max(
             (references[list(picked)] for picked in permutations(range(len(references)), case.outputs)),
             key=lambda chosen: _scores(fit_estimates(estimates, chosen), chosen).mean(),
@@ -99,14 +99,14 @@ def _windows(estimates: Samples, references: Samples, sample_rate: int) -> list[
     for first in range(0, references.shape[1] - size + 1, step):
         part = slice(first, first + size)
         energy = np.square(references[:, part]).mean(axis=1)
-        # A talker who pauses for the whole window has no SI-SDR there.
+        # A speaker who pauses for the whole window has no SI-SDR there.
         heard = bool((energy > 1e-4 * np.square(references).mean(axis=1)).all())
         value = float(_scores(estimates[:, part], references[:, part]).mean())
         curve.append((first / sample_rate, value if heard else None))
     return curve
 
 
-def _lone(case: Case, estimates: Samples) -> dict[str, Any]:
+def _single_speaker(case: Case, estimates: Samples) -> dict[str, Any]:
     """SI-SDR of the louder output against the voice; level of the others beside it in dB."""
     levels = np.sqrt(np.square(estimates, dtype=np.float64).mean(axis=1))
     loudest = int(levels.argmax())

@@ -1,7 +1,7 @@
 """The conditions of ``unmingle stress``: Mobin's tests of generalization (2018, 4.2 to 4.4), and more.
 
 A test is a list of conditions; a condition makes case k from a corpus, as a pure function of (seed, k), so that two
-systems hear the same mixtures, and all conditions of a test the same talkers.
+systems hear the same mixtures, and all conditions of a test the same speakers.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ class Material:
     noise: DecodedSpeech | None = None
 
     def mixer(self, **config: object) -> Mixer:
-        """A mixer of two talkers at 0 to 5 dB, if nothing else is said."""
-        settings = MixingConfig.model_validate({"talkers": 2, "snr": (0.0, 5.0)} | config)
+        """A mixer of two speakers at 0 to 5 dB, if nothing else is said."""
+        settings = MixingConfig.model_validate({"speakers": 2, "snr": (0.0, 5.0)} | config)
         maker = None
         if settings.noise is not None:
             assert self.noise is not None
@@ -63,10 +63,10 @@ class Case:
     mixture: Samples
     """``(samples,)``."""
     references: Samples
-    """``(talkers, samples)``, to score against."""
+    """``(speakers, samples)``, to score against."""
     sample_rate: int
     outputs: int = 2
-    """How many talkers the system is asked for."""
+    """How many speakers the system is asked for."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class StressTest:
     x_label: str
     conditions: Callable[[Material], list[Condition]]
     score: str = "improvement"
-    """``improvement`` in SI-SDR; ``windows``: that too, by windows of 3 s; ``lone``: see the runner."""
+    """``improvement`` in SI-SDR; ``windows``: that too, by windows of 3 s; ``single_speaker``: see the runner."""
     share: float = 1.0
     """Of the wanted number of cases: long ones are made less often."""
     needs: tuple[str, ...] = field(default=())
@@ -132,16 +132,16 @@ def _burst(material: Material, index: int) -> Case:
 
 def _corpora(material: Material) -> list[Condition]:
     speakers = by_speaker(material.utterances)
-    names = sorted(name for name, talkers in speakers.items() if len(talkers) >= 2)
+    names = sorted(name for name, speakers in speakers.items() if len(speakers) >= 2)
     return [
         Condition(name, float(number), _crop(corpus_weights={name: 1.0})) for number, name in enumerate(names)
     ]
 
 
 def _same_voice(material: Material, index: int) -> Case:
-    """Two utterances of one talker."""
+    """Two utterances of one speaker."""
     rng = np.random.default_rng([material.seed, index, 5])
-    speakers = [own for talkers in by_speaker(material.utterances).values() for own in talkers.values()]
+    speakers = [own for speakers in by_speaker(material.utterances).values() for own in speakers.values()]
     able = [own for own in speakers if len(own) >= 2]
     picked = [int(u) for u in rng.choice(able[int(rng.integers(len(able)))], 2, replace=False)]
     samples = min(material.speech.length(u) for u in picked)
@@ -236,12 +236,12 @@ def _in_rooms(_: Material) -> list[Condition]:
 
 
 def _three(material: Material, index: int) -> Case:
-    case = _crop(talkers=3)(material, index)
+    case = _crop(speakers=3)(material, index)
     return Case(case.mixture, case.references, case.sample_rate, outputs=2)
 
 
-def _lone(material: Material, index: int) -> Case:
-    case = _crop(lone=1.0)(material, index)
+def _single_speaker(material: Material, index: int) -> Case:
+    case = _crop(single_speaker=1.0)(material, index)
     return Case(case.mixture, case.references[:1], case.sample_rate, outputs=2)
 
 
@@ -249,7 +249,7 @@ STRESS_TESTS = [
     StressTest(
         "length",
         "Long recordings",
-        "Two talkers, longer and longer; also window by window, with the permutation of the whole (Mobin 4.2).",
+        "Two speakers, longer and longer; also window by window, with the permutation of the whole (Mobin 4.2).",
         "length (s)",
         _conditions((10, 20, 40, 80, 160), "{:g} s", lambda seconds: _crop(seconds)),
         score="windows",
@@ -267,16 +267,16 @@ STRESS_TESTS = [
     StressTest(
         "corpora",
         "Other corpora",
-        "Both talkers from one corpus (Mobin 4.4).",
+        "Both speakers from one corpus (Mobin 4.4).",
         "",
         _corpora,
-        needs=("a corpus of two talkers",),
+        needs=("a corpus of two speakers",),
     ),
     StressTest(
         "rooms",
         "Rooms",
-        "Random rooms of a stated reverberation time, both talkers at a stated distance; the reference is each "
-        "talker alone in the room.",
+        "Random rooms of a stated reverberation time, both speakers at a stated distance; the reference is each "
+        "speaker alone in the room.",
         "reverberation time (s)",
         _in_rooms,
         share=0.5,
@@ -285,14 +285,14 @@ STRESS_TESTS = [
     StressTest(
         "snr",
         "One louder than the other",
-        "Active level of the first talker over the second's.",
+        "Active level of the first speaker over the second's.",
         "SNR (dB)",
         _conditions((0, 5, 10, 15, 20), "{:g} dB", lambda snr: _crop(snr=(snr, snr))),
     ),
     StressTest(
         "noise",
         "Noise",
-        "Both talkers in recorded noise.",
+        "Both speakers in recorded noise.",
         "SNR over the noise (dB)",
         _conditions((30, 20, 10, 5, 0), "{:g} dB", _noisy),
         needs=("noise",),
@@ -324,31 +324,31 @@ STRESS_TESTS = [
         ),
     ),
     StressTest(
-        "lone",
-        "One talker only",
+        "single_speaker",
+        "One speaker only",
         "Nobody else talks: does the voice stay whole, and the other output silent?",
         "",
-        lambda _: [Condition("one talker", 0.0, _lone)],
-        score="lone",
+        lambda _: [Condition("one speaker", 0.0, _single_speaker)],
+        score="single_speaker",
     ),
     StressTest(
         "three",
-        "Three talkers for two outputs",
-        "Scored are the two talkers that fit the outputs best.",
+        "Three speakers for two outputs",
+        "Scored are the two speakers that fit the outputs best.",
         "",
-        lambda _: [Condition("three talkers", 0.0, _three)],
-        needs=("three talkers",),
+        lambda _: [Condition("three speakers", 0.0, _three)],
+        needs=("three speakers",),
     ),
     StressTest(
         "voice",
         "The same voice twice",
-        "Two utterances of one talker at once, cut to the shorter; beside those of two talkers.",
+        "Two utterances of one speaker at once, cut to the shorter; beside those of two speakers.",
         "",
         lambda _: [
-            Condition("two talkers", 0.0, _whole("min")),
+            Condition("two speakers", 0.0, _whole("min")),
             Condition("one voice twice", 1.0, _same_voice),
         ],
-        needs=("two utterances of one talker",),
+        needs=("two utterances of one speaker",),
     ),
     StressTest(
         "codecs",
@@ -380,14 +380,14 @@ STRESS_TESTS = [
 
 def lacking(test: StressTest, material: Material) -> str | None:
     """Why a test cannot be run, or None."""
-    talkers = [own for speakers in by_speaker(material.utterances).values() for own in speakers.values()]
+    speakers = [own for speakers in by_speaker(material.utterances).values() for own in speakers.values()]
     corpora = by_speaker(material.utterances).values()
     have = {
         "noise": bool(material.recordings),
         "pyroomacoustics": find_spec("pyroomacoustics") is not None,
-        "three talkers": len(talkers) >= 3,
-        "two utterances of one talker": any(len(own) >= 2 for own in talkers),
-        "a corpus of two talkers": any(len(speakers) >= 2 for speakers in corpora),
+        "three speakers": len(speakers) >= 3,
+        "two utterances of one speaker": any(len(own) >= 2 for own in speakers),
+        "a corpus of two speakers": any(len(speakers) >= 2 for speakers in corpora),
     }
     mend = {"noise": " (--noise)", "pyroomacoustics": " (pip install 'unmingle[rooms]')"}
     return next((f"it needs {need}{mend.get(need, '')}" for need in test.needs if not have[need]), None)

@@ -24,18 +24,18 @@ class MixtureScores:
     groups: Mapping[str, str]
     """For example ``{"genders": "same", "corpora": "a + b"}``."""
     values: Mapping[str, Sequence[float | None]]
-    """Metric to one value a talker; None where it is not defined. Empty if the candidate failed."""
-    talkers: tuple[str, ...] = ()
+    """Metric to one value per speaker; None where it is not defined. Empty if the candidate failed."""
+    speakers: tuple[str, ...] = ()
     """Who talks, where it is known."""
     notes: tuple[str, ...] = ()
     """What had to be put right."""
     failure: str = ""
     """Why there are no values."""
     words: tuple[WordErrors | None, ...] = ()
-    """Of each talker; None where nothing is known of what was said."""
+    """Of each speaker; None where nothing is known of what was said."""
 
     def mean(self, metric: str) -> float | None:
-        """Mean over talkers, or None if the metric is not defined for one of them."""
+        """Mean over speakers, or None if the metric is not defined for one of them."""
         values = self.values.get(metric, [None])
         defined = [value for value in values if value is not None]
         return float(np.mean(defined)) if len(defined) == len(values) else None
@@ -55,8 +55,8 @@ def summarize(scores: Sequence[MixtureScores]) -> dict[str, Any]:
     }
     summary["made_worse"] = {
         "mixtures": _share(score.mean("si_sdr_improvement") for score in scores),
-        "talkers": _share(value for score in scores for value in score.values.get("si_sdr_improvement", ())),
-        "meaning": "share with a negative SI-SDR improvement: of mixtures (mean over talkers), of talkers",
+        "speakers": _share(value for score in scores for value in score.values.get("si_sdr_improvement", ())),
+        "meaning": "share with a negative SI-SDR improvement: of mixtures (mean over speakers), of speakers",
     }
     summary["failures"] = {
         "count": sum(bool(score.failure) for score in scores),
@@ -64,7 +64,7 @@ def summarize(scores: Sequence[MixtureScores]) -> dict[str, Any]:
         "reasons": dict(Counter(score.failure for score in scores if score.failure)),
     }
     summary["notes"] = dict(Counter(note for score in scores for note in score.notes))
-    if words := [talker for score in scores for talker in score.words if talker is not None]:
+    if words := [speaker for score in scores for speaker in score.words if speaker is not None]:
         summary["words"] = summarize_words(words)
     return summary
 
@@ -98,26 +98,26 @@ def bootstrap_means(values: Sequence[float], seed: int = 0) -> NDArray[np.float6
     return means
 
 
-def talker_means(
-    values: Sequence[float], talkers: Sequence[Sequence[str]], seed: int = 0
+def speaker_means(
+    values: Sequence[float], speakers: Sequence[Sequence[str]], seed: int = 0
 ) -> NDArray[np.float64] | None:
-    """Means over mixtures whose talkers are drawn with replacement; None where nobody talks twice.
+    """Means over mixtures whose speakers are drawn with replacement; None where nobody talks twice.
 
-    A mixture counts as often as the product of its talkers' counts.
+    A mixture counts as often as the product of its speakers' counts.
 
     Args:
         values: one a mixture.
-        talkers: who talks in each; somebody in each.
+        speakers: who talks in each; somebody in each.
     """
-    names = sorted({name for each in talkers for name in each})
-    if len(names) == sum(map(len, talkers)):
+    names = sorted({name for each in speakers for name in each})
+    if len(names) == sum(map(len, speakers)):
         return None
     counts = np.random.default_rng(seed).multinomial(
         len(names), np.full(len(names), 1 / len(names)), _RESAMPLES
     )
     place = {name: index for index, name in enumerate(names)}
     weights = np.ones((_RESAMPLES, len(values)))
-    for column, each in enumerate(talkers):
+    for column, each in enumerate(speakers):
         for name in each:
             weights[:, column] *= counts[:, place[name]]
     total = weights.sum(axis=1)
@@ -127,14 +127,14 @@ def talker_means(
     return means
 
 
-def talker_interval(values: Sequence[float], talkers: Sequence[Sequence[str]]) -> tuple[float, float]:
-    """95 % interval of the mean that holds both the interval over mixtures and the one over talkers.
+def speaker_interval(values: Sequence[float], speakers: Sequence[Sequence[str]]) -> tuple[float, float]:
+    """95 % interval of the mean that holds both the interval over mixtures and the one over speakers.
 
-    Where a few talkers occur in many mixtures the latter is wider, as it should be. No bootstrap of crossed
-    factors is exact (McCullagh 2000), and of fewer than ten talkers any is too narrow.
+    Where a few speakers occur in many mixtures the latter is wider, as it should be. No bootstrap of crossed
+    factors is exact (McCullagh 2000), and of fewer than ten speakers any is too narrow.
     """
     low, high = bootstrap_interval(values)
-    means = talker_means(values, talkers)
+    means = speaker_means(values, speakers)
     if means is None:
         return low, high
     below, above = _percentiles(means)

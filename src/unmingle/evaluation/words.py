@@ -1,8 +1,8 @@
-"""Word error rates: how much of a talker a speech recognizer understands before and after separation.
+"""Word error rates: how much of a speaker a speech recognizer understands before and after separation.
 
 Isik et al. 2016, 4.4, report it with a recognizer of their own. Ours is pocketsphinx with the English model in its
 wheel: weak, so every figure stands beside what it makes of the clean speech at the same rate. A rate is the number
-of word errors (jiwer: substitutions, deletions, insertions) over the number of words, over all talkers.
+of word errors (jiwer: substitutions, deletions, insertions) over the number of words, over all speakers.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from unmingle.audio import Samples, resample
 
 _RATE = 16000
 CORPORA = ("librispeech",)
-"""Beginnings of the names of corpora whose talkers are recognized: read English of native speakers."""
+"""Beginnings of the names of corpora whose speakers are recognized: read English of native speakers."""
 
 
 @dataclass(frozen=True)
 class WordErrors:
-    """Of one talker."""
+    """Of one speaker."""
 
     words: int
     errors: Mapping[str, int]
@@ -44,7 +44,7 @@ def normalize(text: str) -> str:
 
 
 def count_errors(text: str, versions: Mapping[str, Samples], sample_rate: int) -> WordErrors | None:
-    """Errors in each version ``(samples,)`` of what a talker said, or None if the text holds no word."""
+    """Errors in each version ``(samples,)`` of what a speaker said, or None if the text holds no word."""
     import jiwer
 
     wanted = normalize(text)
@@ -80,15 +80,15 @@ def _decoder() -> Any:
     return pocketsphinx.Decoder(samprate=_RATE, loglevel="FATAL")
 
 
-def summarize_words(talkers: Sequence[WordErrors]) -> dict[str, Any]:
-    """Rates over all talkers, and what share of the mixture's excess over clean speech is gone."""
-    words = sum(talker.words for talker in talkers)
-    rates = {name: sum(talker.errors[name] for talker in talkers) / words for name in talkers[0].errors}
+def summarize_words(speakers: Sequence[WordErrors]) -> dict[str, Any]:
+    """Rates over all speakers, and what share of the mixture's excess over clean speech is gone."""
+    words = sum(speaker.words for speaker in speakers)
+    rates = {name: sum(speaker.errors[name] for speaker in speakers) / words for name in speakers[0].errors}
     excess = rates["mixture"] - rates["clean"]
     gone = (rates["mixture"] - rates["estimate"]) / excess if excess > 0 else None
     return {
         "recognizer": recognizer_name(),
-        "talkers": len(talkers),
+        "speakers": len(speakers),
         "words": words,
         "rates": rates,
         "excess_removed": gone,

@@ -1,4 +1,4 @@
-"""Networks: tensors in, tensors out. They know nothing of audio, talkers or papers."""
+"""Networks: tensors in, tensors out. They know nothing of audio, speakers or papers."""
 
 from unmingle.networks.bands import Bands
 from unmingle.networks.blstm import Blstm, BlstmConfig, BlstmEmbedding, BlstmMasks

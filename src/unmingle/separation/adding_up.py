@@ -2,8 +2,8 @@
 
 What the estimates leave of the mixture, the residual, is everything above the model's band (an
 8 kHz model hears nothing above 4 kHz) and whatever masks that do not sum to one left over. It is
-shared among the talkers by gains that follow, frame by frame, their power in the upper half of the
-model's band: where one talker makes the consonant, that talker gets its high frequencies.
+shared among the speakers by gains that follow, frame by frame, their power in the upper half of the
+model's band: where one speaker makes the consonant, that speaker gets its high frequencies.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ _SMOOTH_FRAMES = 3
 
 
 def frame_gains(estimates: Samples, sample_rate: int) -> tuple[Samples, int]:
-    """Share of every talker in each frame, ``(talkers, frames)``, summing to one, and the hop in samples.
+    """Share of every speaker in each frame, ``(speakers, frames)``, summing to one, and the hop in samples.
 
-    ``estimates`` is ``(talkers, samples)`` at the model's rate.
+    ``estimates`` is ``(speakers, samples)`` at the model's rate.
     """
     window = max(16, round(_FRAME_SECONDS * sample_rate) // 2 * 2)
     stft = Stft(window, window // 2)
@@ -37,7 +37,7 @@ def frame_gains(estimates: Samples, sample_rate: int) -> tuple[Samples, int]:
 def share_residual(
     mixture: Samples, estimates: Samples, gains: Samples, seconds_per_frame: float, sample_rate: int
 ) -> Samples:
-    """Estimates ``(talkers, samples)`` that add up to the mixture ``(samples,)``, at the mixture's rate."""
+    """Estimates ``(speakers, samples)`` that add up to the mixture ``(samples,)``, at the mixture's rate."""
     residual = mixture - estimates.sum(axis=0)
     times: NDArray[np.float64] = np.arange(len(mixture)) / (seconds_per_frame * sample_rate)
     frames = np.arange(gains.shape[1])

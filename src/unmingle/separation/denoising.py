@@ -93,7 +93,7 @@ def load_denoiser(name: str | Path = DEFAULT_DENOISER) -> Enhancer:
     path = find_model(name)
     system = load_system(path)
     if not isinstance(system, DenoisingSystem):
-        raise UnmingleError(f"{path.stem} separates talkers; use `unmingle separate`, or name a denoiser.")
+        raise UnmingleError(f"{path.stem} separates speakers; use `unmingle separate`, or name a denoiser.")
     return Enhancer(system, path.stem, path)
 
 

@@ -23,7 +23,7 @@ from unmingle.audio import (
 )
 from unmingle.errors import UnmingleError
 from unmingle.models import DEFAULT_MODEL
-from unmingle.separation.offline import Separation, Separator, Talkers, load
+from unmingle.separation.offline import Separation, Separator, Speakers, load
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".mp3", ".aif", ".aiff", *CONTAINER_SUFFIXES)
 
@@ -34,8 +34,8 @@ class Output:
 
     folder: Path = Path("separated")
     format: str = "wav"
-    name: str = "{stem}_talker{n}"
-    """Template; ``{stem}`` is the input's name without its suffix, ``{n}`` counts talkers from 1."""
+    name: str = "{stem}_speaker{n}"
+    """Template; ``{stem}`` is the input's name without its suffix, ``{n}`` counts speakers from 1."""
     bits: int | None = None
     overwrite: bool = False
 
@@ -46,15 +46,15 @@ class FileResult:
 
     input: str
     outputs: list[str] = field(default_factory=list)
-    talkers: int = 0
+    speakers: int = 0
     confidence: float = 1.0
-    """Trust in the number of talkers, 0.5 to 1; 1 where it was given."""
+    """Trust in the number of speakers, 0.5 to 1; 1 where it was given."""
     seconds: float = 0.0
     sample_rate: int = 0
     real_time_factor: float = 0.0
     """Seconds of work, reading and writing included, for a second of audio."""
     gain_db: float = 0.0
-    """Gain given to all talkers alike so that no sample clips; 0 for float files."""
+    """Gain given to all speakers alike so that no sample clips; 0 for float files."""
     warnings: list[str] = field(default_factory=list)
     error: str | None = None
 
@@ -73,7 +73,7 @@ class Separated(Separation):
 def separate(
     path: Path | str,
     *,
-    talkers: Talkers = None,
+    speakers: Speakers = None,
     model: str | Path = DEFAULT_MODEL,
     channel: str = "mix",
     device: str = "auto",
@@ -81,13 +81,13 @@ def separate(
     """Separate one file; the estimates come back as an array, nothing is written.
 
     Raises:
-        UnmingleError: the file, the model or the number of talkers will not do; the text says why.
+        UnmingleError: the file, the model or the number of speakers will not do; the text says why.
     """
     separator = load(model, device)
-    _check_memory(Path(path), separator, separator.check_talkers(talkers) or separator.talkers)
+    _check_memory(Path(path), separator, separator.check_speakers(speakers) or separator.speakers)
     recording = read_audio(path)
     mixture = pick_channel(recording.samples, channel)
-    separation = separator.separate_recording(mixture, recording.sample_rate, talkers)
+    separation = separator.separate_recording(mixture, recording.sample_rate, speakers)
     return Separated(separation.estimates, separation.confidence, recording.sample_rate)
 
 
@@ -96,7 +96,7 @@ def separate_files(
     separator: Separator,
     output: Output,
     *,
-    talkers: Talkers = None,
+    speakers: Speakers = None,
     channel: str = "mix",
     on_done: Callable[[FileResult], None] | None = None,
 ) -> list[FileResult]:
@@ -105,14 +105,14 @@ def separate_files(
     Raises:
         UnmingleError: the options themselves are impossible; nothing was done then.
     """
-    wanted = separator.check_talkers(talkers)
+    wanted = separator.check_speakers(speakers)
     check_format(output.format, 48000, output.bits)
     check_template(output.name, 2)
     taken = {os.path.realpath(path) for path in paths}
 
     def work(path: Path, stem: str, result: FileResult) -> None:
-        # Where talkers are counted, there is room for as many as the model can find.
-        targets = targets_of(stem, wanted or separator.talkers, output, taken)
+        # Where speakers are counted, there is room for as many as the model can find.
+        targets = targets_of(stem, wanted or separator.speakers, output, taken)
         taken.update(os.path.realpath(target) for target in targets)
         _separate_file(path, targets, separator, output, channel, result, counted=wanted is None)
 
@@ -173,7 +173,7 @@ def _separate_file(
     if recording.warning:
         result.warnings.append(recording.warning)
     if not counted and len(targets) > 1 and not separator.trained_for(len(targets)):
-        result.warnings.append(f"the model was trained for {separator.talkers} talkers")
+        result.warnings.append(f"the model was trained for {separator.speakers} speakers")
     mixture = pick_channel(recording.samples, channel)
     result.seconds = len(mixture) / recording.sample_rate
     result.sample_rate = recording.sample_rate
@@ -181,7 +181,7 @@ def _separate_file(
         mixture, recording.sample_rate, "auto" if counted else len(targets)
     )
     estimates = separation.estimates
-    result.talkers, result.confidence = len(estimates), separation.confidence
+    result.speakers, result.confidence = len(estimates), separation.confidence
     peak = float(np.abs(estimates).max())
     if peak > 1.0 and not (output.format == "wav" and output.bits in (None, 32)):
         estimates *= np.float32(0.999 / peak)
@@ -189,11 +189,11 @@ def _separate_file(
     encoded = [
         encode_audio(estimate, recording.sample_rate, output.format, output.bits) for estimate in estimates
     ]
-    # All talkers of a recording or none; what was there before stays until then.
+    # All speakers of a recording or none; what was there before stays until then.
     written = targets[: len(encoded)]
     replace_files(list(zip(written, encoded, strict=True)))
     for stale in targets[len(encoded) :]:
-        # --overwrite: a third talker of an earlier run would look like one of this run.
+        # --overwrite: a third speaker of an earlier run would look like one of this run.
         stale.unlink(missing_ok=True)
     result.outputs = [str(target) for target in written]
 
@@ -273,14 +273,15 @@ def check_template(name: str, outputs: int) -> None:
         raise UnmingleError(f"The name {name!r} needs {fields}, or outputs would overwrite each other.")
 
 
-def targets_of(stem: str, talkers: int, output: Output, taken: set[str]) -> list[Path]:
+def targets_of(stem: str, speakers: int, output: Output, taken: set[str]) -> list[Path]:
     """Where a recording's outputs go.
 
     Raises:
         UnmingleError: out of the output's folder, or onto a file in ``taken``.
     """
     targets = [
-        output.folder / f"{output.name.format(stem=stem, n=n)}.{output.format}" for n in range(1, talkers + 1)
+        output.folder / f"{output.name.format(stem=stem, n=n)}.{output.format}"
+        for n in range(1, speakers + 1)
     ]
     root = os.path.abspath(output.folder)
     if any(os.path.commonpath([root, os.path.abspath(target)]) != root for target in targets):
@@ -293,14 +294,14 @@ def targets_of(stem: str, talkers: int, output: Output, taken: set[str]) -> list
     return targets
 
 
-def _check_memory(path: Path, separator: Separator, talkers: int) -> None:
+def _check_memory(path: Path, separator: Separator, speakers: int) -> None:
     header = read_header(path)
     if header is None:
         return
-    # Decoded twice over for a moment, then a few arrays of the mixture's length for every talker.
+    # Decoded twice over for a moment, then a few arrays of the mixture's length for every speaker.
     samples = header.seconds * header.sample_rate
-    needed = separator.system.working_bytes(header.seconds, talkers) + 4 * samples * (
-        2 * header.channels + 4 * talkers + 6
+    needed = separator.system.working_bytes(header.seconds, speakers) + 4 * samples * (
+        2 * header.channels + 4 * speakers + 6
     )
     refuse_too_long(path, header.seconds, needed)
 

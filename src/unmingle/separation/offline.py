@@ -19,8 +19,8 @@ from unmingle.separation.adding_up import frame_gains, share_residual
 from unmingle.separation.order import order_of_speaking
 from unmingle.systems import DenoisingSystem, System
 
-MOST_TALKERS = 16
-Talkers = int | Literal["auto"] | None
+MOST_SPEAKERS = 16
+Speakers = int | Literal["auto"] | None
 """A number; ``auto``: count them; None: the model's number, or ``auto`` if it was trained for several."""
 
 
@@ -29,9 +29,9 @@ class Separation:
     """One recording, separated."""
 
     estimates: Samples
-    """``(talkers, samples)``; talker 1 speaks first."""
+    """``(speakers, samples)``; speaker 1 speaks first."""
     confidence: float
-    """Trust in the number of talkers, 0.5 to 1; 1 where it was given."""
+    """Trust in the number of speakers, 0.5 to 1; 1 where it was given."""
 
 
 class Separator:
@@ -46,16 +46,16 @@ class Separator:
         return self.system.sample_rate
 
     @property
-    def talkers(self) -> int:
-        """The number of talkers that the model was trained for."""
-        return self.system.talkers
+    def speakers(self) -> int:
+        """The number of speakers that the model was trained for."""
+        return self.system.speakers
 
     @overload
     def separate(
         self,
         audio: NDArray[np.generic],
         sample_rate: int,
-        talkers: Talkers = None,
+        speakers: Speakers = None,
         on_progress: Callable[[float], None] | None = None,
     ) -> Samples: ...
 
@@ -64,7 +64,7 @@ class Separator:
         self,
         audio: Tensor,
         sample_rate: int,
-        talkers: Talkers = None,
+        speakers: Speakers = None,
         on_progress: Callable[[float], None] | None = None,
     ) -> Tensor: ...
 
@@ -72,7 +72,7 @@ class Separator:
         self,
         audio: NDArray[np.generic] | Tensor,
         sample_rate: int,
-        talkers: Talkers = None,
+        speakers: Speakers = None,
         on_progress: Callable[[float], None] | None = None,
     ) -> Samples | Tensor:
         """Separate one recording or a batch.
@@ -81,21 +81,21 @@ class Separator:
             audio: ``(samples,)`` or ``(batch, samples)``, float in [-1, 1] or signed integers; it
                 is not changed.
             sample_rate: of ``audio``, in hertz. It is never guessed.
-            talkers: how many to separate, or ``auto`` to count them; see :data:`Talkers`.
+            speakers: how many to separate, or ``auto`` to count them; see :data:`Speakers`.
             on_progress: called with the share that is done, 0 to 1.
 
         Returns:
-            ``(talkers, samples)`` or ``(batch, talkers, samples)``, float32 at the rate and level of
-            the input, NumPy or torch as the input was. Talker 1 speaks first. The estimates add up to
-            the mixture. Where a batch's counts differ, silence follows the talkers.
+            ``(speakers, samples)`` or ``(batch, speakers, samples)``, float32 at the rate and level of
+            the input, NumPy or torch as the input was. Speaker 1 speaks first. The estimates add up to
+            the mixture. Where a batch's counts differ, silence follows the speakers.
 
         Raises:
             UnmingleError: the audio is empty, not finite, or of a wrong shape; the rate is below
-                1 kHz; or the model cannot separate so many talkers.
+                1 kHz; or the model cannot separate so many speakers.
         """
         array = audio.detach().cpu().numpy() if isinstance(audio, Tensor) else np.asarray(audio)
         mixtures = _as_batch(array, sample_rate)
-        wanted = self.check_talkers(talkers)
+        wanted = self.check_speakers(speakers)
         results = []
         for number, mixture in enumerate(mixtures):
             results.append(self._separate_one(mixture, sample_rate, wanted).estimates)
@@ -107,33 +107,33 @@ class Separator:
         return torch.from_numpy(answer) if isinstance(audio, Tensor) else answer
 
     def separate_recording(
-        self, audio: NDArray[np.generic], sample_rate: int, talkers: Talkers = None
+        self, audio: NDArray[np.generic], sample_rate: int, speakers: Speakers = None
     ) -> Separation:
-        """Separate one recording ``(samples,)``, and say how sure the number of talkers is.
+        """Separate one recording ``(samples,)``, and say how sure the number of speakers is.
 
         Raises:
             UnmingleError: as :meth:`separate`.
         """
         (mixture,) = _as_batch(audio, sample_rate)
-        return self._separate_one(mixture, sample_rate, self.check_talkers(talkers))
+        return self._separate_one(mixture, sample_rate, self.check_speakers(speakers))
 
-    def check_talkers(self, talkers: Talkers) -> int | None:
-        """The number of talkers to separate, None to count them, or an error that says what is possible."""
-        if talkers == "auto":
+    def check_speakers(self, speakers: Speakers) -> int | None:
+        """The number of speakers to separate, None to count them, or an error that says what is possible."""
+        if speakers == "auto":
             return None
-        if talkers is None:
-            fewest = self.system.config.fewest_talkers
-            return self.talkers if fewest in (None, self.talkers) else None
-        most = min(self.system.most_talkers() or MOST_TALKERS, MOST_TALKERS)
-        if not 1 <= talkers <= most:
-            raise UnmingleError(f"{self.name} can separate 1 to {most} talkers; {talkers} were asked for.")
-        return talkers
+        if speakers is None:
+            fewest = self.system.config.fewest_speakers
+            return self.speakers if fewest in (None, self.speakers) else None
+        most = min(self.system.most_speakers() or MOST_SPEAKERS, MOST_SPEAKERS)
+        if not 1 <= speakers <= most:
+            raise UnmingleError(f"{self.name} can separate 1 to {most} speakers; {speakers} were asked for.")
+        return speakers
 
-    def trained_for(self, talkers: int) -> bool:
-        """Whether the model has seen mixtures of so many talkers."""
-        return (self.system.config.fewest_talkers or self.talkers) <= talkers <= self.talkers
+    def trained_for(self, speakers: int) -> bool:
+        """Whether the model has seen mixtures of so many speakers."""
+        return (self.system.config.fewest_speakers or self.speakers) <= speakers <= self.speakers
 
-    def _separate_one(self, mixture: Samples, sample_rate: int, talkers: int | None) -> Separation:
+    def _separate_one(self, mixture: Samples, sample_rate: int, speakers: int | None) -> Separation:
         # At one scale inside, so that neither very quiet nor very loud input meets a constant.
         peak = max(float(np.abs(mixture).max()), 1e-20)
         mixture = mixture / np.float32(peak)
@@ -141,7 +141,7 @@ class Separator:
         if len(heard) == 0:
             heard = np.zeros(1, dtype=np.float32)
         device = next(self.system.parameters()).device
-        answer = self.system.separate(torch.from_numpy(heard).unsqueeze(0).to(device), talkers)
+        answer = self.system.separate(torch.from_numpy(heard).unsqueeze(0).to(device), speakers)
         count = int(answer.count[0])
         estimates: Samples = answer.sources[0, :count].float().cpu().numpy()
         estimates = estimates[order_of_speaking(estimates, self.sample_rate)]

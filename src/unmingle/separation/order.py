@@ -1,4 +1,4 @@
-"""Talker 1 is the one who speaks first."""
+"""Speaker 1 is the one who speaks first."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from unmingle.audio import Samples
 
 _FRAME_SECONDS = 0.05
 _AUDIBLE = 10**-2.5
-"""A talker speaks in a frame within 25 dB of their own loud frames ..."""
+"""A speaker speaks in a frame within 25 dB of their own loud frames ..."""
 _OWN_SHARE = 0.3
 """... if the frame is not just what leaks over from somebody else."""
 
 
 def order_of_speaking(estimates: Samples, sample_rate: int) -> NDArray[np.intp]:
-    """Indices of ``(talkers, samples)`` by the time of their first word; who never speaks comes last."""
+    """Indices of ``(speakers, samples)`` by the time of their first word; who never speaks comes last."""
     size = max(1, round(_FRAME_SECONDS * sample_rate))
     frames = -(-estimates.shape[1] // size)
     padded = np.pad(estimates, ((0, 0), (0, frames * size - estimates.shape[1])))

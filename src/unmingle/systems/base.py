@@ -30,7 +30,7 @@ class Estimates:
     sources: Tensor
     """``(batch, sources, samples)``; beyond a mixture's count, silence."""
     count: Tensor
-    """``(batch,)``: number of talkers."""
+    """``(batch,)``: number of speakers."""
     confidence: Tensor
     """``(batch,)`` in [0, 1]: trust in the count; 1 where the caller gave it."""
 
@@ -40,8 +40,8 @@ class System(nn.Module):
 
     sample_rate: int
     """The one rate, in hertz, of all audio that goes in and out."""
-    talkers: int
-    """The largest number of talkers it was built for."""
+    speakers: int
+    """The largest number of speakers it was built for."""
     hop: int
     """Samples between frames."""
     statistics_mixtures: int = 64
@@ -57,18 +57,18 @@ class System(nn.Module):
         """Named losses, means over the batch; ``loss`` is the one to minimize."""
 
     @abstractmethod
-    def separate(self, mixture: Tensor, talkers: int | None = None) -> Estimates:
+    def separate(self, mixture: Tensor, speakers: int | None = None) -> Estimates:
         """Mixture ``(batch, samples)`` to estimates, by the paper's equation with nothing added.
 
-        Without ``talkers`` the system counts them itself, up to the number it was built for.
+        Without ``speakers`` the system counts them itself, up to the number it was built for.
 
         Raises:
-            UnmingleError: it cannot separate so many talkers.
+            UnmingleError: it cannot separate so many speakers.
         """
 
     @abstractmethod
-    def most_talkers(self) -> int | None:
-        """The largest number of talkers that :meth:`separate` can be asked for; None for any."""
+    def most_speakers(self) -> int | None:
+        """The largest number of speakers that :meth:`separate` can be asked for; None for any."""
 
     @abstractmethod
     def fit(self, mixtures: Tensor) -> None:
@@ -79,7 +79,7 @@ class System(nn.Module):
         """Multiply-accumulate operations to separate so many seconds of audio."""
 
     @abstractmethod
-    def working_bytes(self, seconds: float, talkers: int) -> int:
+    def working_bytes(self, seconds: float, speakers: int) -> int:
         """Roughly the memory that :meth:`separate` needs for so many seconds of audio, in bytes."""
 
     def choose_part(self, part: Part) -> None:
@@ -104,15 +104,15 @@ class SystemConfig(Config):
     """What the configs of all systems hold."""
 
     sample_rate: int = Field(8000, ge=1000, le=192000)
-    talkers: int = Field(2, ge=1, le=16)
-    fewest_talkers: int | None = Field(None, ge=1)
-    """Where one model is for several numbers of talkers, the least; it then counts them if not told."""
+    speakers: int = Field(2, ge=1, le=16)
+    fewest_speakers: int | None = Field(None, ge=1)
+    """Where one model is for several numbers of speakers, the least; it then counts them if not told."""
     stft: StftConfig = StftConfig()
 
     @model_validator(mode="after")
     def _counts(self) -> SystemConfig:
-        if self.fewest_talkers is not None and self.fewest_talkers > self.talkers:
-            raise ValueError(f"fewest_talkers {self.fewest_talkers} is more than talkers {self.talkers}")
+        if self.fewest_speakers is not None and self.fewest_speakers > self.speakers:
+            raise ValueError(f"fewest_speakers {self.fewest_speakers} is more than speakers {self.speakers}")
         return self
 
 
@@ -121,14 +121,14 @@ class MaskingSystem(System):
 
     def __init__(self, config: SystemConfig) -> None:
         super().__init__()
-        self.sample_rate, self.talkers, self.hop = config.sample_rate, config.talkers, config.stft.hop
+        self.sample_rate, self.speakers, self.hop = config.sample_rate, config.speakers, config.stft.hop
         self.frontend = FrontEnd(config.stft)
 
     @abstractmethod
     def mask(
-        self, mixture: Tensor, talkers: int, lengths: Tensor | None = None, sources: Tensor | None = None
+        self, mixture: Tensor, speakers: int, lengths: Tensor | None = None, sources: Tensor | None = None
     ) -> tuple[Spectra, Tensor]:
-        """Spectra and masks ``(batch, talkers, frames, freqs)`` of mixtures, as at test time.
+        """Spectra and masks ``(batch, speakers, frames, freqs)`` of mixtures, as at test time.
 
         ``sources`` ``(batch, sources, samples)`` are for oracle attractors only.
         """
@@ -139,7 +139,7 @@ class MaskingSystem(System):
         return False
 
     def count(self, mixture: Tensor) -> Counted | None:
-        """The talkers of mixtures ``(batch, samples)``; None if only the energy of estimates can tell."""
+        """The speakers of mixtures ``(batch, samples)``; None if only the energy of estimates can tell."""
         return None
 
     def fit(self, mixtures: Tensor) -> None:
@@ -147,33 +147,33 @@ class MaskingSystem(System):
 
     @torch.no_grad()
     def separate(
-        self, mixture: Tensor, talkers: int | None = None, sources: Tensor | None = None
+        self, mixture: Tensor, speakers: int | None = None, sources: Tensor | None = None
     ) -> Estimates:
-        if talkers is not None:
-            most = self.most_talkers()
-            if talkers < 1 or (most is not None and talkers > most):
+        if speakers is not None:
+            most = self.most_speakers()
+            if speakers < 1 or (most is not None and speakers > most):
                 raise UnmingleError(
-                    f"This model separates 1 to {most or 'any number of'} talkers; {talkers} were asked for."
+                    f"This model separates 1 to {most or 'any number of'} speakers; {speakers} were asked for."
                 )
-            count = torch.full((len(mixture),), talkers, device=mixture.device)
+            count = torch.full((len(mixture),), speakers, device=mixture.device)
             trust = torch.ones(len(mixture), device=mixture.device)
-            return Estimates(self._estimate(mixture, talkers, sources), count, trust)
+            return Estimates(self._estimate(mixture, speakers, sources), count, trust)
         counted = self.count(mixture)
         if counted is None:
-            return _keep_loud(self._estimate(mixture, self.talkers, sources))
+            return _keep_loud(self._estimate(mixture, self.speakers, sources))
         estimates = mixture.new_zeros(len(mixture), int(counted.count.max()), mixture.shape[-1])
         for number in sorted(set(counted.count.tolist())):
             chosen = counted.count == number
             estimates[chosen, :number] = self._estimate(mixture[chosen], number, None)
         return Estimates(estimates, counted.count, counted.confidence)
 
-    def _estimate(self, mixture: Tensor, talkers: int, sources: Tensor | None) -> Tensor:
-        spectra, masks = self.mask(mixture, talkers, sources=sources)
+    def _estimate(self, mixture: Tensor, speakers: int, sources: Tensor | None) -> Tensor:
+        spectra, masks = self.mask(mixture, speakers, sources=sources)
         return self.frontend.stft.synthesise(apply_masks(spectra.spectrum, masks), mixture.shape[-1])
 
 
 def _keep_loud(estimates: Tensor) -> Estimates:
-    """The estimates that the energy rule takes for talkers, first; silence in place of the others."""
+    """The estimates that the energy rule takes for speakers, first; silence in place of the others."""
     counted = count_by_energy(estimates)
     order = estimates.square().sum(dim=-1).argsort(dim=1, descending=True)
     ordered = estimates.gather(1, order.unsqueeze(-1).expand_as(estimates))

@@ -21,10 +21,10 @@ DENOISING_STFT = StftConfig(window_length=1024, hop=256, level="running")
 
 
 class DenoisingConfig(SystemConfig):
-    """What all systems that clean one talker of noise share."""
+    """What all systems that clean one speaker of noise share."""
 
     sample_rate: int = Field(16000, ge=1000, le=192000)
-    talkers: Literal[1] = 1
+    speakers: Literal[1] = 1
     stft: StftConfig = DENOISING_STFT
     network: LstmConfig = LstmConfig()
     objective: ObjectiveName = "si_sdr"
@@ -54,7 +54,7 @@ class DenoiserConfig(DenoisingConfig):
 
 
 class DenoisingSystem(MaskingSystem):
-    """A system with one mask, for the talker, which it can also give frame by frame.
+    """A system with one mask, for the speaker, which it can also give frame by frame.
 
     The mask is a ratio between 0 and 1, used on the mixture's magnitude with the mixture's phase.
     """
@@ -83,7 +83,7 @@ class DenoisingSystem(MaskingSystem):
             bands = Bands(freqs, max(1, round(above / self.sample_rate * self.frontend.stft.window_length)))
         return Lstm(freqs, freqs, self.config.network, bands)
 
-    def most_talkers(self) -> int | None:
+    def most_speakers(self) -> int | None:
         return 1
 
     def objective(self, spectra: Spectra, masks: Tensor, batch: MixtureBatch) -> Tensor:
@@ -126,7 +126,7 @@ class DenoisingSystem(MaskingSystem):
         padded = torch.nn.functional.pad(magnitude, (0, 0, count, 0))
         return features, padded, None if frames is None else frames + count
 
-    def working_bytes(self, seconds: float, talkers: int) -> int:
+    def working_bytes(self, seconds: float, speakers: int) -> int:
         frames = self.frames_heard(seconds)
         return 4 * frames * (8 * self.frontend.stft.freqs + 8 * self.config.network.hidden_size)
 
@@ -143,7 +143,7 @@ class Denoiser(DenoisingSystem):
         return [self.network]
 
     def mask(
-        self, mixture: Tensor, talkers: int, lengths: Tensor | None = None, sources: Tensor | None = None
+        self, mixture: Tensor, speakers: int, lengths: Tensor | None = None, sources: Tensor | None = None
     ) -> tuple[Spectra, Tensor]:
         spectra: Spectra = self.frontend(mixture)
         features, _, _ = self.with_prelude(spectra, lengths)

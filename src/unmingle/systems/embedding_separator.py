@@ -34,15 +34,16 @@ from unmingle.masks import (
     loudest_masks,
     sigmoid_masks,
     softmax_masks,
+    softmax_masks_with_rest,
 )
 from unmingle.networks import BlstmConfig, DilatedCnnConfig, build_embedding_network, unit_norm
 from unmingle.systems.base import MaskingSystem, SystemConfig
 from unmingle.systems.objectives import ObjectiveName, mask_objective
 
 FormationName = Literal["oracle", "kmeans", "spherical_kmeans", "soft_kmeans", "fixed", "anchored"]
-MaskName = Literal["softmax", "sigmoid", "assignment", "hard"]
+MaskName = Literal["softmax", "softmax_with_rest", "sigmoid", "assignment", "hard"]
 _FIRST_SCALE = 5.0
-"""Of a learned scale: with unit-norm embeddings the softmax of two talkers then reaches 0.9999."""
+"""Of a learned scale: with unit-norm embeddings the softmax of two speakers then reaches 0.9999."""
 
 
 class EmbeddingSeparatorConfig(SystemConfig):
@@ -71,7 +72,8 @@ class EmbeddingSeparatorConfig(SystemConfig):
     assignment: Literal["ibm", "irm"] = "ibm"
     """The ideal assignment Y."""
     mask: MaskName = "softmax"
-    """``softmax`` or ``sigmoid`` of the dot products with the attractors; ``hard``: 1 for the largest
+    """``softmax`` or ``sigmoid`` of the dot products with the attractors; ``softmax_with_rest``: one more class,
+    whose dot product is 0, takes what is no speaker's (ours, for noise); ``hard``: 1 for the largest
     dot product; ``assignment``: what the formation itself says (k-means: binary masks)."""
     evaluation_mask: MaskName | None = None
     """At test time; like ``mask`` if not given."""
@@ -80,8 +82,8 @@ class EmbeddingSeparatorConfig(SystemConfig):
     @model_validator(mode="after")
     def _fits_together(self) -> EmbeddingSeparatorConfig:
         used = {self.formation} | (set() if self.objective == "affinity" else {self.training_formation})
-        if "anchored" in used and self.talkers > self.anchors:
-            raise ValueError(f"{self.talkers} talkers need at least as many anchors, got {self.anchors}")
+        if "anchored" in used and self.speakers > self.anchors:
+            raise ValueError(f"{self.speakers} speakers need at least as many anchors, got {self.anchors}")
         if self.objective != "affinity" and self.mask == "hard":
             raise ValueError("mask hard has no gradient; make it the evaluation_mask")
         if self.training_formation == "fixed":
@@ -114,7 +116,7 @@ class EmbeddingSeparator(MaskingSystem):
         if name == "oracle":
             return OracleAttractors()
         if name == "fixed":
-            return FixedAttractors(config.talkers, config.dimension)
+            return FixedAttractors(config.speakers, config.dimension)
         if name == "soft_kmeans":
             return SoftKMeansAttractors(config.hardness, config.unfolded_steps)
         return KMeansAttractors(spherical=name == "spherical_kmeans")
@@ -123,8 +125,8 @@ class EmbeddingSeparator(MaskingSystem):
     def config(self) -> EmbeddingSeparatorConfig:
         return self._config
 
-    def most_talkers(self) -> int | None:
-        return self.formation.most_talkers()
+    def most_speakers(self) -> int | None:
+        return self.formation.most_speakers()
 
     @property
     def needs_sources(self) -> bool:
@@ -161,7 +163,7 @@ class EmbeddingSeparator(MaskingSystem):
                 batch.sources.shape[1],
                 assignment=self._ideal(batch.sources) if oracle else None,
             )
-            # A missing talker has no bins, so no attractor: its mask must be nothing.
+            # A missing speaker has no bins, so no attractor: its mask must be nothing.
             talking = batch.active | ~batch.active.any(dim=1, keepdim=True) if oracle else None
             error = mask_objective(
                 config.objective,
@@ -191,32 +193,34 @@ class EmbeddingSeparator(MaskingSystem):
             logits = logits.masked_fill(~talking[:, :, None, None], -torch.inf)
         if rule == "hard":
             return hard_masks(logits)
-        return softmax_masks(logits) if rule == "softmax" else sigmoid_masks(logits)
+        if rule == "sigmoid":
+            return sigmoid_masks(logits)
+        return softmax_masks(logits) if rule == "softmax" else softmax_masks_with_rest(logits)
 
     def mask(
-        self, mixture: Tensor, talkers: int, lengths: Tensor | None = None, sources: Tensor | None = None
+        self, mixture: Tensor, speakers: int, lengths: Tensor | None = None, sources: Tensor | None = None
     ) -> tuple[Spectra, Tensor]:
         if self.needs_sources and sources is None:
             raise UnmingleError(
                 "Oracle attractors need the true sources; choose k-means or anchors to separate a recording."
             )
         spectra, embedding = self.embed(mixture, lengths)
-        formed = self.talkers if self._always_all() and talkers < self.talkers else talkers
+        formed = self.speakers if self._always_all() and speakers < self.speakers else speakers
         with torch.autocast(embedding.device.type, enabled=False):
             attractors = self.attractors(embedding, self.weight(spectra, lengths), formed, sources)
             masks = self._masks(self._config.evaluation_mask or self._config.mask, embedding, attractors)
-            return spectra, masks if formed == talkers else loudest_masks(masks, spectra.magnitude, talkers)
+            return spectra, masks if formed == speakers else loudest_masks(masks, spectra.magnitude, speakers)
 
     def attractors(
-        self, embedding: Tensor, weight: Tensor, talkers: int, sources: Tensor | None = None
+        self, embedding: Tensor, weight: Tensor, speakers: int, sources: Tensor | None = None
     ) -> Attractors:
         """The attractors that separation uses, of embeddings and weights; oracle ones need the sources."""
         assignment = None if sources is None else self._ideal(sources)
-        return self.formation.form(embedding, weight, talkers, assignment=assignment)
+        return self.formation.form(embedding, weight, speakers, assignment=assignment)
 
     def _always_all(self) -> bool:
-        """Whether the attractors stand for the largest number of talkers, whoever talks (Luo, Table V)."""
-        return self._config.fewest_talkers is not None and isinstance(
+        """Whether the attractors stand for the largest number of speakers, whoever talks (Luo, Table V)."""
+        return self._config.fewest_speakers is not None and isinstance(
             self.formation, AnchoredAttractors | FixedAttractors
         )
 
@@ -234,18 +238,18 @@ class EmbeddingSeparator(MaskingSystem):
             return None
         with torch.no_grad():
             spectra, embedding = self.embed(mixture)
-            return count_by_spread(embedding, self.weight(spectra), self.talkers)
+            return count_by_spread(embedding, self.weight(spectra), self.speakers)
 
     def multiply_accumulates(self, seconds: float) -> int:
         frames = self.frontend.stft.frames(round(seconds * self.sample_rate))
         anchors = self._config.anchors if self._config.formation == "anchored" else 0
-        dots = anchors + self.talkers  # anchors, then masks
+        dots = anchors + self.speakers  # anchors, then masks
         bins = frames * self.frontend.stft.freqs
         return self.network.multiply_accumulates(frames) + bins * dots * self._config.dimension
 
-    def working_bytes(self, seconds: float, talkers: int) -> int:
+    def working_bytes(self, seconds: float, speakers: int) -> int:
         # Measured by benchmarks/separation_speed.py: the embedding twice (products want it in another
-        # order), and a dozen arrays of the spectrogram's size, several of them once a talker.
+        # order), and a dozen arrays of the spectrogram's size, several of them once per speaker.
         bins = self.frontend.stft.frames(round(seconds * self.sample_rate)) * self.frontend.stft.freqs
         network = self._config.network
         # A convolution holds its input, its output and their padding.
@@ -253,4 +257,4 @@ class EmbeddingSeparator(MaskingSystem):
         # Clustering copies the bins that count, normalizes them, and weighs them.
         clustered = isinstance(self.formation, KMeansAttractors | SoftKMeansAttractors)
         embeddings = 5 if clustered else 2
-        return 4 * bins * (embeddings * self._config.dimension + 6 + 8 * talkers + hidden)
+        return 4 * bins * (embeddings * self._config.dimension + 6 + 8 * speakers + hidden)

@@ -43,7 +43,7 @@ class LocalExpertsConfig(DenoisingConfig):
     kind: Literal["local_experts"] = "local_experts"
     latent: Literal["snr", "gender", "spectrum"] = "snr"
     """What the specialists divide among them. ``snr``: the nearest of ``snr_levels``; ``gender`` of the
-    talker, two specialists; ``spectrum`` (ours, needs no labels): clusters of mixtures by the mean and
+    speaker, two specialists; ``spectrum`` (ours, needs no labels): clusters of mixtures by the mean and
     the spread of their features in bands."""
     snr_levels: list[float] = Field([-5.0, 0.0, 5.0, 10.0], min_length=2, max_length=64)
     clusters: int = Field(4, ge=2, le=64)
@@ -54,7 +54,7 @@ class LocalExpertsConfig(DenoisingConfig):
     ] = LstmConfig(layers=2, hidden_size=128)
     """The paper's LSTM, whose scores of every frame are averaged over the utterance; or, for ``snr``, a
     specialist (ours)."""
-    hardness: float = Field(10.0, gt=0.0)
+    sharpness: float = Field(10.0, gt=0.0)
     """The paper's lambda: how near to one-hot the soft gate of joint training is (Eq. 5)."""
     default_expert: int | None = Field(None, ge=0)
     """Which specialist begins a stream; if not given, the one that is the gate, or the middle one."""
@@ -98,7 +98,7 @@ class LocalExperts(DenoisingSystem):
     by what follows from its choice: the objective that is to be expected of a specialist drawn from the
     soft gate (Eq. 5). A wrong choice then weighs as much as it costs, where the cross-entropy takes all for
     equal. Trained together
-    (``all``), the estimate is the sum of all specialists' estimates weighted by a softmax of ``hardness``
+    (``all``), the estimate is the sum of all specialists' estimates weighted by a softmax of ``sharpness``
     times the gate's scores (Eq. 4 and 5), and the objective reaches all networks through it.
     """
 
@@ -254,7 +254,7 @@ class LocalExperts(DenoisingSystem):
         return int((heard if isinstance(self.gate, Lstm) else self.gate(heard)).argmax())
 
     def mask(
-        self, mixture: Tensor, talkers: int, lengths: Tensor | None = None, sources: Tensor | None = None
+        self, mixture: Tensor, speakers: int, lengths: Tensor | None = None, sources: Tensor | None = None
     ) -> tuple[Spectra, Tensor]:
         spectra: Spectra = self.frontend(mixture)
         features, magnitude, frames = self.with_prelude(spectra, lengths)
@@ -302,7 +302,7 @@ class LocalExperts(DenoisingSystem):
             levels = torch.tensor(self.config.snr_levels)
             errors[:, levels > levels[self.config.gate.specialist]] += self.config.gate.margin
         scores = self.score(features, magnitude, mask=known)
-        shares = torch.softmax(self.config.hardness * scores, dim=1)
+        shares = torch.softmax(self.config.sharpness * scores, dim=1)
         return {"loss": (shares * errors).sum(dim=1).mean()}
 
     def _loss_apart(self, spectra: Spectra, batch: MixtureBatch) -> dict[str, Tensor]:
@@ -333,7 +333,7 @@ class LocalExperts(DenoisingSystem):
         # A specialist that is the gate runs on all of them anyway.
         known = None if self.gate_expert is None else self._gate_mask(features)
         scores = self.score(features, magnitude, mask=known)
-        shares = torch.softmax(self.config.hardness * scores, dim=1)
+        shares = torch.softmax(self.config.sharpness * scores, dim=1)
         # Few shares of a hard gate matter; the others' specialists need not run.
         shares = shares * (shares >= _LEAST_SHARE)
         shares = shares / shares.sum(dim=1, keepdim=True)

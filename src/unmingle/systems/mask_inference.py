@@ -24,33 +24,33 @@ class MaskInferenceConfig(SystemConfig):
 
 
 class MaskInference(MaskingSystem):
-    """A BLSTM gives ``talkers`` masks through ReLU; the best permutation of the utterance counts."""
+    """A BLSTM gives ``speakers`` masks through ReLU; the best permutation of the utterance counts."""
 
     def __init__(self, config: MaskInferenceConfig) -> None:
         super().__init__(config)
         self._config = config
         freqs = self.frontend.stft.freqs
-        self.network = BlstmMasks(freqs, freqs, config.talkers, config.network)
+        self.network = BlstmMasks(freqs, freqs, config.speakers, config.network)
 
     @property
     def config(self) -> MaskInferenceConfig:
         return self._config
 
-    def most_talkers(self) -> int | None:
-        return self.talkers
+    def most_speakers(self) -> int | None:
+        return self.speakers
 
     def mask(
-        self, mixture: Tensor, talkers: int, lengths: Tensor | None = None, sources: Tensor | None = None
+        self, mixture: Tensor, speakers: int, lengths: Tensor | None = None, sources: Tensor | None = None
     ) -> tuple[Spectra, Tensor]:
         spectra: Spectra = self.frontend(mixture)
         frames = None if lengths is None else lengths // self.hop + 1
         masks = torch.relu(self.network(spectra.features, frames).float())
-        if talkers < self.talkers:
-            masks = loudest_masks(masks, spectra.magnitude, talkers)
+        if speakers < self.speakers:
+            masks = loudest_masks(masks, spectra.magnitude, speakers)
         return spectra, masks
 
     def loss(self, batch: MixtureBatch) -> dict[str, Tensor]:
-        spectra, masks = self.mask(batch.mixture, self.talkers, batch.lengths)
+        spectra, masks = self.mask(batch.mixture, self.speakers, batch.lengths)
         with torch.autocast(masks.device.type, enabled=False):
             error = mask_objective(self._config.objective, self.frontend.stft, spectra.spectrum, masks, batch)
         return {"loss": error.mean()}
@@ -58,6 +58,6 @@ class MaskInference(MaskingSystem):
     def multiply_accumulates(self, seconds: float) -> int:
         return self.network.multiply_accumulates(self.frontend.stft.frames(round(seconds * self.sample_rate)))
 
-    def working_bytes(self, seconds: float, talkers: int) -> int:
+    def working_bytes(self, seconds: float, speakers: int) -> int:
         frames = self.frontend.stft.frames(round(seconds * self.sample_rate))
-        return 4 * frames * (self.frontend.stft.freqs * (6 + 8 * self.talkers) + 8 * self.network.outputs)
+        return 4 * frames * (self.frontend.stft.freqs * (6 + 8 * self.speakers) + 8 * self.network.outputs)

@@ -11,16 +11,16 @@ from unmingle.batch import MixtureBatch
 from unmingle.losses import (
     pairwise_magnitude_error,
     pairwise_mask_error,
-    pairwise_si_sdr_error,
+    pairwise_waveform_error,
     permutation_invariant,
     phase_sensitive_target,
 )
 from unmingle.masks import apply_masks, wiener_filter_mask
 from unmingle.stft import Stft
 
-ObjectiveName = Literal["mask_error", "magnitude_error", "phase_sensitive_error", "si_sdr"]
+ObjectiveName = Literal["mask_error", "magnitude_error", "phase_sensitive_error", "si_sdr", "snr"]
 """Luo's Eq. 13 with WFM targets; Mobin's Eq. 9 (also Isik's enhancement and uPIT's amplitude); uPIT's
-phase-sensitive approximation; SI-SDR of waveforms (ours)."""
+phase-sensitive approximation; SI-SDR or SNR of waveforms (ours)."""
 
 
 def mask_objective(
@@ -49,12 +49,14 @@ def mask_objective(
 def _pairwise(
     objective: ObjectiveName, stft: Stft, spectrum: Tensor, masks: Tensor, batch: MixtureBatch
 ) -> Tensor:
-    if objective == "si_sdr":
+    if objective in ("si_sdr", "snr"):
         estimates = stft.synthesise(apply_masks(spectrum, masks), batch.mixture.shape[-1])
         if batch.lengths is not None:
             inside = torch.arange(estimates.shape[-1], device=estimates.device) < batch.lengths[:, None]
             estimates = estimates * inside.unsqueeze(1)
-        return pairwise_si_sdr_error(estimates, batch.sources, batch.active, batch.mixture)
+        return pairwise_waveform_error(
+            estimates, batch.sources, batch.active, batch.mixture, scale_invariant=objective == "si_sdr"
+        )
     sources, magnitude = stft.analyse(batch.sources), spectrum.abs()
     if batch.lengths is not None:
         # Windows that begin in padding still reach back to the mixture's end.

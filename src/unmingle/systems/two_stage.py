@@ -32,7 +32,7 @@ class TwoStageConfig(SystemConfig):
 
     @model_validator(mode="after")
     def _one_front_end(self) -> TwoStageConfig:
-        for name in ("sample_rate", "talkers", "fewest_talkers", "stft"):
+        for name in ("sample_rate", "speakers", "fewest_speakers", "stft"):
             if getattr(self, name) != getattr(self.first, name):
                 raise ValueError(f"{name} differs between the two stages; state it once for both")
         return self
@@ -40,10 +40,10 @@ class TwoStageConfig(SystemConfig):
     @model_validator(mode="before")
     @classmethod
     def _inherit(cls, values: object) -> object:
-        """The first system has the front end and the talkers of the whole."""
+        """The first system has the front end and the speakers of the whole."""
         if isinstance(values, dict) and isinstance(values.get("first"), dict):
             shared = {
-                k: values[k] for k in ("sample_rate", "talkers", "fewest_talkers", "stft") if k in values
+                k: values[k] for k in ("sample_rate", "speakers", "fewest_speakers", "stft") if k in values
             }
             return values | {"first": shared | values["first"]}
         return values
@@ -64,7 +64,7 @@ class TwoStage(MaskingSystem):
         self.refiner: EnhancementNetwork | SecondStageNetwork = (
             EnhancementNetwork(freqs, config.network)
             if config.refiner == "enhancement"
-            else SecondStageNetwork(freqs, config.talkers, config.network)
+            else SecondStageNetwork(freqs, config.speakers, config.network)
         )
         self._part: Part = "all"
 
@@ -72,8 +72,8 @@ class TwoStage(MaskingSystem):
     def config(self) -> TwoStageConfig:
         return self._config
 
-    def most_talkers(self) -> int | None:
-        return self.talkers if self._config.refiner == "second_stage" else self.first.most_talkers()
+    def most_speakers(self) -> int | None:
+        return self.speakers if self._config.refiner == "second_stage" else self.first.most_speakers()
 
     @property
     def needs_sources(self) -> bool:
@@ -117,15 +117,15 @@ class TwoStage(MaskingSystem):
         return refined
 
     def mask(
-        self, mixture: Tensor, talkers: int, lengths: Tensor | None = None, sources: Tensor | None = None
+        self, mixture: Tensor, speakers: int, lengths: Tensor | None = None, sources: Tensor | None = None
     ) -> tuple[Spectra, Tensor]:
         if self._part == "first":
-            return self.first.mask(mixture, talkers, lengths, sources)
+            return self.first.mask(mixture, speakers, lengths, sources)
         # uPIT-ST always reads and gives as many as it was built for.
-        wanted = self.talkers if self._config.refiner == "second_stage" else talkers
+        wanted = self.speakers if self._config.refiner == "second_stage" else speakers
         spectra, estimates = self.first.mask(mixture, wanted, lengths, sources)
         masks = self._refine(spectra, estimates, lengths)
-        return spectra, masks if talkers == wanted else loudest_masks(masks, spectra.magnitude, talkers)
+        return spectra, masks if speakers == wanted else loudest_masks(masks, spectra.magnitude, speakers)
 
     def count(self, mixture: Tensor) -> Counted | None:
         return self.first.count(mixture)
@@ -133,10 +133,10 @@ class TwoStage(MaskingSystem):
     def multiply_accumulates(self, seconds: float) -> int:
         frames = self.frontend.stft.frames(round(seconds * self.sample_rate))
         return self.first.multiply_accumulates(seconds) + self.refiner.multiply_accumulates(
-            frames, self.talkers
+            frames, self.speakers
         )
 
-    def working_bytes(self, seconds: float, talkers: int) -> int:
+    def working_bytes(self, seconds: float, speakers: int) -> int:
         frames = self.frontend.stft.frames(round(seconds * self.sample_rate))
-        refining = 4 * frames * talkers * (8 * self.frontend.stft.freqs + 8 * self.refiner.network.outputs)
-        return self.first.working_bytes(seconds, talkers) + refining
+        refining = 4 * frames * speakers * (8 * self.frontend.stft.freqs + 8 * self.refiner.network.outputs)
+        return self.first.working_bytes(seconds, speakers) + refining

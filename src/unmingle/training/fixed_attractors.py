@@ -21,7 +21,7 @@ _BATCH = 25
 def collect_fixed_attractors(
     system: EmbeddingSeparator, mixer: MixtureSource, mixtures: int, seconds: float
 ) -> torch.Tensor:
-    """The points ``(talkers, dim)``: the mean of the largest cluster of the mixtures' attractor sets.
+    """The points ``(speakers, dim)``: the mean of the largest cluster of the mixtures' attractor sets.
 
     Each mixture's set comes from its ideal assignment, as in training.
 
@@ -41,7 +41,7 @@ def collect_fixed_attractors(
         points = system.oracle_attractors(batch)
         sets.append(points[batch.active.all(dim=1)])
     if not any(len(each) for each in sets):
-        raise UnmingleError("In no mixture of the data do all talkers talk; give other data.")
+        raise UnmingleError("In no mixture of the data do all speakers talk; give other data.")
     return mean_of_largest_cluster(torch.cat(sets).cpu(), generator=torch.Generator().manual_seed(0))
 
 
@@ -60,7 +60,7 @@ def fix_attractors(
     overwrite: bool = False,
     cache: Path | None = None,
 ) -> torch.Tensor:
-    """Write a copy of a model whose formation is ``fixed``; return its points ``(talkers, dim)``.
+    """Write a copy of a model whose formation is ``fixed``; return its points ``(speakers, dim)``.
 
     Raises:
         UnmingleError: the model embeds nothing, the output exists, or the data will not do.
@@ -76,7 +76,7 @@ def fix_attractors(
     trained = load_system(path)
     if not isinstance(trained, EmbeddingSeparator):
         raise UnmingleError(f"{model} makes masks without embeddings, so it has no attractors to fix.")
-    mixing = MixingConfig(talkers=trained.talkers)
+    mixing = MixingConfig(speakers=trained.speakers)
     mixer = open_mixtures(data, "train", trained.sample_rate, mixing, 0, cache)
     points = collect_fixed_attractors(trained, mixer, mixtures, seconds)
     fixed = build_system(trained.config.model_copy(update={"formation": "fixed"}))

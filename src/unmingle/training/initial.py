@@ -55,7 +55,7 @@ def system_from_model(recipe: Recipe, name: str | Path, mixer: MixtureSource | N
     """The recipe's system with the weights of a model.
 
     The model's front end and network must be those of the recipe's system, or of its first stage;
-    attractors, objective, dropout, equalizing, prelude, number of talkers and levels of SNR may differ. A gate
+    attractors, objective, dropout, equalizing, prelude, number of speakers and levels of SNR may differ. A gate
     that is configured otherwise, or for other levels, begins anew. Where there are more levels or fewer than
     the model has, each specialist begins as the model's for the nearest level. Every specialist of a
     mixture of local experts may begin with the weights of one denoiser; clusters of its latent space

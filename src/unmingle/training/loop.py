@@ -6,6 +6,7 @@ import ctypes
 import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -22,6 +23,7 @@ from unmingle.data.batches import Crops, iterate
 from unmingle.errors import UnmingleError
 from unmingle.models import save_system
 from unmingle.systems import EmbeddingSeparator
+from unmingle.training.averaging import WeightAverage
 from unmingle.training.fixed_attractors import collect_fixed_attractors, store_fixed_attractors
 from unmingle.training.initial import fresh_system, system_from_model
 from unmingle.training.mixtures import Validation, prepare, training_mixer
@@ -42,7 +44,7 @@ class Options:
     init_from: str | None = None
     minutes: float | None = None
     threads: int | None = None
-    devices: int = 1
+    processes: int = 1
     device: str = "cpu"
     workers: int = 1
     cache: Path | None = None
@@ -93,21 +95,21 @@ def train(
         raise UnmingleError("This machine has no CUDA device that PyTorch can use; choose cpu.")
     if options.device not in ("cpu", "cuda"):
         raise UnmingleError(f"There is no device {options.device!r}; choose cpu or cuda.")
-    if any(stage.batch_size % options.devices for stage in recipe.stages):
+    if any(stage.batch_size % options.processes for stage in recipe.stages):
         raise UnmingleError(
-            f"{options.devices} processes cannot share every batch evenly; change batch_size."
+            f"{options.processes} processes cannot share every batch evenly; change batch_size."
         )
     prepare(recipe, options.cache, on_decoded)
     folder.create(recipe)
     fabric = Fabric(
         accelerator="cuda" if options.device == "cuda" else "cpu",
-        devices=options.devices,
+        devices=options.processes,
         # A system of two stages trains a part at a time.
         strategy=DDPStrategy(start_method="spawn", find_unused_parameters=True)
-        if options.devices > 1
+        if options.processes > 1
         else "auto",
     )
-    if options.devices > 1:
+    if options.processes > 1:
         # As a partial: Fabric looks into its other arguments, and refuses frozen ones.
         process = partial(_train_process, recipe=recipe, folder=folder, options=options, on_step=None)
         try:
@@ -131,7 +133,7 @@ def _train_process(
 ) -> Progress:
     keep_freed_memory()
     if options.threads:
-        torch.set_num_threads(max(1, options.threads // options.devices))
+        torch.set_num_threads(max(1, options.threads // options.processes))
     return _Loop(fabric, recipe, folder, options, on_step).run()
 
 
@@ -169,6 +171,7 @@ class _Loop:
         self.score: float | None = None
         self.module, self.optimizer = fabric.setup(self.system, build_optimizer(recipe, self.system))
         self.module.mark_forward_method("loss")
+        self.average = WeightAverage(self.system, recipe.average) if recipe.average else None
         if options.resume:
             self._restore()
         self.stopped = False
@@ -258,14 +261,21 @@ class _Loop:
             self.fabric.clip_gradients(self.module, self.optimizer, max_norm=self.recipe.clip_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
+        if self.average is not None:
+            self.average.update()
         return float(loss.detach())
 
+    def _kept_weights(self) -> AbstractContextManager[None]:
+        """The weights that are validated and saved: those of the last step, or their average."""
+        return nullcontext() if self.average is None else self.average.applied()
+
     def _validate(self, stage: Stage, loss: float, speed: float) -> None:
-        system = self.system.trained_system()
-        if isinstance(system, EmbeddingSeparator) and isinstance(system.formation, FixedAttractors):
-            points = collect_fixed_attractors(system, self.mixer, _FIXED_MIXTURES, stage.seconds)
-            store_fixed_attractors(system, points)
-        sums = self.validation.sums(self.system, self.fabric.device)
+        with self._kept_weights():
+            system = self.system.trained_system()
+            if isinstance(system, EmbeddingSeparator) and isinstance(system.formation, FixedAttractors):
+                points = collect_fixed_attractors(system, self.mixer, _FIXED_MIXTURES, stage.seconds)
+                store_fixed_attractors(system, points)
+            sums = self.validation.sums(self.system, self.fabric.device)
         total = cast(torch.Tensor, self.fabric.all_reduce(sums, reduce_op="sum"))
         self.score = float(total[0] / total[1].clamp_min(1))
         validation_loss = float(total[2] / total[3])
@@ -303,7 +313,8 @@ class _Loop:
                 else "not stated",
             }
         )
-        save_system(self.system.trained_system(), path, facts)
+        with self._kept_weights():
+            save_system(self.system.trained_system(), path, facts)
 
     def _save(self) -> None:
         gathered = self.fabric.all_gather(torch.get_rng_state())
@@ -317,6 +328,8 @@ class _Loop:
                 "generators": generators,
                 "score": self.score,
             }
+            if self.average is not None:
+                state["average"] = self.average.state_dict()
             self.folder.save(state, self.progress)
             self._save_model(self.folder.last)
         self.saved_at = time.monotonic()
@@ -327,6 +340,8 @@ class _Loop:
         self.optimizer.optimizer.load_state_dict(state["optimizer"])
         if len(state["generators"]) == self.fabric.world_size:
             torch.set_rng_state(state["generators"][self.fabric.global_rank])
+        if self.average is not None and "average" in state:
+            self.average.load_state_dict(state["average"])
         self.score = state["score"]
 
     def _report(self, stage: Stage, loss: float, speed: float) -> None:

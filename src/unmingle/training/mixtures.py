@@ -14,8 +14,9 @@ from unmingle.data.cache import decode
 from unmingle.data.corpora import Utterance, read_corpora, read_noise
 from unmingle.data.examples import Example, active_sources
 from unmingle.data.mixing import Mixer, MixingConfig
-from unmingle.data.noise import MADE, NoiseMaker
+from unmingle.data.noise import SYNTHETIC, NoiseMaker
 from unmingle.data.premixed import PremixedMixtures, is_premixed
+from unmingle.data.room_bank import RoomBank, open_room_bank
 from unmingle.errors import UnmingleError
 from unmingle.scoring import best_permutation, pairwise_si_sdr
 from unmingle.systems import System
@@ -36,32 +37,38 @@ def prepare(recipe: Recipe, cache: Path | None, on_decoded: Callable[[int, int],
             if recipe.mixing.noise is not None:
                 noise = _noise(recipe.noise_data, recipe.data, split)
                 decode(noise, recipe.system.sample_rate, cache, on_decoded)
+    if recipe.mixing.room is not None and recipe.mixing.room.bank:
+        _room_bank(recipe.mixing, recipe.system.sample_rate, recipe.seed, cache)
 
 
 def training_mixer(recipe: Recipe, cache: Path | None, stage: Stage | None = None) -> MixtureSource:
     """Mixes the training split as the recipe, or one of its stages, says."""
     mixing = recipe.mixing
-    if stage is not None and stage.fewest_talkers is not None:
-        mixing = mixing.model_copy(update={"fewest_talkers": stage.fewest_talkers})
+    if stage is not None and stage.fewest_speakers is not None:
+        mixing = mixing.model_copy(update={"fewest_speakers": stage.fewest_speakers})
     return open_mixtures(
         recipe.data, "train", recipe.system.sample_rate, mixing, recipe.seed, cache, recipe.noise_data
     )
 
 
 def validation_mixer(recipe: Recipe, cache: Path | None) -> MixtureSource:
-    """Mixes the validation split at full overlap and original speed, through the recordings' own microphones.
+    """Mixes the validation split at original speed, through the recordings' own microphones.
 
-    Talkers who begin ``late`` do so here too, as in recordings.
+    A share of the mixtures are conversations, if the recipe says so; in the others all speak all the time.
+    Speakers who begin ``late`` do so here too, as in recordings.
     """
     mixing = _of_validation(recipe)
-    fewest, noise = mixing.fewest_talkers, mixing.noise
+    fewest, noise, talk = mixing.fewest_speakers, mixing.noise, mixing.conversation
+    share = recipe.validation.conversations
     changes = {
+        "conversation": talk.model_copy(update={"share": share}) if talk and share else None,
+        "moving_level": 0.0,
         "speed": (1.0, 1.0),
         "partial_overlap": 0.0,
-        "lone": 0.0,
+        "single_speaker": 0.0,
         "microphone": None,
-        # A lone talker's mixture cannot be improved.
-        "fewest_talkers": fewest and max(2, fewest),
+        # A single speaker's mixture cannot be improved.
+        "fewest_speakers": fewest and max(2, fewest),
         "noise": noise and noise.model_copy(update={"noise_only": 0.0}),
     }
     return open_mixtures(
@@ -76,7 +83,7 @@ def validation_mixer(recipe: Recipe, cache: Path | None) -> MixtureSource:
 
 
 def _of_validation(recipe: Recipe) -> MixingConfig:
-    """The recipe's, without shares for corpora that have no validation talkers or noises."""
+    """The recipe's, without shares for corpora that have no validation speakers or noises."""
     mixing = recipe.mixing
     weights, noise = mixing.corpus_weights, mixing.noise
     if weights and not any_premixed(recipe.data):
@@ -84,7 +91,7 @@ def _of_validation(recipe: Recipe) -> MixingConfig:
         weights = {name: weight for name, weight in weights.items() if name in names}
     if noise is not None and noise.weights:
         there = {each.corpus for each in _noise(recipe.noise_data, recipe.data, "valid")}
-        kept = {name: weight for name, weight in noise.weights.items() if name in {*there, *MADE}}
+        kept = {name: weight for name, weight in noise.weights.items() if name in {*there, *SYNTHETIC}}
         noise = noise.model_copy(update={"weights": kept})
     return mixing.model_copy(update={"corpus_weights": weights, "noise": noise})
 
@@ -106,14 +113,21 @@ def open_mixtures(
         UnmingleError: the data is missing or malformed.
     """
     if any_premixed(data):
-        return PremixedMixtures(Path(data[0]), split, sample_rate, mixing.talkers, seed)
+        return PremixedMixtures(Path(data[0]), split, sample_rate, mixing.speakers, seed)
     utterances = read_corpora(data, split)
     speech, noise = decode(utterances, sample_rate, cache), None
     if mixing.noise is not None:
         recordings = _noise(noise_data, data, split)
         decoded = decode(recordings, sample_rate, cache)
         noise = NoiseMaker(recordings, decoded, speech, sample_rate, mixing.noise)
-    return Mixer(utterances, speech, sample_rate, mixing, seed, noise)
+    banked = mixing.room is not None and mixing.room.bank
+    rooms = _room_bank(mixing, sample_rate, seed, cache) if banked else None
+    return Mixer(utterances, speech, sample_rate, mixing, seed, noise, rooms)
+
+
+def _room_bank(mixing: MixingConfig, sample_rate: int, seed: int, cache: Path | None) -> RoomBank:
+    assert mixing.room is not None
+    return open_room_bank(mixing.room, mixing.speakers, sample_rate, seed, cache)
 
 
 def _noise(noise_data: Sequence[str], data: Sequence[str], split: str) -> list[Utterance]:
@@ -143,7 +157,7 @@ class Validation:
         for index in mine:
             example = mixer.example(index, samples)
             active = active_sources(example)
-            # Talkers first, silence after them.
+            # Speakers first, silence after them.
             ordered = np.concatenate([example.sources[active], example.sources[~active]])
             groups.setdefault(int(active.sum()), []).append(replace(example, sources=ordered))
         self._batches = [
@@ -155,7 +169,7 @@ class Validation:
     def sums(self, system: System, device: torch.device) -> torch.Tensor:
         """SI-SDR improvement in dB, mixtures of it, loss, mixtures of it; sums over mixtures: ``(4,)``.
 
-        The system is told how many talkers there are; a lone talker without noise cannot be improved.
+        The system is told how many speakers there are; a single speaker without noise cannot be improved.
         Before the second part of a system of two is trained, the first part alone is scored.
         """
         system.eval()

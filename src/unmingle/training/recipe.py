@@ -25,11 +25,13 @@ from unmingle.systems import (
 
 
 class ValidationConfig(Config):
-    """Fixed validation mixtures: full overlap, original speed, from the validation split."""
+    """Fixed validation mixtures at original speed, from the validation split; full overlap unless said."""
 
     count: int = Field(100, ge=1)
     seconds: float = Field(4.0, gt=0.0)
     seed: int = Field(1, ge=0)
+    conversations: float = Field(0.0, ge=0.0, le=1.0)
+    """Share of the validation mixtures that are conversations as ``mixing.conversation`` has them."""
 
 
 class Stage(Config):
@@ -47,7 +49,7 @@ class Stage(Config):
     """``plateau``: halved after ``halve_after`` validations without a better loss, ended after
     ``stop_after``, as Luo does; ``halving``: halved after every ``halve_after`` validations, as Isik
     does; ``decay``: linear to zero over the stage."""
-    fewest_talkers: int | None = Field(None, ge=1)
+    fewest_speakers: int | None = Field(None, ge=1)
     """Of this stage's mixtures; as ``mixing`` has it if not given."""
     part: Part = "all"
     """Of a system of two stages: ``first``, then ``second`` with the first held fixed, then ``all``. Of
@@ -63,6 +65,7 @@ class Recipe(Config):
     """A training run."""
 
     name: str
+    """Of the run and its folder (default: the file's stem, with its folders below ``recipes`` before it)."""
     seed: int = Field(0, ge=0)
     data: list[str] = []
     """Corpora: manifests or folders; the command line's ``--data`` goes before it."""
@@ -76,17 +79,20 @@ class Recipe(Config):
     optimizer: Literal["adam", "rmsprop"] = "adam"
     clip_norm: float | None = Field(5.0, gt=0.0)
     """Limit of the gradient's norm; null for none."""
+    average: float | None = Field(None, gt=0.0, lt=1.0)
+    """Validate and save an exponential average of the weights: after every step it moves by ``1 - average`` of
+    the way to the weights of that step (default: the weights themselves)."""
     facts: ModelFacts = ModelFacts()
     """Origin and licence of the data, written into the model."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> Recipe:
-        for name in ("talkers", "fewest_talkers"):
+        for name in ("speakers", "fewest_speakers"):
             mixed, separated = getattr(self.mixing, name), getattr(self.system, name)
             if mixed != separated:
                 raise ValueError(f"mixing has {name} {mixed}, the system {separated}; make them the same")
-        if any((stage.fewest_talkers or 1) > self.mixing.talkers for stage in self.stages):
-            raise ValueError(f"a stage's fewest_talkers is more than the {self.mixing.talkers} talkers")
+        if any((stage.fewest_speakers or 1) > self.mixing.speakers for stage in self.stages):
+            raise ValueError(f"a stage's fewest_speakers is more than the {self.mixing.speakers} speakers")
         parts = {"all"}
         if isinstance(self.system, TwoStageConfig):
             parts = {"all", "first", "second"}
@@ -108,8 +114,8 @@ class Recipe(Config):
             if first.mask == "assignment" and trained in ("oracle", "kmeans", "spherical_kmeans"):
                 raise ValueError(f"mask assignment gives no gradient with training_formation {trained}")
             clusters = first.training_formation in ("kmeans", "spherical_kmeans", "soft_kmeans")
-            if first.fewest_talkers is not None and clusters and first.objective != "affinity":
-                raise ValueError("k-means in training cannot know a number of talkers that varies")
+            if first.fewest_speakers is not None and clusters and first.objective != "affinity":
+                raise ValueError("k-means in training cannot know a number of speakers that varies")
         return self
 
 
@@ -128,13 +134,21 @@ def read_recipe(path: Path, *, small: bool = False) -> Recipe:
     if small:
         if not isinstance(changes, dict):
             raise UnmingleError(f"The recipe {path} has no small variant; leave out --small.")
-        values = _merge(values, {"name": f"{values.get('name', path.stem)}-small"} | changes)
+        values = _merge(values, {"name": f"{values.get('name', _default_name(path))}-small"} | changes)
+    values.setdefault("name", _default_name(path))
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"]) or "the whole"
         raise UnmingleError(f"The recipe {path} has a bad value at {place!r}: {first['msg']}.") from error
+
+
+def _default_name(path: Path) -> str:
+    """The file's stem; below a folder ``recipes``, the folders' names are put in front of it."""
+    folders = path.resolve().parent.parts
+    below = folders[len(folders) - folders[::-1].index("recipes") :] if "recipes" in folders else ()
+    return "-".join([*below, path.stem])
 
 
 def _read(path: Path, depth: int) -> dict[str, Any]:
@@ -151,7 +165,9 @@ def _read(path: Path, depth: int) -> dict[str, Any]:
     bases = values.pop("base", [])
     merged: dict[str, Any] = {}
     for base in bases if isinstance(bases, list) else [bases]:
-        merged = _merge(merged, _read(path.parent / str(base), depth + 1))
+        inherited = _read(path.parent / str(base), depth + 1)
+        inherited.pop("name", None)  # It names the base's own run.
+        merged = _merge(merged, inherited)
     return _merge(merged, values)
 
 

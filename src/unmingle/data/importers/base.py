@@ -53,7 +53,7 @@ class NoiseRow:
 
 
 @dataclass(frozen=True, slots=True)
-class Talker:
+class Speaker:
     """Who talks in a mixture, as far as it is known."""
 
     corpus: str
@@ -63,10 +63,10 @@ class Talker:
 
 @dataclass(frozen=True, slots=True)
 class MixtureRow:
-    """One mixture, with its talkers in the order of the sources."""
+    """One mixture, with its speakers in the order of the sources."""
 
     name: str
-    talkers: Sequence[Talker]
+    speakers: Sequence[Speaker]
     seconds: float
 
 
@@ -76,7 +76,7 @@ class Count:
 
     split: str
     items: int
-    talkers: int
+    speakers: int
     """Of noise: its classes."""
     seconds: float
 
@@ -196,16 +196,18 @@ def write_mixtures(
     contents, counts = [], []
     for folder, rows in sorted(folders.items()):
         columns = ["name"]
-        for number in range(1, len(rows[0].talkers) + 1):
-            columns += [f"corpus_{number}", f"talker_{number}", f"gender_{number}"]
+        for number in range(1, len(rows[0].speakers) + 1):
+            columns += [f"corpus_{number}", f"speaker_{number}", f"gender_{number}"]
         lines = []
         for row in sorted(rows, key=lambda row: row.name):
-            cells = [cell for talker in row.talkers for cell in (talker.corpus, talker.name, talker.gender)]
+            cells = [
+                cell for speaker in row.speakers for cell in (speaker.corpus, speaker.name, speaker.gender)
+            ]
             lines.append((row.name, *cells, f"{row.seconds:.3f}"))
         contents.append((folder / "mixtures.csv", _csv((*columns, "seconds"), lines)))
-        talkers = {talker.name for row in rows for talker in row.talkers} - {"unknown"}
+        speakers = {speaker.name for row in rows for speaker in row.speakers} - {"unknown"}
         where = folder.relative_to(root).as_posix()
-        counts.append(Count(where, len(rows), len(talkers), sum(row.seconds for row in rows)))
+        counts.append(Count(where, len(rows), len(speakers), sum(row.seconds for row in rows)))
     replace_files(contents)
     return Index([path for path, _ in contents], counts, notes)
 
@@ -244,12 +246,12 @@ def _csv(columns: Sequence[str], lines: Iterable[Sequence[str]]) -> bytes:
 
 
 def _count(rows: Iterable[tuple[str, str, float]]) -> list[Count]:
-    """Counts by split, from ``(split, talker, seconds)``."""
+    """Counts by split, from ``(split, speaker, seconds)``."""
     groups: dict[str, list[tuple[str, float]]] = {split: [] for split in SPLITS}
-    for split, talker, seconds in rows:
-        groups[split].append((talker, seconds))
+    for split, speaker, seconds in rows:
+        groups[split].append((speaker, seconds))
     return [
-        Count(split, len(group), len({talker for talker, _ in group}), sum(seconds for _, seconds in group))
+        Count(split, len(group), len({speaker for speaker, _ in group}), sum(seconds for _, seconds in group))
         for split, group in groups.items()
         if group
     ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from unmingle.data.importers.base import Importer, Index, Talker
+from unmingle.data.importers.base import Importer, Index, Speaker
 from unmingle.data.importers.librispeech import find_genders
 from unmingle.data.importers.mixtures import index_mixtures
 from unmingle.data.mixture_folders import MixtureItem
@@ -19,8 +19,8 @@ _UTTERANCE = re.compile(r"(\d+)-\d+-\d+")
 def _index(root: Path) -> Index:
     genders = find_genders(root)
 
-    def talkers(item: MixtureItem) -> list[Talker]:
-        # 4077-13754-0001_5142-33396-0065: talker, chapter and number of every source.
+    def speakers(item: MixtureItem) -> list[Speaker]:
+        # 4077-13754-0001_5142-33396-0065: speaker, chapter and number of every source.
         found = [match for part in item.name.split("_") if (match := _UTTERANCE.fullmatch(part))]
         if len(found) != len(item.sources):
             raise UnmingleError(
@@ -28,10 +28,10 @@ def _index(root: Path) -> Index:
                 "is this folder another corpus's?"
             )
         names = [match[1] for match in found]
-        return [Talker("librispeech", name, (genders or {}).get(name, "unknown")) for name in names]
+        return [Speaker("librispeech", name, (genders or {}).get(name, "unknown")) for name in names]
 
     notes = [] if genders else ["There is no LibriSpeech/SPEAKERS.TXT in or above it: genders are unknown."]
-    return index_mixtures(root, _TITLE, _SPLITS, talkers, notes)
+    return index_mixtures(root, _TITLE, _SPLITS, speakers, notes)
 
 
 LIBRIMIX = Importer(

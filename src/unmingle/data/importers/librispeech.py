@@ -69,7 +69,7 @@ PARTS = {
 
 
 def find_genders(root: Path) -> dict[str, str] | None:
-    """Gender by talker, from the SPEAKERS.TXT in or above ``root``; None if there is none."""
+    """Gender by speaker, from the SPEAKERS.TXT in or above ``root``; None if there is none."""
     path = find_above(root, "SPEAKERS.TXT", "LibriSpeech/SPEAKERS.TXT")
     if path is None:
         return None
@@ -99,10 +99,10 @@ def _index(root: Path) -> Index:
 def _read_part(root: Path, folder: Path, genders: dict[str, str]) -> Iterator[SpeechRow]:
     chapters = sorted(path for path in folder.glob("*/*") if path.is_dir())
     if not chapters:
-        raise half_there(root, _TITLE, f"{folder.name}/TALKER/CHAPTER/*.flac")
+        raise half_there(root, _TITLE, f"{folder.name}/SPEAKER/CHAPTER/*.flac")
     for chapter in chapters:
-        talker = chapter.parent.name
-        transcript = chapter / f"{talker}-{chapter.name}.trans.txt"
+        speaker = chapter.parent.name
+        transcript = chapter / f"{speaker}-{chapter.name}.trans.txt"
         if not transcript.is_file():
             raise half_there(root, _TITLE, str(transcript.relative_to(root)))
         for line in transcript.read_text(encoding="utf-8").splitlines():
@@ -112,7 +112,7 @@ def _read_part(root: Path, folder: Path, genders: dict[str, str]) -> Iterator[Sp
                 raise half_there(root, _TITLE, str(path.relative_to(root)))
             split = _SPLITS[folder.name.split("-")[0]]
             yield SpeechRow(
-                path, "librispeech", talker, genders.get(talker, "unknown"), seconds_of(path), split,
+                path, "librispeech", speaker, genders.get(speaker, "unknown"), seconds_of(path), split,
                 "CC-BY-4.0", text.strip(),
             )  # fmt: skip
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from unmingle.data.importers.base import (
     Index,
     MixtureRow,
-    Talker,
+    Speaker,
     half_there,
     not_there,
     seconds_of,
@@ -24,7 +24,7 @@ def index_mixtures(
     root: Path,
     title: str,
     splits: Sequence[str],
-    talkers: Callable[[MixtureItem], Sequence[Talker]],
+    speakers: Callable[[MixtureItem], Sequence[Speaker]],
     notes: Sequence[str] = (),
 ) -> Index:
     """Index every folder of the name of a split, in ``root`` or up to three folders below it.
@@ -49,5 +49,5 @@ def index_mixtures(
             # A mixture is written after its sources: one that is missing was not made.
             if extra := sorted(sources - {item.mixture.name for item in items}):
                 raise half_there(root, title, str(items[0].mixture.with_name(extra[0]).relative_to(root)))
-        rows[folder] = [MixtureRow(item.name, talkers(item), seconds_of(item.mixture)) for item in items]
+        rows[folder] = [MixtureRow(item.name, speakers(item), seconds_of(item.mixture)) for item in items]
     return write_mixtures(root, rows, notes)

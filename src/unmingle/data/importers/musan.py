@@ -1,7 +1,7 @@
 """MUSAN (OpenSLR 17): noise and music, 16 kHz WAV.
 
 Its third part, speech, is left out: as noise, it would teach a model to remove what another recording of
-the same kind teaches it to keep; and as speech, it does not tell its talkers apart.
+the same kind teaches it to keep; and as speech, it does not tell its speakers apart.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 The layout is the one that its authors' loader reads (rtl_loader.py of github.com/ShariqM/source_separation):
 
     RTL/extracted_7/libri/FOLDER/2_701_*mixed*.wav      the recorded mixture
-    RTL/extracted_7/libri/FOLDER/2_701_*.wav            the two talkers of it, alone
+    RTL/extracted_7/libri/FOLDER/2_701_*.wav            the two speakers of it, alone
 
 ``index`` puts it into ``mixtures/test/{mix,s1,s2}`` and ``mixtures/train/{mix,s1,s2}``, by hard links where the
 disk has them. A root that has folders of the latter kind already, there or in itself, is taken as it is.
@@ -15,7 +15,7 @@ import os
 import shutil
 from pathlib import Path
 
-from unmingle.data.importers.base import Importer, Index, Talker, half_there, not_there
+from unmingle.data.importers.base import Importer, Index, Speaker, half_there, not_there
 from unmingle.data.importers.mixtures import index_mixtures
 from unmingle.errors import UnmingleError
 
@@ -33,8 +33,8 @@ def _index(root: Path) -> Index:
         root,
         _TITLE,
         _SPLITS,
-        lambda item: [Talker("realtalklibri") for _ in item.sources],
-        ["Its files do not tell talkers and genders: both are unknown."],
+        lambda item: [Speaker("realtalklibri") for _ in item.sources],
+        ["Its files do not tell speakers and genders: both are unknown."],
     )
 
 
@@ -78,7 +78,7 @@ def _sources(root: Path, mixture: Path) -> list[Path]:
     paths = sorted(path for path in mixture.parent.iterdir() if path.name.startswith(f"{prefix}_"))
     sources = [path for path in paths if "mixed" not in path.name]
     if len(sources) != 2:
-        raise half_there(root, _TITLE, f"a talker of {mixture.relative_to(root)}")
+        raise half_there(root, _TITLE, f"a speaker of {mixture.relative_to(root)}")
     return sources
 
 

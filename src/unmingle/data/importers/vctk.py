@@ -1,4 +1,4 @@
-"""VCTK 0.92: 110 talkers of English, 48 kHz FLAC, each sentence by two microphones, of which one is taken."""
+"""VCTK 0.92: 110 speakers of English, 48 kHz FLAC, each sentence by two microphones, of which one is taken."""
 
 from __future__ import annotations
 
@@ -38,17 +38,17 @@ def _index(root: Path) -> Index:
     genders = _read_genders(info) if info.is_file() else {}
     rows = []
     for folder in sorted(path for path in (home / _AUDIO).iterdir() if path.is_dir()):
-        talker = folder.name
-        paths = sorted(folder.glob(f"{talker}_*_mic1.flac"))
+        speaker = folder.name
+        paths = sorted(folder.glob(f"{speaker}_*_mic1.flac"))
         if not paths:
-            raise half_there(root, _TITLE, f"{_AUDIO}/{talker}/{talker}_*_mic1.flac")
+            raise half_there(root, _TITLE, f"{_AUDIO}/{speaker}/{speaker}_*_mic1.flac")
         for path in paths:
-            text = home / "txt" / talker / f"{path.stem.removesuffix('_mic1')}.txt"
+            text = home / "txt" / speaker / f"{path.stem.removesuffix('_mic1')}.txt"
             rows.append(
                 SpeechRow(
-                    path, "vctk", talker, genders.get(talker, "unknown"), seconds_of(path),
-                    # The corpus has no splits: by talker, as in a corpus without a manifest.
-                    split_of(talker), "CC-BY-4.0",
+                    path, "vctk", speaker, genders.get(speaker, "unknown"), seconds_of(path),
+                    # The corpus has no splits: by speaker, as in a corpus without a manifest.
+                    split_of(speaker), "CC-BY-4.0",
                     text.read_text(encoding="utf-8", errors="replace").strip() if text.is_file() else "",
                 )
             )  # fmt: skip

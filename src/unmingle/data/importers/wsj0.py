@@ -56,10 +56,10 @@ def _index(root: Path) -> Index:
     rows = []
     for name, (path, split) in sounds.items():
         check_sphere(path)
-        talker = name[:3]
+        speaker = name[:3]
         rows.append(
             SpeechRow(
-                path, "wsj0", talker, genders.get(talker, "unknown"), seconds_of(path), split,
+                path, "wsj0", speaker, genders.get(speaker, "unknown"), seconds_of(path), split,
                 "LDC User Agreement", texts.get(name, ""),
             )
         )  # fmt: skip
@@ -104,7 +104,7 @@ def _read_dots(path: Path) -> dict[str, str]:
 
 
 def read_spkrinfo(path: Path) -> dict[str, str]:
-    """Gender by talker: the first two words of every line that is no comment."""
+    """Gender by speaker: the first two words of every line that is no comment."""
     lines = path.read_text(encoding="latin-1").splitlines()
     words = [line.split() for line in lines if not line.startswith(";")]
     return {row[0].lower(): gender(row[1]) for row in words if len(row) > 1}

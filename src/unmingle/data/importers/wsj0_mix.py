@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from unmingle.data.importers.base import Importer, Index, Talker, find_above
+from unmingle.data.importers.base import Importer, Index, Speaker, find_above
 from unmingle.data.importers.mixtures import index_mixtures
 from unmingle.data.importers.wsj0 import read_spkrinfo
 from unmingle.data.mixture_folders import MixtureItem
@@ -22,7 +22,7 @@ def _index(root: Path) -> Index:
     info = find_above(root, "spkrinfo.txt", "wsj0-train-spkrinfo.txt")
     genders = read_spkrinfo(info) if info else {}
 
-    def talkers(item: MixtureItem) -> list[Talker]:
+    def speakers(item: MixtureItem) -> list[Speaker]:
         # 01aa010k_1.3053_01po0310_-1.3053: the gain of every source follows its name.
         found = [_UTTERANCE.fullmatch(part.lower()) for part in item.name.split("_")[::2]]
         names = [match[1] for match in found if match]
@@ -31,10 +31,10 @@ def _index(root: Path) -> Index:
                 f"{item.mixture} has not the name of a mixture of WSJ0-mix, "
                 "01aa010k_1.3053_01po0310_-1.3053.wav; is this folder another corpus's?"
             )
-        return [Talker("wsj0", name, genders.get(name, "unknown")) for name in names]
+        return [Speaker("wsj0", name, genders.get(name, "unknown")) for name in names]
 
     notes = [] if info else ["There is no spkrinfo.txt in or above it: genders are unknown."]
-    return index_mixtures(root, _TITLE, ("tr", "cv", "tt"), talkers, notes)
+    return index_mixtures(root, _TITLE, ("tr", "cv", "tt"), speakers, notes)
 
 
 WSJ0_MIX = Importer(

@@ -1,4 +1,4 @@
-"""The house: each floor imports only floors below it, and the core needs no extra."""
+"""The layers: each imports only layers below it, and the core needs no extra."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import unmingle
 from conftest import MIXTURE
 
 SOURCE = Path(unmingle.__file__).parent
-FLOORS = [
+LAYERS = [
     {"errors", "config", "batch"},
     {"audio", "stft", "masks", "clustering", "networks"},
     {"audio_blocks"},
@@ -30,26 +30,26 @@ EXTRAS = ["lightning_fabric", "yaml", "matplotlib", "fast_bss_eval", "pesq", "py
 FORBIDDEN = [*EXTRAS, "unmingle.training", "unmingle.evaluation", "unmingle.data"]
 
 
-def _floor(room: str) -> int:
-    return next(number for number, rooms in enumerate(FLOORS) if room in rooms)
+def _layer(module: str) -> int:
+    return next(number for number, modules in enumerate(LAYERS) if module in modules)
 
 
 def _imports(path: Path) -> set[str]:
-    rooms = set()
+    modules = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("unmingle"):
             parts = node.module.split(".")
-            rooms |= {parts[1]} if len(parts) > 1 else {alias.name for alias in node.names}
-    return rooms - {"__version__"}
+            modules |= {parts[1]} if len(parts) > 1 else {alias.name for alias in node.names}
+    return modules - {"__version__"}
 
 
 @pytest.mark.parametrize("path", sorted(SOURCE.rglob("*.py")), ids=lambda path: str(path.relative_to(SOURCE)))
-def test_each_floor_imports_only_floors_below_it(path: Path) -> None:
-    room = path.relative_to(SOURCE).parts[0].removesuffix(".py")
-    if room in ("__init__", "__main__"):
+def test_each_layer_imports_only_layers_below_it(path: Path) -> None:
+    module = path.relative_to(SOURCE).parts[0].removesuffix(".py")
+    if module in ("__init__", "__main__"):
         return
-    for other in _imports(path) - {room}:
-        assert _floor(other) < _floor(room), f"{path} imports {other}"
+    for other in _imports(path) - {module}:
+        assert _layer(other) < _layer(module), f"{path} imports {other}"
 
 
 def _run(code: str, *arguments: str) -> str:
@@ -65,7 +65,7 @@ def test_import_takes_nothing_heavy() -> None:
     assert not {"torch", "numpy", "soundfile", *FORBIDDEN} & set(loaded)
 
 
-def test_separating_a_file_imports_no_extra_and_no_upper_room(tiny_model: Path, tmp_path: Path) -> None:
+def test_separating_a_file_imports_no_extra_and_no_upper_layer(tiny_model: Path, tmp_path: Path) -> None:
     code = f"""
 import sys
 class Missing:

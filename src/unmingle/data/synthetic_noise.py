@@ -1,4 +1,4 @@
-"""Noise that is made: sounds of no one thing, and sounds that come about as those of many things do.
+"""Synthetic noise: sounds of no one thing, and sounds that come about as those of many things do.
 
 Each kind draws anew what it sounds like (the modes of what is struck, a call, an engine's speed), so two noises of a
 kind have little more in common than how they come about. Nothing here is a recording or was measured on one.

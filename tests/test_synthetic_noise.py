@@ -1,4 +1,4 @@
-"""Noise that is made: what each kind is by its definition, and that no draw is silent or breaks."""
+"""Synthetic noise: what each kind is by its definition, and that no draw is silent or breaks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from unmingle.audio import Samples
-from unmingle.data.made_noise import (
+from unmingle.data.noise import noise_level
+from unmingle.data.synthetic_noise import (
     _envelope,
     _event_times,
     _pulses,
@@ -24,7 +25,6 @@ from unmingle.data.made_noise import (
     struck,
     tones,
 )
-from unmingle.data.noise import noise_level
 
 RATE = 8000
 KINDS = (shaped_noise, modulated_noise, tones, impulses, struck, calls, engines, flowing)
