@@ -18,10 +18,10 @@ import torch
 
 from unmingle.audio import Samples, read_audio, resample
 from unmingle.data.microphones import KNOWN, heard_through, known_response
+from unmingle.denoising import Enhancer, load_denoiser
 from unmingle.evaluation.summary import bootstrap_interval
 from unmingle.metrics import si_sdr
 from unmingle.models import DEFAULT_DENOISER
-from unmingle.separation import Enhancer, load_denoiser
 
 RATE = 16000
 

@@ -25,8 +25,8 @@ import torch
 from separation_speed import MIXTURE, run
 
 from unmingle.audio import read_audio, resample
+from unmingle.denoising import Enhancer, load_denoiser
 from unmingle.models import DEFAULT_DENOISER
-from unmingle.separation import Enhancer, load_denoiser
 
 
 def stream(enhancer: Enhancer, audio: np.ndarray, rate: int, block: int) -> tuple[float, float]:

@@ -10,9 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from unmingle.denoising.stream import DenoisingStream
 from unmingle.models import ModelFacts, load_system, save_system
 from unmingle.networks import Bands, Lstm, LstmConfig
-from unmingle.separation.streaming import DenoisingStream
 from unmingle.systems import Denoiser, DenoiserConfig
 
 SIZES = LstmConfig(layers=2, hidden_size=8)

@@ -16,11 +16,11 @@ import unmingle
 from conftest import MIXTURE
 from unmingle.audio_blocks import AudioWriter, Blocks
 from unmingle.data.mixture_folders import read_mixture_folder
+from unmingle.denoising import denoise_files, load_denoiser
 from unmingle.errors import UnmingleError
 from unmingle.evaluation.dnsmos import dnsmos
-from unmingle.separation import denoise_files, load_denoiser
-from unmingle.separation.files import Output
-from unmingle.separation.live import RawFormat, parse_raw_format, run_pipe
+from unmingle.file_batches import Output
+from unmingle.live import RawFormat, parse_raw_format, run_pipe
 
 Run = pytest.FixtureRequest
 

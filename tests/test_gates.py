@@ -10,7 +10,7 @@ from torch import Tensor
 
 from conftest import tiny_experts
 from unmingle.batch import MixtureBatch
-from unmingle.separation.expert_choice import ExpertMasks
+from unmingle.denoising.expert_choice import ExpertMasks
 from unmingle.systems import LocalExperts
 from unmingle.systems.gates import SpecialistGate, energies
 

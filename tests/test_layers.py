@@ -14,16 +14,18 @@ from conftest import MIXTURE
 
 SOURCE = Path(unmingle.__file__).parent
 LAYERS = [
-    {"errors", "config", "batch"},
+    {"errors", "config", "batch", "version"},
+    {"device"},
     {"audio", "stft", "masks", "clustering", "networks"},
-    {"audio_blocks"},
+    {"audio_blocks", "audio_stream", "file_batches"},
     {"metrics"},
     {"scoring", "frontend"},
-    {"attractors", "counting", "losses", "data"},
+    {"attractors", "counting", "losses"},
     {"systems"},
     {"models"},
-    {"training", "separation"},
-    {"evaluation"},
+    {"data", "denoising", "separation"},
+    {"live"},
+    {"training", "evaluation"},
     {"cli"},
 ]
 EXTRAS = ["lightning_fabric", "yaml", "matplotlib", "fast_bss_eval", "pesq", "pystoi", "av"]

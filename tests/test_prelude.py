@@ -9,8 +9,8 @@ from torch import Tensor
 
 from conftest import tiny_experts
 from unmingle.batch import MixtureBatch
+from unmingle.denoising.stream import DenoisingStream
 from unmingle.networks import LstmConfig
-from unmingle.separation.streaming import DenoisingStream
 from unmingle.systems import Denoiser, DenoiserConfig, DenoisingSystem
 
 RATE, HOP = 16000, 256

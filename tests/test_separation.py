@@ -13,9 +13,9 @@ import unmingle
 from conftest import MIXTURE
 from unmingle.audio import Samples, resample
 from unmingle.errors import UnmingleError
-from unmingle.separation import Output, load, separate_files
+from unmingle.file_batches import Output, distinct_stems, find_inputs
+from unmingle.separation import load, separate_files
 from unmingle.separation.adding_up import frame_gains, share_residual
-from unmingle.separation.files import distinct_stems, find_inputs
 from unmingle.separation.order import order_of_speaking
 
 
@@ -202,7 +202,7 @@ def test_a_recording_too_long_for_memory_is_refused(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     soundfile.write(tmp_path / "long.wav", np.zeros(8000 * 60), 8000)
-    monkeypatch.setattr("unmingle.separation.files.available_memory", lambda: 10_000_000)
+    monkeypatch.setattr("unmingle.file_batches.available_memory", lambda: 10_000_000)
     (result,) = separate_files([tmp_path / "long.wav"], load(tiny_model), Output(tmp_path / "out"))
     assert result.error is not None
     assert "cut it into pieces" in result.error

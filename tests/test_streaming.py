@@ -10,11 +10,12 @@ from hypothesis import strategies as st
 
 from conftest import tiny_experts
 from unmingle.audio import Samples, resample
+from unmingle.audio_stream import Frames, StftStream
+from unmingle.denoising.expert_choice import ExpertMasks
+from unmingle.denoising.stream import DenoisingStream
 from unmingle.errors import UnmingleError
 from unmingle.frontend import FrontEnd, StftConfig, level, running_level
-from unmingle.separation.expert_choice import ExpertMasks, Frames
-from unmingle.separation.streaming import DenoisingStream
-from unmingle.stft import Stft, StftStream
+from unmingle.stft import Stft
 from unmingle.systems import DenoisingSystem, LocalExperts
 
 RATE = 16000

@@ -30,10 +30,10 @@ from figure2 import LEVELS, mixtures
 
 from unmingle.audio import Samples
 from unmingle.data.mixture_folders import MixtureItem, read_item
+from unmingle.denoising import load_denoiser
 from unmingle.evaluation.scores import score_mixture
 from unmingle.evaluation.summary import MixtureScores, bootstrap_interval
 from unmingle.models import DEFAULT_DENOISER
-from unmingle.separation import load_denoiser
 
 PEERS = ("noisereduce", "rnnoise", "logmmse")
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")

@@ -12,11 +12,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from unmingle.errors import UnmingleError
+from unmingle.version import __version__
 
 if TYPE_CHECKING:
-    from unmingle.separation import Enhancer, Separator, denoise, load, load_denoiser, separate
+    from unmingle.denoising import Enhancer, denoise, load_denoiser
+    from unmingle.separation import Separator, load, separate
 
-__version__ = "0.1.0"
 __all__ = [
     "Enhancer",
     "Separator",
@@ -32,7 +33,11 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     # torch takes seconds to import: `unmingle --help` must not pay for it.
     if name in __all__:
-        from unmingle import separation
+        from unmingle import denoising, separation
 
-        return getattr(separation, name)
+        return getattr(separation if hasattr(separation, name) else denoising, name)
     raise AttributeError(f"module 'unmingle' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -22,8 +22,8 @@ from unmingle.cli.options import (
 from unmingle.errors import UnmingleError
 
 if TYPE_CHECKING:
-    from unmingle.separation import Enhancer, Output
-    from unmingle.separation.denoising import DenoisingResult
+    from unmingle.denoising import DenoisingResult, Enhancer
+    from unmingle.file_batches import Output
 
 
 def command(
@@ -79,9 +79,10 @@ def command(
     if not files and not live:
         raise UnmingleError("Name a file to clean; see unmingle denoise --help.")
 
+    from unmingle.denoising import load_denoiser
+    from unmingle.file_batches import Output
+    from unmingle.live import run_live
     from unmingle.models import DEFAULT_DENOISER
-    from unmingle.separation import Output, load_denoiser
-    from unmingle.separation.live import run_live
 
     enhancer = load_denoiser(model or DEFAULT_DENOISER)
     if live:
@@ -95,7 +96,7 @@ def command(
 
 
 def _pipe(enhancer: Enhancer, text: str) -> None:
-    from unmingle.separation.live import parse_raw_format, run_pipe
+    from unmingle.live import parse_raw_format, run_pipe
 
     raw = parse_raw_format(text)
     stream = enhancer.stream(raw.sample_rate, raw.channels)
@@ -110,8 +111,8 @@ def _files(names: list[str], enhancer: Enhancer, output: Output, as_json: bool) 
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    from unmingle.separation import denoise_files
-    from unmingle.separation.files import find_inputs
+    from unmingle.denoising import denoise_files
+    from unmingle.file_batches import find_inputs
 
     paths, problems = find_inputs(names)
     if not paths:

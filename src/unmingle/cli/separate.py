@@ -63,9 +63,9 @@ def command(
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+    from unmingle.file_batches import Output, find_inputs
     from unmingle.models import DEFAULT_MODEL
-    from unmingle.separation import Output, load, separate_files
-    from unmingle.separation.files import find_inputs
+    from unmingle.separation import FileResult, load, separate_files
 
     set_threads(threads)
     wanted = _number(speakers)
@@ -87,7 +87,7 @@ def command(
             progress.update(task, description=paths[min(done, len(paths) - 1)].name)
 
         results = separate_files(paths, separator, target, speakers=wanted, channel=channel, on_done=advance)
-    results += problems
+    results += [FileResult(problem.input, error=problem.error) for problem in problems]
     if as_json:
         print(
             json.dumps({"model": separator.name, "files": [result.as_dict() for result in results]}, indent=2)

@@ -16,10 +16,10 @@ from pydantic import Field, model_validator
 
 from unmingle.audio import Samples, resample
 from unmingle.config import Config
+from unmingle.device import pick_device
 from unmingle.errors import UnmingleError
 from unmingle.evaluation.external import EstimateError, ExternalProgram
 from unmingle.models import file_hash, find_model, load_system
-from unmingle.separation.offline import pick_device
 from unmingle.systems import MaskingSystem
 from unmingle.systems.oracle import Oracle
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from unmingle.audio import LOWEST_SAMPLE_RATE, Samples, resample
+from unmingle.device import pick_device
 from unmingle.errors import UnmingleError
 from unmingle.models import DEFAULT_MODEL, find_model, load_system
 from unmingle.separation.adding_up import frame_gains, share_residual
@@ -173,21 +174,6 @@ def load(
             f"{path.stem} cleans speech of noise; use `unmingle denoise`, or name a model that separates."
         )
     return Separator(system, path.stem, path)
-
-
-def pick_device(device: str) -> str:
-    """PyTorch's name of ``auto`` (a GPU if there is one), ``cpu`` or ``cuda``.
-
-    Raises:
-        UnmingleError: no such device.
-    """
-    if device not in ("auto", "cpu", "cuda"):
-        raise UnmingleError(f"There is no device {device!r}; choose auto, cpu or cuda.")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UnmingleError("This machine has no CUDA device that PyTorch can use; choose cpu.")
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return device
 
 
 def _as_batch(audio: NDArray[np.generic], sample_rate: int) -> Samples:

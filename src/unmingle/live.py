@@ -8,9 +8,9 @@ from typing import BinaryIO
 import numpy as np
 
 from unmingle.audio import LOWEST_SAMPLE_RATE, Samples
+from unmingle.audio_stream import Stream
+from unmingle.denoising import Enhancer
 from unmingle.errors import UnmingleError
-from unmingle.separation.denoising import Enhancer
-from unmingle.separation.streaming import Stream
 
 _FORMATS = {"s16le": ("<i2", 2.0**15), "s32le": ("<i4", 2.0**31), "f32le": ("<f4", 1.0)}
 """Name, as ffmpeg has it, to NumPy's type and full scale."""

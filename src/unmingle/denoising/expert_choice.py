@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from unmingle.audio_stream import Frames
 from unmingle.errors import UnmingleError
 from unmingle.networks import LstmState
 from unmingle.systems import DenoisingSystem, LocalExperts
@@ -16,35 +17,6 @@ _ASK_SECONDS = 2.0
 """Between the gate's choices in a stream; also the half-life of what it has heard."""
 _FADE_SECONDS = 0.25
 """Over which one specialist's mask turns into the next one's."""
-
-
-class Frames:
-    """Frames ``(1, frames, freqs)`` that come a few at a time, and are joined only when they are needed.
-
-    Args:
-        blank: no frames, of the shape and kind of what comes.
-    """
-
-    def __init__(self, blank: Tensor) -> None:
-        self._blocks = [blank]
-        self.count = 0
-        """How many there are."""
-
-    def add(self, block: Tensor) -> None:
-        """Some more, at the end."""
-        self._blocks.append(block)
-        self.count += block.shape[1]
-
-    def take(self, frames: int) -> Tensor:
-        """The first ``frames``, which are gone then."""
-        joined = torch.cat(self._blocks, dim=1)
-        self._blocks = [joined[:, frames:].clone()]
-        self.count = self._blocks[0].shape[1]
-        return joined[:, :frames]
-
-    def last(self, frames: int) -> Tensor:
-        """The last ``frames``, or as many as there are."""
-        return torch.cat(self._blocks, dim=1)[:, max(0, self.count - frames) :]
 
 
 class ExpertMasks:

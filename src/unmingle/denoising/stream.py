@@ -1,39 +1,18 @@
-"""Streams: push a block of audio, get a block back."""
+"""Clean a recording of noise block by block."""
 
 from __future__ import annotations
 
-from functools import cache
-from typing import Protocol
-
 import numpy as np
-import soxr
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from unmingle.audio import LOWEST_SAMPLE_RATE, Samples
+from unmingle.audio_stream import Frames, OtherRate, StftStream
+from unmingle.denoising.expert_choice import ExpertMasks
 from unmingle.errors import UnmingleError
-from unmingle.separation.expert_choice import ExpertMasks, Frames
-from unmingle.stft import StftStream
 from unmingle.systems import DenoisingSystem
 from unmingle.systems.denoiser import prelude
-
-
-class Stream(Protocol):
-    """What all streams do. Audio is ``(samples,)`` or ``(channels, samples)``, as many channels each time."""
-
-    sample_rate: int
-    """Of what goes in and comes out, in hertz."""
-    channels: int
-    """How many signals go in side by side."""
-    lag_seconds: float
-    """What has come out is never further behind what went in."""
-
-    def push(self, block: NDArray[np.generic]) -> Samples:
-        """Some more audio; what is ready comes back, maybe nothing."""
-
-    def flush(self) -> Samples:
-        """The end: what is still owed. As many samples have then come out as went in."""
 
 
 class DenoisingStream:
@@ -88,7 +67,7 @@ class DenoisingStream:
         self.lag_seconds = waits / system.sample_rate
         self._other_rate = None
         if sample_rate != system.sample_rate:
-            self._other_rate = _OtherRate(sample_rate, system.sample_rate, system.hop, channels)
+            self._other_rate = OtherRate(sample_rate, system.sample_rate, system.hop, channels)
             self.lag_seconds += self._other_rate.lag_seconds
 
     def push(self, block: NDArray[np.generic]) -> Samples:
@@ -170,90 +149,3 @@ class DenoisingStream:
     def _answer(self, audio: Samples) -> Samples:
         self._given += audio.shape[1]
         return audio[0] if self._flat else audio
-
-
-class _OtherRate:
-    """Takes audio to the model's rate and back, and brings back what lies above the model's band.
-
-    With g the gain of the upper half band over time, x the input, h what the model heard of it and y what the model
-    made of that, the output is ``g x`` plus ``y - g h`` resampled: inside the band that is y, above it g x.
-    """
-
-    def __init__(self, sample_rate: int, model_rate: int, hop: int, channels: int) -> None:
-        self._rate, self._model_rate, self._hop = sample_rate, model_rate, hop
-        self._down = soxr.ResampleStream(sample_rate, model_rate, channels, dtype="float32", quality="HQ")
-        self._up = soxr.ResampleStream(model_rate, sample_rate, channels, dtype="float32", quality="HQ")
-        self._input = _Queue(channels)
-        self._heard = _Queue(channels)
-        self._gains = np.zeros(0, dtype=np.float32)
-        self._first_gain = 0
-        self.lag_seconds = _resampler_lag(sample_rate, model_rate) + _resampler_lag(model_rate, sample_rate)
-
-    def take(self, audio: Samples, *, ended: bool) -> Samples:
-        """What the model hears of some more input."""
-        self._input.add(audio)
-        heard = _resampled(self._down, audio, ended)
-        self._heard.add(heard)
-        return heard
-
-    def give(self, denoised: Samples, gains: Samples, *, ended: bool) -> Samples:
-        """Output at the input's rate from what the model made, and the gains of its new frames."""
-        self._gains = np.concatenate([self._gains, gains])
-        start = self._heard.taken
-        heard = self._heard.take(denoised.shape[1])
-        gain = self._gain_at(np.arange(start, start + heard.shape[1], dtype=np.float64))
-        difference = _resampled(self._up, denoised - gain * heard, ended)
-        start = self._input.taken
-        sound = self._input.take(difference.shape[1])
-        times = np.arange(start, start + sound.shape[1]) * (self._model_rate / self._rate)
-        mixed: Samples = difference[:, : sound.shape[1]] + self._gain_at(times) * sound
-        self._forget(min(self._heard.taken, int(self._input.taken * self._model_rate / self._rate)))
-        return mixed
-
-    def _gain_at(self, times: NDArray[np.float64]) -> Samples:
-        """Gains at times in samples of the model's rate, on lines between the frames' centres."""
-        if not len(self._gains):
-            return np.zeros(len(times), dtype=np.float32)
-        frames = self._first_gain + np.arange(len(self._gains))
-        gains: Samples = np.interp(times / self._hop, frames, self._gains).astype(np.float32)
-        return gains
-
-    def _forget(self, time: int) -> None:
-        """Drop the gains of frames before ``time``, but for the last."""
-        past = min(max(0, time // self._hop - self._first_gain), max(0, len(self._gains) - 1))
-        self._gains = self._gains[past:]
-        self._first_gain += past
-
-
-class _Queue:
-    """Samples ``(channels, samples)`` that wait until they are taken in order."""
-
-    def __init__(self, channels: int) -> None:
-        self._samples = np.zeros((channels, 0), dtype=np.float32)
-        self.taken = 0
-
-    def add(self, samples: Samples) -> None:
-        self._samples = np.concatenate([self._samples, samples], axis=1)
-
-    def take(self, count: int) -> Samples:
-        head, self._samples = self._samples[:, :count], self._samples[:, count:]
-        self.taken += head.shape[1]
-        return head
-
-
-def _resampled(resampler: soxr.ResampleStream, audio: Samples, ended: bool) -> Samples:
-    answer = resampler.resample_chunk(np.ascontiguousarray(audio.T), last=ended)
-    return np.ascontiguousarray(answer.T, dtype=np.float32)
-
-
-@cache
-def _resampler_lag(from_rate: int, to_rate: int) -> float:
-    """Seconds of audio that a resampler holds back, at most, when it is fed blocks of 10 ms."""
-    resampler = soxr.ResampleStream(from_rate, to_rate, 1, dtype="float32", quality="HQ")
-    block = np.zeros((max(1, from_rate // 100), 1), dtype=np.float32)
-    pushed = given = lag = 0.0
-    for _ in range(100):
-        pushed += len(block) / from_rate
-        lag = max(lag, pushed - given)
-        given += len(resampler.resample_chunk(block)) / to_rate
-    return lag

@@ -1,0 +1,221 @@
+"""What every stream shares: the protocol, a streaming STFT, queues, and resampling to a model's rate and back."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Protocol
+
+import numpy as np
+import soxr
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from unmingle.audio import Samples
+from unmingle.stft import Stft
+
+
+class Stream(Protocol):
+    """What all streams do. Audio is ``(samples,)`` or ``(channels, samples)``, as many channels each time."""
+
+    sample_rate: int
+    """Of what goes in and comes out, in hertz."""
+    channels: int
+    """How many signals go in side by side."""
+    lag_seconds: float
+    """What has come out is never further behind what went in."""
+
+    def push(self, block: NDArray[np.generic]) -> Samples:
+        """Some more audio; what is ready comes back, maybe nothing."""
+
+    def flush(self) -> Samples:
+        """The end: what is still owed. As many samples have then come out as went in."""
+
+
+class Frames:
+    """Frames ``(1, frames, freqs)`` that come a few at a time, and are joined only when they are needed.
+
+    Args:
+        blank: no frames, of the shape and kind of what comes.
+    """
+
+    def __init__(self, blank: Tensor) -> None:
+        self._blocks = [blank]
+        self.count = 0
+        """How many there are."""
+
+    def add(self, block: Tensor) -> None:
+        """Some more, at the end."""
+        self._blocks.append(block)
+        self.count += block.shape[1]
+
+    def take(self, frames: int) -> Tensor:
+        """The first ``frames``, which are gone then."""
+        joined = torch.cat(self._blocks, dim=1)
+        self._blocks = [joined[:, frames:].clone()]
+        self.count = self._blocks[0].shape[1]
+        return joined[:, :frames]
+
+    def last(self, frames: int) -> Tensor:
+        """The last ``frames``, or as many as there are."""
+        return torch.cat(self._blocks, dim=1)[:, max(0, self.count - frames) :]
+
+
+class StftStream:
+    """An :class:`Stft` that takes audio block by block, for ``channels`` signals side by side.
+
+    Frames come as soon as their window is full; audio as soon as no later frame reaches it. All blocks
+    together give what :meth:`Stft.analyse` and :meth:`Stft.synthesise` give of the whole.
+    """
+
+    def __init__(self, stft: Stft, channels: int) -> None:
+        self._stft = stft
+        window = stft.window
+        self._squares = window.square()
+        # Frame 0 is centred on the first sample: half a window of silence comes before it.
+        self._waiting = window.new_zeros(channels, stft.window_length // 2)
+        self._sum = window.new_zeros(channels, 0)
+        self._envelope = window.new_zeros(1, 0)
+        self._heard, self._framed, self._given = 0, 0, -(stft.window_length // 2)
+
+    def analyse(self, audio: Tensor, *, ended: bool = False) -> Tensor:
+        """Some more samples ``(channels, samples)``: the frames that are known now, ``(channels, frames, freqs)``.
+
+        With ``ended`` all frames that are still owed come.
+        """
+        window, hop = self._stft.window_length, self._stft.hop
+        self._heard += audio.shape[-1]
+        waiting = torch.cat([self._waiting, audio], dim=-1)
+        if ended:
+            owed = self._stft.frames(self._heard) - self._framed
+            waiting = nn.functional.pad(waiting, (0, max(0, (owed - 1) * hop + window - waiting.shape[-1])))
+            waiting = waiting[:, : (owed - 1) * hop + window] if owed else waiting[:, :0]
+        frames = max(0, (waiting.shape[-1] - window) // hop + 1)
+        self._framed += frames
+        self._waiting = waiting[:, frames * hop :]
+        if not frames:
+            return torch.zeros(len(waiting), 0, self._stft.freqs, dtype=torch.complex64, device=audio.device)
+        spectrum: Tensor = torch.fft.rfft(waiting.unfold(-1, window, hop) * self._stft.window)
+        return spectrum
+
+    def synthesise(self, spectrum: Tensor, *, ended: bool = False) -> Tensor:
+        """Some more frames ``(channels, frames, freqs)``: the samples that are known now, ``(channels, samples)``.
+
+        With ``ended`` all samples that are still owed come.
+        """
+        window, hop = self._stft.window_length, self._stft.hop
+        count = spectrum.shape[1]
+        if count:
+            pieces = torch.fft.irfft(spectrum, window) * self._stft.window
+            squares = self._squares.expand(1, count, window)
+            self._sum = _added(self._sum, pieces, hop)
+            self._envelope = _added(self._envelope, squares, hop)
+        ready = self._sum.shape[-1] if ended else count * hop
+        audio = self._sum[:, :ready] / self._envelope[:, :ready].clamp_min(1e-11)
+        self._sum, self._envelope = self._sum[:, ready:], self._envelope[:, ready:]
+        start = max(0, -self._given)
+        self._given += ready
+        if ended:
+            audio = audio[:, : audio.shape[-1] - max(0, self._given - self._heard)]
+        return audio[:, start:]
+
+
+def _added(before: Tensor, pieces: Tensor, hop: int) -> Tensor:
+    """Windows ``(channels, frames, window)`` added ``hop`` apart, onto what is there of earlier ones."""
+    channels, count, window = pieces.shape
+    size = (count - 1) * hop + window
+    if count == 1:
+        alone = pieces[:, 0].clone()
+        alone[:, : before.shape[-1]] += before
+        return alone
+    summed = nn.functional.fold(pieces.transpose(1, 2), (1, size), (1, window), stride=(1, hop))
+    summed = summed.reshape(channels, size)
+    summed[:, : before.shape[-1]] += before
+    return summed
+
+
+class OtherRate:
+    """Takes audio to the model's rate and back, and brings back what lies above the model's band.
+
+    With g the gain of the upper half band over time, x the input, h what the model heard of it and y what the model
+    made of that, the output is ``g x`` plus ``y - g h`` resampled: inside the band that is y, above it g x.
+    """
+
+    def __init__(self, sample_rate: int, model_rate: int, hop: int, channels: int) -> None:
+        self._rate, self._model_rate, self._hop = sample_rate, model_rate, hop
+        self._down = soxr.ResampleStream(sample_rate, model_rate, channels, dtype="float32", quality="HQ")
+        self._up = soxr.ResampleStream(model_rate, sample_rate, channels, dtype="float32", quality="HQ")
+        self._input = SampleQueue(channels)
+        self._heard = SampleQueue(channels)
+        self._gains = np.zeros(0, dtype=np.float32)
+        self._first_gain = 0
+        self.lag_seconds = _resampler_lag(sample_rate, model_rate) + _resampler_lag(model_rate, sample_rate)
+
+    def take(self, audio: Samples, *, ended: bool) -> Samples:
+        """What the model hears of some more input."""
+        self._input.add(audio)
+        heard = _resampled(self._down, audio, ended)
+        self._heard.add(heard)
+        return heard
+
+    def give(self, denoised: Samples, gains: Samples, *, ended: bool) -> Samples:
+        """Output at the input's rate from what the model made, and the gains of its new frames."""
+        self._gains = np.concatenate([self._gains, gains])
+        start = self._heard.taken
+        heard = self._heard.take(denoised.shape[1])
+        gain = self._gain_at(np.arange(start, start + heard.shape[1], dtype=np.float64))
+        difference = _resampled(self._up, denoised - gain * heard, ended)
+        start = self._input.taken
+        sound = self._input.take(difference.shape[1])
+        times = np.arange(start, start + sound.shape[1]) * (self._model_rate / self._rate)
+        mixed: Samples = difference[:, : sound.shape[1]] + self._gain_at(times) * sound
+        self._forget(min(self._heard.taken, int(self._input.taken * self._model_rate / self._rate)))
+        return mixed
+
+    def _gain_at(self, times: NDArray[np.float64]) -> Samples:
+        """Gains at times in samples of the model's rate, on lines between the frames' centres."""
+        if not len(self._gains):
+            return np.zeros(len(times), dtype=np.float32)
+        frames = self._first_gain + np.arange(len(self._gains))
+        gains: Samples = np.interp(times / self._hop, frames, self._gains).astype(np.float32)
+        return gains
+
+    def _forget(self, time: int) -> None:
+        """Drop the gains of frames before ``time``, but for the last."""
+        past = min(max(0, time // self._hop - self._first_gain), max(0, len(self._gains) - 1))
+        self._gains = self._gains[past:]
+        self._first_gain += past
+
+
+class SampleQueue:
+    """Samples ``(channels, samples)`` that wait until they are taken in order."""
+
+    def __init__(self, channels: int) -> None:
+        self._samples = np.zeros((channels, 0), dtype=np.float32)
+        self.taken = 0
+
+    def add(self, samples: Samples) -> None:
+        self._samples = np.concatenate([self._samples, samples], axis=1)
+
+    def take(self, count: int) -> Samples:
+        head, self._samples = self._samples[:, :count], self._samples[:, count:]
+        self.taken += head.shape[1]
+        return head
+
+
+def _resampled(resampler: soxr.ResampleStream, audio: Samples, ended: bool) -> Samples:
+    answer = resampler.resample_chunk(np.ascontiguousarray(audio.T), last=ended)
+    return np.ascontiguousarray(answer.T, dtype=np.float32)
+
+
+@cache
+def _resampler_lag(from_rate: int, to_rate: int) -> float:
+    """Seconds of audio that a resampler holds back, at most, when it is fed blocks of 10 ms."""
+    resampler = soxr.ResampleStream(from_rate, to_rate, 1, dtype="float32", quality="HQ")
+    block = np.zeros((max(1, from_rate // 100), 1), dtype=np.float32)
+    pushed = given = lag = 0.0
+    for _ in range(100):
+        pushed += len(block) / from_rate
+        lag = max(lag, pushed - given)
+        given += len(resampler.resample_chunk(block)) / to_rate
+    return lag

@@ -1,0 +1,7 @@
+"""Clean recordings of noise: arrays (:class:`Enhancer`), files and streams."""
+
+from unmingle.denoising.enhancer import Enhancer, denoise, load_denoiser
+from unmingle.denoising.files import DenoisingResult, denoise_files
+from unmingle.denoising.stream import DenoisingStream
+
+__all__ = ["DenoisingResult", "DenoisingStream", "Enhancer", "denoise", "denoise_files", "load_denoiser"]
