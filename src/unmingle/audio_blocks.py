@@ -132,8 +132,8 @@ class AudioWriter:
         self._container = "RF64" if name == "wav" and large else None
         self._subtype = check_format(name, sample_rate, bits)
         self._rate, self._channels, self._format = sample_rate, channels, name
-        self._partial = path.with_name(f".{os.getpid()}.partial")
-        self._made_folder = False
+        self._partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+        self._made_folder = self._closed = False
         self.clipped = 0
         """Samples that were beyond full scale."""
 
@@ -172,12 +172,29 @@ class AudioWriter:
         if kind is not None:
             self._abandon(close=True)
             return
+        self.close()
+        try:
+            self._partial.replace(self._path)
+        except OSError as refused:
+            self._abandon()
+            raise self._refusal(refused) from refused
+
+    def close(self) -> None:
+        """Complete the file under its temporary name; it gets its own name at the end of the context.
+
+        Who writes several files closes them all first: then all appear, or none.
+
+        Raises:
+            UnmingleError: the disk refuses.
+        """
+        if self._closed:
+            return
+        self._closed = True
         try:
             self._file.close()
             self._check()
             self._disk.stamp(self._format)
             self._disk.file.close()
-            self._partial.replace(self._path)
         except OSError as refused:
             self._abandon()
             raise self._refusal(refused) from refused

@@ -137,54 +137,101 @@ def _added(before: Tensor, pieces: Tensor, hop: int) -> Tensor:
 class OtherRate:
     """Takes audio to the model's rate and back, and brings back what lies above the model's band.
 
-    With g the gain of the upper half band over time, x the input, h what the model heard of it and y what the model
-    made of that, the output is ``g x`` plus ``y - g h`` resampled: inside the band that is y, above it g x.
+    With g the gain of the upper half band over time, x the input, h the input at the model's rate and y what
+    the model made of it, the output is ``g x`` plus ``y - g h`` resampled: inside the band that is y, above
+    it g x.
+
+    Args:
+        sample_rate: of the audio, in hertz.
+        model_rate: of the model, in hertz.
+        hop: samples of the model's rate between two gains.
+        channels: signals that go in side by side.
+        outputs: signals that come out: as many as go in, or any number from one signal.
     """
 
-    def __init__(self, sample_rate: int, model_rate: int, hop: int, channels: int) -> None:
+    def __init__(
+        self, sample_rate: int, model_rate: int, hop: int, channels: int, outputs: int | None = None
+    ) -> None:
+        outputs = outputs or channels
         self._rate, self._model_rate, self._hop = sample_rate, model_rate, hop
-        self._down = soxr.ResampleStream(sample_rate, model_rate, channels, dtype="float32", quality="HQ")
-        self._up = soxr.ResampleStream(model_rate, sample_rate, channels, dtype="float32", quality="HQ")
+        self._down = Resampler(sample_rate, model_rate, channels)
+        self._up = Resampler(model_rate, sample_rate, outputs)
         self._input = SampleQueue(channels)
-        self._heard = SampleQueue(channels)
-        self._gains = np.zeros(0, dtype=np.float32)
+        self._lowered = SampleQueue(channels)
+        self._gains = np.zeros((1, 0), dtype=np.float32)
         self._first_gain = 0
         self.lag_seconds = _resampler_lag(sample_rate, model_rate) + _resampler_lag(model_rate, sample_rate)
 
     def take(self, audio: Samples, *, ended: bool) -> Samples:
-        """What the model hears of some more input."""
+        """Some more input ``(channels, samples)`` at the model's rate."""
         self._input.add(audio)
-        heard = _resampled(self._down, audio, ended)
-        self._heard.add(heard)
-        return heard
+        lowered = self._down.resample(audio, ended=ended)
+        self._lowered.add(lowered)
+        return lowered
 
-    def give(self, denoised: Samples, gains: Samples, *, ended: bool) -> Samples:
-        """Output at the input's rate from what the model made, and the gains of its new frames."""
-        self._gains = np.concatenate([self._gains, gains])
-        start = self._heard.taken
-        heard = self._heard.take(denoised.shape[1])
-        gain = self._gain_at(np.arange(start, start + heard.shape[1], dtype=np.float64))
-        difference = _resampled(self._up, denoised - gain * heard, ended)
+    def give(self, made: Samples, gains: Samples, *, ended: bool) -> Samples:
+        """Output ``(outputs, samples)`` at the input's rate.
+
+        Args:
+            made: what the model made of the input so far, ``(outputs, samples)``.
+            gains: of its new frames, ``(outputs, frames)``, or ``(1, frames)`` for all outputs.
+            ended: nothing more comes.
+        """
+        self._gains = np.concatenate(
+            [np.broadcast_to(self._gains, (len(gains), self._gains.shape[1])), gains], 1
+        )
+        start = self._lowered.taken
+        lowered = self._lowered.take(made.shape[1])
+        gain = self._gain_at(np.arange(start, start + lowered.shape[1], dtype=np.float64))
+        difference = self._up.resample(made - gain * lowered, ended=ended)
+        if ended:
+            # Both ways through the resamplers may lose a sample at the end.
+            missing = max(0, self._input.waiting - difference.shape[1])
+            difference = np.pad(difference, ((0, 0), (0, missing)))
         start = self._input.taken
         sound = self._input.take(difference.shape[1])
         times = np.arange(start, start + sound.shape[1]) * (self._model_rate / self._rate)
         mixed: Samples = difference[:, : sound.shape[1]] + self._gain_at(times) * sound
-        self._forget(min(self._heard.taken, int(self._input.taken * self._model_rate / self._rate)))
+        self._forget(min(self._lowered.taken, int(self._input.taken * self._model_rate / self._rate)))
         return mixed
 
     def _gain_at(self, times: NDArray[np.float64]) -> Samples:
         """Gains at times in samples of the model's rate, on lines between the frames' centres."""
-        if not len(self._gains):
-            return np.zeros(len(times), dtype=np.float32)
-        frames = self._first_gain + np.arange(len(self._gains))
-        gains: Samples = np.interp(times / self._hop, frames, self._gains).astype(np.float32)
-        return gains
+        return gains_at(self._gains, times / self._hop - self._first_gain)
 
     def _forget(self, time: int) -> None:
         """Drop the gains of frames before ``time``, but for the last."""
-        past = min(max(0, time // self._hop - self._first_gain), max(0, len(self._gains) - 1))
-        self._gains = self._gains[past:]
+        count = self._gains.shape[1]
+        past = min(max(0, time // self._hop - self._first_gain), max(0, count - 1))
+        self._gains = self._gains[:, past:]
         self._first_gain += past
+
+
+def gains_at(gains: Samples, frames: NDArray[np.float64]) -> Samples:
+    """Gains ``(outputs, times)`` on lines between those of the frames ``(outputs, frames)``; 0 if there are none.
+
+    ``frames`` are times in frames: 1.5 lies in the middle between the second and the third.
+    """
+    if not gains.shape[1]:
+        return np.zeros((len(gains), len(frames)), dtype=np.float32)
+    places = np.arange(gains.shape[1])
+    return np.stack([np.interp(frames, places, row).astype(np.float32) for row in gains])
+
+
+class Resampler:
+    """Audio ``(channels, samples)`` to another rate, block by block; at the same rate it stays as it is."""
+
+    def __init__(self, from_rate: int, to_rate: int, channels: int) -> None:
+        self._stream = None
+        if from_rate != to_rate:
+            self._stream = soxr.ResampleStream(from_rate, to_rate, channels, dtype="float32", quality="HQ")
+
+    def resample(self, audio: Samples, *, ended: bool) -> Samples:
+        """Some more audio: what is ready of it at the other rate."""
+        if self._stream is None:
+            return audio
+        answer = self._stream.resample_chunk(np.ascontiguousarray(audio.T), last=ended)
+        return np.ascontiguousarray(answer.T.reshape(audio.shape[0], -1), dtype=np.float32)
 
 
 class SampleQueue:
@@ -194,18 +241,20 @@ class SampleQueue:
         self._samples = np.zeros((channels, 0), dtype=np.float32)
         self.taken = 0
 
+    @property
+    def waiting(self) -> int:
+        """How many wait."""
+        return self._samples.shape[1]
+
     def add(self, samples: Samples) -> None:
+        """Some more, at the end."""
         self._samples = np.concatenate([self._samples, samples], axis=1)
 
     def take(self, count: int) -> Samples:
+        """The first ``count``, or as many as there are; they are gone then."""
         head, self._samples = self._samples[:, :count], self._samples[:, count:]
         self.taken += head.shape[1]
         return head
-
-
-def _resampled(resampler: soxr.ResampleStream, audio: Samples, ended: bool) -> Samples:
-    answer = resampler.resample_chunk(np.ascontiguousarray(audio.T), last=ended)
-    return np.ascontiguousarray(answer.T, dtype=np.float32)
 
 
 @cache

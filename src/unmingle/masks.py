@@ -76,9 +76,19 @@ def sigmoid_masks(logits: Tensor) -> Tensor:
 
 def loudest_masks(masks: Tensor, magnitude: Tensor, count: int) -> Tensor:
     """The ``count`` masks that let the most energy of ``magnitude`` ``(batch, frames, freqs)`` through."""
+    return chosen_sources(masks, loudest_sources(masks, magnitude, count))
+
+
+def loudest_sources(masks: Tensor, magnitude: Tensor, count: int) -> Tensor:
+    """Indices ``(batch, count)`` of the masks that let the most energy of ``(batch, frames, freqs)`` through."""
     energy = (masks * magnitude.unsqueeze(1)).square().sum(dim=(2, 3))
-    loudest = energy.argsort(dim=1, descending=True)[:, :count]
-    return masks.gather(1, loudest[:, :, None, None].expand(-1, -1, *masks.shape[2:]))
+    return energy.argsort(dim=1, descending=True)[:, :count]
+
+
+def chosen_sources(values: Tensor, chosen: Tensor) -> Tensor:
+    """Of ``(batch, sources, ...)`` those sources whose indices ``(batch, count)`` are chosen, in that order."""
+    index = chosen.reshape(*chosen.shape, *(1 for _ in values.shape[2:]))
+    return values.gather(1, index.expand(-1, -1, *values.shape[2:]))
 
 
 def apply_masks(mixture: Tensor, masks: Tensor) -> Tensor:

@@ -113,11 +113,11 @@ class DenoisingStream:
         self._spectra = torch.cat([self._spectra, spectrum], dim=1)
         ready, self._spectra = self._spectra[:, : masks.shape[1]], self._spectra[:, masks.shape[1] :]
         masked = ready * masks
-        gains = np.zeros(0, dtype=np.float32)
+        gains = np.zeros((1, 0), dtype=np.float32)
         if self._other_rate is not None:
             upper = slice(self._stft.freqs // 2, None)
             kept, all_ = (part[..., upper].abs().square().sum(dim=(0, 2)) for part in (masked, ready))
-            gains = (kept / all_.clamp_min(1e-20)).sqrt().numpy()
+            gains = (kept / all_.clamp_min(1e-20)).sqrt().numpy()[None]
         return self._frames.synthesise(masked, ended=ended).numpy(), gains
 
     def _after_prelude(self, magnitude: Tensor, *, ended: bool) -> Tensor:

@@ -1,47 +1,51 @@
 """Make estimates add up to the mixture, in the model's band and above it.
 
-What the estimates leave of the mixture, the residual, is everything above the model's band (an
-8 kHz model hears nothing above 4 kHz) and whatever masks that do not sum to one left over. It is
-shared among the speakers by gains that follow, frame by frame, their power in the upper half of the
-model's band: where one speaker makes the consonant, that speaker gets its high frequencies.
+What the estimates leave of the mixture is the residual: what masks that do not sum to one left over, and
+everything above the model's band (an 8 kHz model hears nothing above 4 kHz). It is shared among the speakers
+by gains that follow, frame by frame, their power in the upper half of the model's band: where one speaker
+makes the consonant, that speaker gets its high frequencies.
 """
 
 from __future__ import annotations
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 
 from unmingle.audio import Samples
-from unmingle.stft import Stft
+from unmingle.audio_stream import gains_at
 
-_FRAME_SECONDS = 0.032
-_SMOOTH_FRAMES = 3
+_SMOOTHED_SECONDS = 0.1
 
 
-def frame_gains(estimates: Samples, sample_rate: int) -> tuple[Samples, int]:
-    """Share of every speaker in each frame, ``(speakers, frames)``, summing to one, and the hop in samples.
+def residual_gains(power: Samples, frame_seconds: float) -> Samples:
+    """Each speaker's share of the residual in each frame, ``(speakers, frames)``, summing to one over speakers.
 
-    ``estimates`` is ``(speakers, samples)`` at the model's rate.
+    Args:
+        power: of each speaker in the upper half of the model's band, ``(speakers, frames)``.
+        frame_seconds: between two frames.
     """
-    window = max(16, round(_FRAME_SECONDS * sample_rate) // 2 * 2)
-    stft = Stft(window, window // 2)
-    power = stft.analyse(torch.from_numpy(estimates)).abs().square()[..., stft.freqs // 2 :].sum(dim=-1)
-    kernel = torch.ones(1, 1, _SMOOTH_FRAMES) / _SMOOTH_FRAMES
-    smooth = torch.nn.functional.conv1d(power.unsqueeze(1), kernel, padding=_SMOOTH_FRAMES // 2).squeeze(1)
+    reach = max(0, round(_SMOOTHED_SECONDS / frame_seconds / 2))
+    kernel = np.ones(2 * reach + 1) / (2 * reach + 1)
+    padded = np.pad(power, ((0, 0), (reach, reach)))
+    smooth = np.stack([np.convolve(row, kernel, mode="valid") for row in padded])
     # The small constant shares the residual evenly where nobody speaks.
-    smooth = smooth + 1e-6 * smooth.mean() + 1e-12
-    return (smooth / smooth.sum(dim=0)).numpy(), stft.hop
+    smooth = smooth + 1e-6 * smooth.mean() + 1e-30
+    shares: Samples = (smooth / smooth.sum(axis=0)).astype(np.float32)
+    return shares
 
 
-def share_residual(
-    mixture: Samples, estimates: Samples, gains: Samples, seconds_per_frame: float, sample_rate: int
+def add_residual(
+    mixture: Samples, estimates: Samples, gains: Samples, first: float, frames_a_sample: float
 ) -> Samples:
-    """Estimates ``(speakers, samples)`` that add up to the mixture ``(samples,)``, at the mixture's rate."""
+    """Estimates ``(speakers, samples)`` that add up to the mixture ``(samples,)``.
+
+    Args:
+        mixture: at the rate of the estimates.
+        estimates: ``(speakers, samples)``.
+        gains: of :func:`residual_gains`.
+        first: the time of the first sample, in frames.
+        frames_a_sample: how many frames a sample lasts.
+    """
     residual = mixture - estimates.sum(axis=0)
-    times: NDArray[np.float64] = np.arange(len(mixture)) / (seconds_per_frame * sample_rate)
-    frames = np.arange(gains.shape[1])
-    shared = estimates.copy()
-    for estimate, gain in zip(shared, gains, strict=True):
-        estimate += residual * np.interp(times, frames, gain).astype(np.float32)
-    return shared
+    times = first + np.arange(len(mixture), dtype=np.float64) * frames_a_sample
+    complete: Samples = estimates + gains_at(gains, times) * residual
+    return complete

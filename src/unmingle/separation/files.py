@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from unmingle.audio import check_format, encode_audio, pick_channel, read_audio, read_header, replace_files
+from unmingle.audio import check_format, pick_channel, read_audio
+from unmingle.audio_blocks import AudioWriter, Blocks
 from unmingle.errors import UnmingleError
-from unmingle.file_batches import Output, check_template, go_through, refuse_too_long, targets_of
+from unmingle.file_batches import Output, check_template, go_through, targets_of
 from unmingle.models import DEFAULT_MODEL
-from unmingle.separation.offline import Separation, Separator, Speakers, load
+from unmingle.separation.offline import MASKING_SHARE, Separation, Separator, Speakers, load
+from unmingle.separation.recording import RecordingSeparation
+
+_BLOCK_SECONDS = 10.0
 
 
 @dataclass
@@ -61,11 +66,10 @@ def separate(
         UnmingleError: the file, the model or the number of speakers will not do; the text says why.
     """
     separator = load(model, device)
-    _check_memory(Path(path), separator, separator.check_speakers(speakers) or separator.speakers)
     recording = read_audio(path)
     mixture = pick_channel(recording.samples, channel)
     separation = separator.separate_recording(mixture, recording.sample_rate, speakers)
-    return Separated(separation.estimates, separation.confidence, recording.sample_rate)
+    return Separated(separation.estimates, separation.tracks, recording.sample_rate)
 
 
 def separate_files(
@@ -76,8 +80,18 @@ def separate_files(
     speakers: Speakers = None,
     channel: str = "mix",
     on_done: Callable[[FileResult], None] | None = None,
+    on_progress: Callable[[float], None] | None = None,
 ) -> list[FileResult]:
-    """Separate files one after the other; one that fails does not stop the others.
+    """Separate files one after the other, each in bounded memory; one that fails does not stop the others.
+
+    Args:
+        paths: the files.
+        separator: the model.
+        output: where estimates go, and how.
+        speakers: in each file; see :data:`~unmingle.separation.offline.Speakers`.
+        channel: of the file: ``mix`` (their mean), ``left``, ``right`` or a number.
+        on_done: called with the result of each file.
+        on_progress: called with the share of the file at work that is done, 0 to 1.
 
     Raises:
         UnmingleError: the options themselves are impossible; nothing was done then.
@@ -91,7 +105,9 @@ def separate_files(
         # Where speakers are counted, there is room for as many as the model can find.
         targets = targets_of(stem, wanted or separator.speakers, output, taken)
         taken.update(os.path.realpath(target) for target in targets)
-        _separate_file(path, targets, separator, output, channel, result, counted=wanted is None)
+        _separate_file(
+            path, targets, separator, output, channel, result, counted=wanted is None, on_progress=on_progress
+        )
 
     results = [FileResult(str(path)) for path in paths]
     go_through(paths, results, work, "separated", on_done)
@@ -107,48 +123,80 @@ def _separate_file(
     result: FileResult,
     *,
     counted: bool,
+    on_progress: Callable[[float], None] | None = None,
 ) -> None:
     existing = [target for target in targets if target.exists()]
     if existing and not output.overwrite:
         raise UnmingleError(f"{existing[0]} exists; add --overwrite, or name another folder with -o.")
-    _check_memory(path, separator, len(targets))
-    recording = read_audio(path)
-    check_format(output.format, recording.sample_rate, output.bits)
-    if recording.warning:
-        result.warnings.append(recording.warning)
+    recording = Blocks(path, _BLOCK_SECONDS)
+    rate = recording.sample_rate
+    check_format(output.format, rate, output.bits)
     if not counted and len(targets) > 1 and not separator.trained_for(len(targets)):
         result.warnings.append(f"the model was trained for {separator.speakers} speakers")
-    mixture = pick_channel(recording.samples, channel)
-    result.seconds = len(mixture) / recording.sample_rate
-    result.sample_rate = recording.sample_rate
-    separation = separator.separate_recording(
-        mixture, recording.sample_rate, "auto" if counted else len(targets)
-    )
-    estimates = separation.estimates
-    result.speakers, result.confidence = len(estimates), separation.confidence
-    peak = float(np.abs(estimates).max())
-    if peak > 1.0 and not (output.format == "wav" and output.bits in (None, 32)):
-        estimates *= np.float32(0.999 / peak)
-        result.gain_db = 20 * float(np.log10(0.999 / peak))
-    encoded = [
-        encode_audio(estimate, recording.sample_rate, output.format, output.bits) for estimate in estimates
-    ]
-    # All speakers of a recording or none; what was there before stays until then.
-    written = targets[: len(encoded)]
-    replace_files(list(zip(written, encoded, strict=True)))
-    for stale in targets[len(encoded) :]:
+    report = on_progress or (lambda _: None)
+    total = max(recording.seconds * rate, 1.0)
+    with RecordingSeparation(separator.system, rate, None if counted else len(targets)) as separation:
+        samples = 0
+        for block in recording:
+            separation.push(pick_channel(block, channel))
+            samples += block.shape[1]
+            report(MASKING_SHARE * min(1.0, samples / total))
+        if not samples:
+            raise UnmingleError(f"{path} holds 0 samples; there is nothing to read.")
+        result.seconds, result.sample_rate = samples / rate, rate
+        tracks = separation.finish()
+        result.speakers, result.confidence = tracks.speakers, tracks.count_confidence
+        written = targets[: tracks.speakers]
+        writing = _Writing(separation, recording, channel, output, written, samples)
+        peak = writing.run(1.0)
+        if peak > 1.0 and not (output.format == "wav" and output.bits in (None, 32)):
+            # Once more, quieter: one gain for all speakers keeps their balance.
+            result.gain_db = 20 * float(np.log10(0.999 / peak))
+            writing.run(0.999 / peak)
+        report(1.0)
+    if recording.warning:
+        result.warnings.append(recording.warning)
+    for stale in targets[len(written) :]:
         # --overwrite: a third speaker of an earlier run would look like one of this run.
         stale.unlink(missing_ok=True)
     result.outputs = [str(target) for target in written]
 
 
-def _check_memory(path: Path, separator: Separator, speakers: int) -> None:
-    header = read_header(path)
-    if header is None:
-        return
-    # Decoded twice over for a moment, then a few arrays of the mixture's length for every speaker.
-    samples = header.seconds * header.sample_rate
-    needed = separator.system.working_bytes(header.seconds, speakers) + 4 * samples * (
-        2 * header.channels + 4 * speakers + 6
-    )
-    refuse_too_long(path, header.seconds, needed)
+@dataclass(frozen=True)
+class _Writing:
+    """Writes the estimates of one recording: all of its files or none."""
+
+    separation: RecordingSeparation
+    recording: Blocks
+    channel: str
+    output: Output
+    targets: list[Path]
+    samples: int
+    """Of the recording, in the first pass."""
+
+    def run(self, gain: float) -> float:
+        """Write the estimates times ``gain``; their peak is returned. What would clip is not kept.
+
+        Raises:
+            UnmingleError: the disk refuses, or the recording is another one by now.
+        """
+        rate, output = self.recording.sample_rate, self.output
+        blocks = (pick_channel(block, self.channel) for block in self.recording)
+        peak, samples = 0.0, 0
+        with ExitStack() as stack:
+            writers = [
+                stack.enter_context(
+                    AudioWriter(target, rate, 1, output.format, output.bits, self.samples / rate)
+                )
+                for target in self.targets
+            ]
+            for estimates in self.separation.estimates(blocks):
+                samples += estimates.shape[1]
+                peak = max(peak, float(np.abs(estimates).max(initial=0.0)))
+                for writer, estimate in zip(writers, estimates, strict=True):
+                    writer.write(np.float32(gain) * estimate[None])
+            if samples != self.samples:
+                raise UnmingleError("The recording changed while it was read; separate it again.")
+            for writer in writers:
+                writer.close()
+        return peak

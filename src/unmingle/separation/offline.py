@@ -12,15 +12,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from unmingle.audio import LOWEST_SAMPLE_RATE, Samples, resample
+from unmingle.audio import LOWEST_SAMPLE_RATE, Samples
 from unmingle.device import pick_device
 from unmingle.errors import UnmingleError
 from unmingle.models import DEFAULT_MODEL, find_model, load_system
-from unmingle.separation.adding_up import frame_gains, share_residual
-from unmingle.separation.order import order_of_speaking
-from unmingle.systems import DenoisingSystem, System
+from unmingle.separation.recording import RecordingSeparation
+from unmingle.separation.windows import Tracks
+from unmingle.systems import MaskingSystem
 
 MOST_SPEAKERS = 16
+_BLOCK_SECONDS = 10.0
+MASKING_SHARE = 0.9
+"""Of the work: the rest is applying the masks."""
 Speakers = int | Literal["auto"] | None
 """A number; ``auto``: count them; None: the model's number, or ``auto`` if it was trained for several."""
 
@@ -31,14 +34,19 @@ class Separation:
 
     estimates: Samples
     """``(speakers, samples)``; speaker 1 speaks first."""
-    confidence: float
-    """Trust in the number of speakers, 0.5 to 1; 1 where it was given."""
+    tracks: Tracks
+    """Who speaks when, and the trust in it."""
+
+    @property
+    def confidence(self) -> float:
+        """Trust in the number of speakers, 0.5 to 1; 1 where it was given."""
+        return self.tracks.count_confidence
 
 
 class Separator:
-    """A system made ready for any recording: any rate, level and length that fits into memory."""
+    """A system made ready for any recording: any rate, level and length."""
 
-    def __init__(self, system: System, name: str, path: Path) -> None:
+    def __init__(self, system: MaskingSystem, name: str, path: Path) -> None:
         self.system, self.name, self.path = system, name, path
 
     @property
@@ -99,9 +107,13 @@ class Separator:
         wanted = self.check_speakers(speakers)
         results = []
         for number, mixture in enumerate(mixtures):
-            results.append(self._separate_one(mixture, sample_rate, wanted).estimates)
-            if on_progress:
-                on_progress((number + 1) / len(mixtures))
+
+            def show(share: float, done: int = number) -> None:
+                if on_progress:
+                    on_progress((done + share) / len(mixtures))
+
+            results.append(self._separate_one(mixture, sample_rate, wanted, show).estimates)
+            show(1.0)
         most = max(len(estimates) for estimates in results)
         stacked = np.stack([np.pad(each, ((0, most - len(each)), (0, 0))) for each in results])
         answer = stacked if array.ndim == 2 else stacked[0]
@@ -134,24 +146,23 @@ class Separator:
         """Whether the model has seen mixtures of so many speakers."""
         return (self.system.config.fewest_speakers or self.speakers) <= speakers <= self.speakers
 
-    def _separate_one(self, mixture: Samples, sample_rate: int, speakers: int | None) -> Separation:
-        # At one scale inside, so that neither very quiet nor very loud input meets a constant.
-        peak = max(float(np.abs(mixture).max()), 1e-20)
-        mixture = mixture / np.float32(peak)
-        heard = resample(mixture, sample_rate, self.sample_rate)
-        if len(heard) == 0:
-            heard = np.zeros(1, dtype=np.float32)
-        device = next(self.system.parameters()).device
-        answer = self.system.separate(torch.from_numpy(heard).unsqueeze(0).to(device), speakers)
-        count = int(answer.count[0])
-        estimates: Samples = answer.sources[0, :count].float().cpu().numpy()
-        estimates = estimates[order_of_speaking(estimates, self.sample_rate)]
-        gains, hop = frame_gains(estimates, self.sample_rate)
-        raised = resample(estimates, self.sample_rate, sample_rate)
-        fitted = np.zeros((count, len(mixture)), dtype=np.float32)
-        fitted[:, : raised.shape[1]] = raised[:, : len(mixture)]
-        shared = share_residual(mixture, fitted, gains, hop / self.sample_rate, sample_rate)
-        return Separation(shared * np.float32(peak), float(answer.confidence[0]))
+    def _separate_one(
+        self,
+        mixture: Samples,
+        sample_rate: int,
+        speakers: int | None,
+        on_progress: Callable[[float], None] | None = None,
+    ) -> Separation:
+        size = round(_BLOCK_SECONDS * sample_rate)
+        blocks = [mixture[k : k + size] for k in range(0, len(mixture), size)]
+        with RecordingSeparation(self.system, sample_rate, speakers) as recording:
+            for number, block in enumerate(blocks):
+                recording.push(block)
+                if on_progress:
+                    on_progress(MASKING_SHARE * (number + 1) / len(blocks))
+            tracks = recording.finish()
+            pieces = list(recording.estimates(blocks))
+        return Separation(np.concatenate(pieces, axis=1), tracks)
 
 
 def load(
@@ -169,7 +180,7 @@ def load(
     """
     where, path = pick_device(device), find_model(name)
     system = load_system(path, where, changes)
-    if isinstance(system, DenoisingSystem):
+    if not isinstance(system, MaskingSystem):
         raise UnmingleError(
             f"{path.stem} cleans speech of noise; use `unmingle denoise`, or name a model that separates."
         )

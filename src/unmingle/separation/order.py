@@ -1,4 +1,4 @@
-"""Speaker 1 is the one who speaks first."""
+"""Speaker 1 is the one who speaks first; and who speaks when."""
 
 from __future__ import annotations
 
@@ -14,13 +14,24 @@ _OWN_SHARE = 0.3
 """... if the frame is not just what leaks over from somebody else."""
 
 
-def order_of_speaking(estimates: Samples, sample_rate: int) -> NDArray[np.intp]:
-    """Indices of ``(speakers, samples)`` by the time of their first word; who never speaks comes last."""
-    size = max(1, round(_FRAME_SECONDS * sample_rate))
-    frames = -(-estimates.shape[1] // size)
-    padded = np.pad(estimates, ((0, 0), (0, frames * size - estimates.shape[1])))
-    power = np.square(padded, dtype=np.float64).reshape(len(estimates), frames, size).mean(axis=-1)
-    loud = np.quantile(power, 0.95, axis=1, keepdims=True)
-    speaks = (power > _AUDIBLE * loud) & (power >= _OWN_SHARE * power.sum(axis=0)) & (power > 0)
-    onset = np.where(speaks.any(axis=1), speaks.argmax(axis=1), frames)
+def speaking(power: Samples, frame_seconds: float) -> tuple[NDArray[np.bool_], float]:
+    """When each speaker speaks: ``(speakers, pieces)``, and the seconds of one piece, about 50 ms.
+
+    Args:
+        power: of each speaker in each frame, ``(speakers, frames)``.
+        frame_seconds: between two frames.
+    """
+    size = max(1, round(_FRAME_SECONDS / frame_seconds))
+    pieces = -(-power.shape[1] // size)
+    padded = np.pad(power.astype(np.float64), ((0, 0), (0, pieces * size - power.shape[1])))
+    means = padded.reshape(len(power), pieces, size).mean(axis=-1)
+    loud = np.quantile(means, 0.95, axis=1, keepdims=True)
+    speaks = (means > _AUDIBLE * loud) & (means >= _OWN_SHARE * means.sum(axis=0)) & (means > 0)
+    return speaks, size * frame_seconds
+
+
+def order_of_speaking(power: Samples, frame_seconds: float) -> NDArray[np.intp]:
+    """Indices of ``(speakers, frames)`` by the time of their first word; who never speaks comes last."""
+    speaks, _ = speaking(power, frame_seconds)
+    onset = np.where(speaks.any(axis=1), speaks.argmax(axis=1), speaks.shape[1])
     return np.argsort(onset, kind="stable")

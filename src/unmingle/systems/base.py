@@ -133,6 +133,10 @@ class MaskingSystem(System):
         ``sources`` ``(batch, sources, samples)`` are for oracle attractors only.
         """
 
+    def mask_and_attractors(self, mixture: Tensor, speakers: int) -> tuple[Spectra, Tensor, Tensor | None]:
+        """As :meth:`mask`, and the attractors ``(batch, speakers, dim)`` of the masks; None if there are none."""
+        return *self.mask(mixture, speakers), None
+
     @property
     def needs_sources(self) -> bool:
         """Whether :meth:`separate` works from the true sources, for analysis only."""

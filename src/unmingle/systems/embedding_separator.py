@@ -28,10 +28,11 @@ from unmingle.errors import UnmingleError
 from unmingle.frontend import Spectra, WeightConfig, bin_weights
 from unmingle.losses import affinity_loss
 from unmingle.masks import (
+    chosen_sources,
     hard_masks,
     ideal_binary_mask,
     ideal_ratio_mask,
-    loudest_masks,
+    loudest_sources,
     sigmoid_masks,
     softmax_masks,
     softmax_masks_with_rest,
@@ -200,6 +201,15 @@ class EmbeddingSeparator(MaskingSystem):
     def mask(
         self, mixture: Tensor, speakers: int, lengths: Tensor | None = None, sources: Tensor | None = None
     ) -> tuple[Spectra, Tensor]:
+        spectra, masks, _ = self._mask(mixture, speakers, lengths, sources)
+        return spectra, masks
+
+    def mask_and_attractors(self, mixture: Tensor, speakers: int) -> tuple[Spectra, Tensor, Tensor | None]:
+        return self._mask(mixture, speakers)
+
+    def _mask(
+        self, mixture: Tensor, speakers: int, lengths: Tensor | None = None, sources: Tensor | None = None
+    ) -> tuple[Spectra, Tensor, Tensor]:
         if self.needs_sources and sources is None:
             raise UnmingleError(
                 "Oracle attractors need the true sources; choose k-means or anchors to separate a recording."
@@ -209,7 +219,11 @@ class EmbeddingSeparator(MaskingSystem):
         with torch.autocast(embedding.device.type, enabled=False):
             attractors = self.attractors(embedding, self.weight(spectra, lengths), formed, sources)
             masks = self._masks(self._config.evaluation_mask or self._config.mask, embedding, attractors)
-            return spectra, masks if formed == speakers else loudest_masks(masks, spectra.magnitude, speakers)
+            points = attractors.points
+            if formed != speakers:
+                loudest = loudest_sources(masks, spectra.magnitude, speakers)
+                masks, points = chosen_sources(masks, loudest), chosen_sources(points, loudest)
+            return spectra, masks, points
 
     def attractors(
         self, embedding: Tensor, weight: Tensor, speakers: int, sources: Tensor | None = None

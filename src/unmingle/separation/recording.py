@@ -1,0 +1,118 @@
+"""One recording of any sample rate and length: gone through twice, in blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import torch
+
+from unmingle.audio import Samples
+from unmingle.audio_stream import OtherRate, Resampler, SampleQueue, StftStream
+from unmingle.separation.adding_up import add_residual
+from unmingle.separation.windows import OVERLAP_SECONDS, WINDOW_SECONDS, Tracks, WindowedSeparation
+from unmingle.systems import MaskingSystem
+
+
+class RecordingSeparation:
+    """Separates a recording at its own rate: :meth:`push` all blocks, :meth:`finish`, then :meth:`estimates`.
+
+    Used as a context, so that its temporary file is gone at the end, whatever happens.
+
+    Args:
+        system: gives the masks.
+        sample_rate: of the recording, in hertz.
+        speakers: in the recording; None: count them.
+        window_seconds: length of a window; a shorter recording is separated as a whole.
+        overlap_seconds: by which neighbouring windows overlap.
+    """
+
+    def __init__(
+        self,
+        system: MaskingSystem,
+        sample_rate: int,
+        speakers: int | None,
+        window_seconds: float = WINDOW_SECONDS,
+        overlap_seconds: float = OVERLAP_SECONDS,
+    ) -> None:
+        self._system, self._rate = system, sample_rate
+        self._windows = WindowedSeparation(system, speakers, window_seconds, overlap_seconds)
+        self._down = Resampler(sample_rate, system.sample_rate, 1)
+        self._tracks: Tracks | None = None
+
+    def __enter__(self) -> RecordingSeparation:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._windows.__exit__(*error)
+
+    def push(self, audio: Samples) -> None:
+        """First pass: some more samples ``(samples,)``.
+
+        Raises:
+            OSError: the disk of the temporary folder is full.
+        """
+        self._windows.push(self._down.resample(audio[None], ended=False)[0])
+
+    def finish(self) -> Tracks:
+        """The first pass is over: the speakers are counted, joined and put in order."""
+        self._windows.push(self._down.resample(np.zeros((1, 0), dtype=np.float32), ended=True)[0])
+        self._tracks = self._windows.finish()
+        return self._tracks
+
+    def estimates(self, blocks: Iterable[Samples]) -> Iterator[Samples]:
+        """Second pass over the same ``blocks``: estimates ``(speakers, samples)``, as they are known.
+
+        All estimates together are as long as all blocks, and add up to them.
+        """
+        assert self._tracks is not None, "finish() comes first"
+        model_rate, hop = self._system.sample_rate, self._system.hop
+        made = _Reconstruction(self._windows, self._system, self._tracks)
+        other_rate = None
+        if self._rate != model_rate:
+            other_rate = OtherRate(self._rate, model_rate, hop, 1, self._tracks.speakers)
+        gains, taken, given = self._tracks.gains, 0, 0
+        for block, ended in _marked(blocks):
+            taken += len(block)
+            lowered = block[None] if other_rate is None else other_rate.take(block[None], ended=ended)
+            estimates = made.push(lowered[0], ended=ended)
+            if other_rate is not None:
+                # All gains are known before the second pass: they are given at once.
+                estimates = other_rate.give(estimates, gains, ended=ended)
+                gains = gains[:, :0]
+            if ended:
+                missing = max(0, taken - given - estimates.shape[1])
+                estimates = np.pad(estimates, ((0, 0), (0, missing)))[:, : taken - given]
+            given += estimates.shape[1]
+            yield estimates
+
+
+def _marked(blocks: Iterable[Samples]) -> Iterator[tuple[Samples, bool]]:
+    """Every block, and an empty one that is the end."""
+    for block in blocks:
+        yield block, False
+    yield np.zeros(0, dtype=np.float32), True
+
+
+class _Reconstruction:
+    """Applies a recording's masks to it, block by block, at the model's rate."""
+
+    def __init__(self, windows: WindowedSeparation, system: MaskingSystem, tracks: Tracks) -> None:
+        self._windows, self._system, self._tracks = windows, system, tracks
+        self._stft = StftStream(system.frontend.stft, 1)
+        self._mixture = SampleQueue(1)
+        self._frame = 0
+
+    @torch.no_grad()
+    def push(self, audio: Samples, *, ended: bool) -> Samples:
+        """Some more samples ``(samples,)``: the estimates that are known now, which add up to the mixture."""
+        self._mixture.add(audio[None])
+        block = torch.from_numpy(np.ascontiguousarray(audio)).unsqueeze(0)
+        spectrum = self._stft.analyse(block.to(self._system.frontend.mean.device), ended=ended)
+        masks = self._windows.masks(self._frame, spectrum.shape[1])
+        self._frame += spectrum.shape[1]
+        estimates = self._stft.synthesise(masks * spectrum, ended=ended).cpu().numpy()
+        start = self._mixture.taken
+        mixture = self._mixture.take(estimates.shape[1])[0]
+        hop = self._system.hop
+        return add_residual(mixture, estimates, self._tracks.gains, start / hop, 1 / hop)

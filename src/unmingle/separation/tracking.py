@@ -1,0 +1,182 @@
+"""Which window's source is which speaker: decided here, for recordings and for streams.
+
+Two things tell. Where windows overlap, the bins that one window gives to a source are bins of one speaker
+in the next window, too: masks that agree are one speaker's. And a speaker's bins form an attractor at much
+the same place in every window, so attractors recognize who has been silent for minutes. Two sources of one
+window are always two speakers.
+
+Offline all windows are there before anything is decided: the assignment of all windows is the likeliest
+path through their permutations (Viterbi), given where the speakers' attractors are; both are found in turn,
+as k-means finds centres and members.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import permutations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+Array = NDArray[np.float64]
+
+_ITERATIONS = 10
+_DOUBT = 0.02
+"""Masks agree by at most 1 minus this: one overlap alone never decides against everything else."""
+_AUDIBLE = 1e-3
+"""An overlap whose energy per frame is below this share of the recording's says little."""
+_PRESENT = 1e-2
+"""A source this share of the window's loudest one, 20 dB below, or less is no speaker."""
+
+
+@dataclass(frozen=True)
+class WindowSources:
+    """What one window says of its sources."""
+
+    power: NDArray[np.floating]
+    """``(sources, frames)``: energy of each source in each frame."""
+    attractors: NDArray[np.floating] | None
+    """``(sources, dim)``; None for systems without attractors."""
+    agreement: NDArray[np.floating] | None
+    """:func:`overlap_agreement` with the window before; None for the first."""
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """Who is who in all windows."""
+
+    speakers: list[NDArray[np.intp]]
+    """For each window, the speaker of each source: ``(sources,)``."""
+    confidence: float
+    """Share of the windows' energy whose speaker is not in doubt, 0 to 1."""
+
+
+def overlap_agreement(before: Tensor, after: Tensor, magnitude: Tensor) -> NDArray[np.float64]:
+    """Energy that two windows give to each pair of their sources, in the frames that both have.
+
+    Args:
+        before: masks of the earlier window in these frames, ``(sources, frames, freqs)``.
+        after: masks of the later window, of the same shape.
+        magnitude: of the mixture, ``(frames, freqs)``.
+
+    Returns:
+        ``(sources, sources)``: rows are the earlier window's sources.
+    """
+    energy = magnitude.square()
+    shared = torch.einsum("itf,jtf,tf->ij", before, after, energy)
+    found: NDArray[np.float64] = shared.double().cpu().numpy()
+    return found
+
+
+def assign_speakers(windows: Sequence[WindowSources]) -> Assignment:
+    """The speaker of every source of every window, as many speakers as a window has sources.
+
+    Args:
+        windows: in order; all with as many sources.
+    """
+    sources = len(windows[0].power)
+    orders = np.array(list(permutations(range(sources))))
+    links = _links(windows, orders)
+    presence = np.stack([_presence(window) for window in windows])
+    if any(window.attractors is None for window in windows):
+        states, score = _best_path(np.zeros((len(windows), len(orders))), links)
+        return Assignment([orders[state] for state in states], _certainty(score, windows))
+    attractors = np.stack([np.asarray(window.attractors, dtype=np.float64) for window in windows])
+    starts = [
+        _best_path(np.zeros((len(windows), len(orders))), links)[0],  # By overlaps alone;
+        np.zeros(len(windows), dtype=np.intp),  # and by the order in which attractors come.
+    ]
+    best: tuple[float, NDArray[np.intp], Array] | None = None
+    for states in starts:
+        for _ in range(_ITERATIONS):
+            fits = _fits(attractors, presence, states, orders)
+            following, margins = _best_path(fits, links)
+            if (following == states).all():
+                break
+            states = following
+        total = _total(_fits(attractors, presence, states, orders), links, states)
+        if best is None or total > best[0]:
+            best = total, states, margins
+    assert best is not None
+    return Assignment([orders[state] for state in best[1]], _certainty(best[2], windows))
+
+
+def _presence(window: WindowSources) -> Array:
+    """Weight of each source's attractor, 0 to 1: its energy against the window's loudest source's."""
+    energy: Array = np.asarray(window.power, dtype=np.float64).sum(axis=1)
+    relative: Array = energy / max(float(energy.max()), 1e-30)
+    return np.minimum(relative / (10 * _PRESENT), 1.0)
+
+
+def _links(windows: Sequence[WindowSources], orders: NDArray[np.intp]) -> Array:
+    """Log-likelihood of every pair of neighbouring windows' orders: ``(windows - 1, orders, orders)``."""
+    mean = float(np.mean([np.asarray(window.power).sum(axis=0).mean() for window in windows]))
+    frames = windows[0].power.shape[1]
+    links = np.zeros((len(windows) - 1, len(orders), len(orders)))
+    for number, window in enumerate(windows[1:]):
+        assert window.agreement is not None
+        agreement = np.asarray(window.agreement, dtype=np.float64)
+        total = max(float(agreement.sum()), 1e-30)
+        audible = min(1.0, total / (_AUDIBLE * max(mean, 1e-30) * frames))
+        for i, earlier in enumerate(orders):
+            for j, later in enumerate(orders):
+                # Sources k and l are one speaker's if their orders give them one number.
+                same = earlier[:, None] == later[None, :]
+                share = float(agreement[same].sum()) / total
+                links[number, i, j] = audible * np.log(_DOUBT + (1 - 2 * _DOUBT) * share)
+    return links
+
+
+def _fits(attractors: Array, presence: Array, states: NDArray[np.intp], orders: NDArray[np.intp]) -> Array:
+    """Log-likelihood of every window's orders, given where the speakers' attractors are: ``(windows, orders)``.
+
+    Attractors scatter around their speaker's like a Gaussian of one variance.
+    """
+    count = attractors.shape[1]
+    labels = orders[states]  # (windows, sources): the speaker of each source
+    centres = np.zeros((count, attractors.shape[2]))
+    for speaker in range(count):
+        weight = presence * (labels == speaker)
+        centres[speaker] = (weight[..., None] * attractors).sum(axis=(0, 1)) / max(weight.sum(), 1e-9)
+    squared = np.square(attractors[:, :, None] - centres).sum(axis=-1)  # (windows, sources, speakers)
+    own = np.take_along_axis(squared, labels[..., None], axis=2)[..., 0]
+    # Over all dimensions together: what differs between windows differs in few directions.
+    variance = float((presence * own).sum() / max(presence.sum(), 1e-9))
+    fits = np.zeros((len(attractors), len(orders)))
+    for index, order in enumerate(orders):
+        distance = squared[:, np.arange(count), order]
+        fits[:, index] = -(presence * distance).sum(axis=1) / (2 * max(variance, 1e-9))
+    return fits
+
+
+def _best_path(fits: Array, links: Array) -> tuple[NDArray[np.intp], Array]:
+    """The likeliest orders of all windows ``(windows,)``, and by how much each beats its best alternative."""
+    forward = fits.copy()
+    for number, link in enumerate(links):
+        forward[number + 1] += (forward[number][:, None] + link).max(axis=0)
+    backward = np.zeros_like(fits)
+    for number in range(len(links) - 1, -1, -1):
+        backward[number] = (links[number] + (fits[number + 1] + backward[number + 1])[None]).max(axis=1)
+    through = forward + backward  # The best path through each order of each window.
+    states = np.zeros(len(fits), dtype=np.intp)
+    states[0] = int(through[0].argmax())
+    for number, link in enumerate(links):
+        scores = link[states[number]] + fits[number + 1] + backward[number + 1]
+        states[number + 1] = int(scores.argmax())
+    ordered = np.sort(through, axis=1)
+    margins = ordered[:, -1] - ordered[:, -2] if fits.shape[1] > 1 else np.full(len(fits), np.inf)
+    return states, margins
+
+
+def _total(fits: Array, links: Array, states: NDArray[np.intp]) -> float:
+    steps = sum(float(link[a, b]) for link, a, b in zip(links, states[:-1], states[1:], strict=True))
+    return float(fits[np.arange(len(states)), states].sum()) + steps
+
+
+def _certainty(margins: Array, windows: Sequence[WindowSources]) -> float:
+    """Share of the energy in windows whose order is at least 20 times as likely as any other."""
+    energy = np.array([float(np.asarray(window.power).sum()) for window in windows])
+    return float(energy[margins > np.log(20.0)].sum() / max(energy.sum(), 1e-30))

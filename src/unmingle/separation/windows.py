@@ -1,0 +1,250 @@
+"""One recording of any length, window by window, in bounded memory.
+
+A recording is a sequence of overlapping windows. Each window is embedded and masked once; its masks go into
+a temporary file, in half precision. When all windows are there, :mod:`~unmingle.separation.tracking` decides
+which window's source is which speaker. Then the recording is gone through once more: the masks are
+cross-faded where windows overlap, and applied. A recording of one window is separated as a whole.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import BinaryIO
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from unmingle.audio import Samples
+from unmingle.counting import Counted, count_by_energy
+from unmingle.separation.adding_up import residual_gains
+from unmingle.separation.order import order_of_speaking
+from unmingle.separation.tracking import WindowSources, assign_speakers, overlap_agreement
+from unmingle.systems import MaskingSystem
+
+WINDOW_SECONDS = 32.0
+"""Long enough to hold all speakers of a conversation, as a rule; a shorter recording is one window."""
+OVERLAP_SECONDS = 6.0
+"""In which a window's sources are recognized in the next one, and masks are cross-faded."""
+
+
+@dataclass(frozen=True)
+class _Window:
+    """Where a window lies in the recording, and its masks in the temporary file."""
+
+    first: int
+    """Its first frame."""
+    sources: int
+    frames: int
+    offset: int
+
+
+@dataclass(frozen=True)
+class Tracks:
+    """Who speaks when in a recording."""
+
+    power: Samples
+    """``(speakers, frames)``: energy of each speaker in each frame; speaker 1 speaks first."""
+    gains: Samples
+    """``(speakers, frames)``: each speaker's share of the residual, see :mod:`~unmingle.separation.adding_up`."""
+    count_confidence: float
+    """Trust in the number of speakers, 0.5 to 1; 1 where it was given."""
+    join_confidence: float
+    """Share of the recording, by energy, in which it is not in doubt which window's source is which speaker."""
+    frame_seconds: float
+
+    @property
+    def speakers(self) -> int:
+        """How many."""
+        return len(self.power)
+
+
+class WindowedSeparation:
+    """Separates one recording at the model's rate, in bounded memory.
+
+    :meth:`push` the recording in blocks and :meth:`finish`; then ask for :meth:`masks`. Used as a context, so
+    that its temporary file is gone at the end, whatever happens.
+
+    Args:
+        system: gives the masks.
+        speakers: in the recording; None: count them.
+        window_seconds: length of a window.
+        overlap_seconds: by which neighbouring windows overlap.
+    """
+
+    def __init__(
+        self,
+        system: MaskingSystem,
+        speakers: int | None,
+        window_seconds: float = WINDOW_SECONDS,
+        overlap_seconds: float = OVERLAP_SECONDS,
+    ) -> None:
+        self._system, self._speakers = system, speakers
+        self._hop, self._stft = system.hop, system.frontend.stft
+        frames_a_second = system.sample_rate / self._hop
+        self._window_frames = max(2, round(window_seconds * frames_a_second))
+        self._advance_frames = self._window_frames - round(overlap_seconds * frames_a_second)
+        if self._advance_frames < 1:
+            raise ValueError("a window must be longer than the overlap")
+        self._device = next(system.parameters()).device
+        # Held open for as long as the separation lives.
+        self._file: BinaryIO = tempfile.TemporaryFile()  # noqa: SIM115
+        self._waiting = np.zeros(0, dtype=np.float32)
+        self._first = 0
+        self._samples = 0
+        self._windows: list[_Window] = []
+        self._sources: list[WindowSources] = []
+        self._upper: list[Samples] = []
+        self._before: tuple[Tensor, Tensor] | None = None
+        self._counted: Counted | None = None
+        self._places: list[NDArray[np.intp]] = []
+        """For each window, the place of each of its sources among the estimates; -1: none."""
+
+    def __enter__(self) -> WindowedSeparation:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def push(self, audio: Samples) -> float:
+        """Some more samples ``(samples,)``; a window is masked as soon as it is complete.
+
+        Returns:
+            The seconds of audio whose masks are done.
+
+        Raises:
+            OSError: the disk of the temporary folder is full.
+        """
+        self._waiting = np.concatenate([self._waiting, audio])
+        self._samples += len(audio)
+        window, advance = self._window_frames * self._hop, self._advance_frames * self._hop
+        # What is left is at least one window, so that the last one is as long as the others.
+        while len(self._waiting) >= window + advance:
+            self._mask(self._waiting[:window])
+            self._waiting = self._waiting[advance:]
+            self._first += self._advance_frames
+        return self._first * self._hop / self._system.sample_rate
+
+    def finish(self) -> Tracks:
+        """The end of the recording: the speakers of all windows, counted and joined."""
+        rest = self._waiting if len(self._waiting) else np.zeros(1, dtype=np.float32)
+        window = self._window_frames * self._hop
+        if len(rest) > window:
+            self._mask(rest[:window])
+            skipped = -(-(len(rest) - window) // self._hop)
+            rest, self._first = rest[skipped * self._hop :], self._first + skipped
+        self._mask(rest)
+        self._waiting, self._before = np.zeros(0, dtype=np.float32), None
+        return self._join()
+
+    @torch.no_grad()
+    def _mask(self, audio: Samples) -> None:
+        # Each window at one scale, so that neither very quiet nor very loud input meets a constant.
+        peak = max(float(np.abs(audio).max()), 1e-20)
+        mixture = torch.from_numpy(audio / np.float32(peak)).unsqueeze(0).to(self._device)
+        spectra, masks, attractors = self._system.mask_and_attractors(mixture, self._asked(mixture))
+        magnitude, masks = spectra.magnitude[0] * peak, masks[0].float()
+        agreement = None
+        if self._before is not None:
+            shared = self._windows[-1].first + self._windows[-1].frames - self._first
+            agreement = overlap_agreement(self._before[0][:, -shared:], masks[:, :shared], magnitude[:shared])
+        self._before = masks, magnitude
+        power = (masks * magnitude).square()
+        halves = np.ascontiguousarray(masks.half().cpu().numpy())
+        sources, frames, _ = halves.shape
+        self._windows.append(_Window(self._first, sources, frames, self._file.seek(0, 2)))
+        self._file.write(halves.tobytes())
+        points = None if attractors is None else attractors[0].float().cpu().numpy()
+        self._sources.append(WindowSources(power.sum(dim=2).cpu().numpy(), points, agreement))
+        self._upper.append(power[..., self._stft.freqs // 2 :].sum(dim=2).cpu().numpy())
+
+    def _asked(self, mixture: Tensor) -> int:
+        """The number of sources of every window. Where a system counts before it masks, the first window decides."""
+        if self._speakers is None and not self._windows:
+            self._counted = self._system.count(mixture)
+        if self._counted is not None:
+            return int(self._counted.count[0])
+        return self._speakers or self._system.speakers
+
+    def _join(self) -> Tracks:
+        assignment = assign_speakers(self._sources)
+        self._places = assignment.speakers
+        power = self._faded([sources.power for sources in self._sources])
+        count, confidence = self._count(power)
+        kept = power.sum(axis=1).argsort()[::-1][:count]
+        seconds = self._hop / self._system.sample_rate
+        kept = kept[order_of_speaking(power[kept], seconds)]
+        place_of = np.full(len(power), -1)
+        place_of[kept] = np.arange(count)
+        self._places = [place_of[speakers] for speakers in assignment.speakers]
+        gains = residual_gains(self._faded(self._upper)[:count], seconds)
+        return Tracks(power[kept], gains, confidence, assignment.confidence, seconds)
+
+    def _count(self, power: Samples) -> tuple[int, float]:
+        """The number of speakers and the trust in it, from the energy of the joined sources."""
+        if self._counted is not None:
+            return int(self._counted.count[0]), float(self._counted.confidence[0])
+        if self._speakers is not None:
+            return self._speakers, 1.0
+        # The root of a frame's energy stands for its samples: the sums of squares are the same.
+        counted = count_by_energy(torch.from_numpy(np.sqrt(power)).unsqueeze(0))
+        return int(counted.count[0]), float(counted.confidence[0])
+
+    def masks(self, first: int, count: int) -> Tensor:
+        """Masks ``(speakers, count, freqs)`` of ``count`` frames, cross-faded between windows."""
+        places = 1 + max(int(places.max()) for places in self._places)
+        masks = np.zeros((places, count, self._stft.freqs), dtype=np.float32)
+        weights = np.full((count, 1), 1e-9, dtype=np.float32)
+        for number, window in enumerate(self._windows):
+            begin, end = max(first, window.first), min(first + count, window.first + window.frames)
+            if begin >= end:
+                continue
+            fade = self._fade(number)[begin - window.first : end - window.first, None]
+            weights[begin - first : end - first] += fade
+            for source, place in enumerate(self._places[number]):
+                if place >= 0:
+                    loaded = self._load(window, source, begin - window.first, end - begin)
+                    masks[place, begin - first : end - first] += fade * loaded
+        return torch.from_numpy(masks / weights).to(self._device)
+
+    def _load(self, window: _Window, source: int, first: int, count: int) -> Samples:
+        freqs = self._stft.freqs
+        self._file.seek(window.offset + 2 * freqs * (source * window.frames + first))
+        halves = np.frombuffer(self._file.read(2 * freqs * count), dtype=np.float16)
+        return halves.reshape(count, freqs).astype(np.float32)
+
+    def _faded(self, values: Sequence[NDArray[np.floating]]) -> Samples:
+        """Values of every window's sources in its frames, of whole recordings: ``(speakers, frames)``.
+
+        Speakers are in the order of the assignment's numbers, or of the places once these are known.
+        """
+        total = self._windows[-1].first + self._windows[-1].frames
+        joined = np.zeros((self._windows[0].sources, total), dtype=np.float32)
+        weights = np.full(total, 1e-9, dtype=np.float32)
+        for number, (window, own) in enumerate(zip(self._windows, values, strict=True)):
+            frames, fade = slice(window.first, window.first + window.frames), self._fade(number)
+            weights[frames] += fade
+            for source, place in enumerate(self._places[number]):
+                if place >= 0:
+                    joined[place, frames] += fade * own[source]
+        return joined / weights
+
+    def _fade(self, number: int) -> Samples:
+        """Weight ``(frames,)`` of each of a window's frames: it rises and falls where neighbours share them."""
+        window = self._windows[number]
+        weight = np.ones(window.frames, dtype=np.float32)
+        if number > 0:
+            shared = self._shared(number - 1)
+            weight[:shared] = (np.arange(shared) + 0.5) / shared
+        if number + 1 < len(self._windows):
+            shared = self._shared(number)
+            weight[window.frames - shared :] *= (np.arange(shared)[::-1] + 0.5) / shared
+        return weight
+
+    def _shared(self, number: int) -> int:
+        """Frames that a window shares with the next one."""
+        window = self._windows[number]
+        return window.first + window.frames - self._windows[number + 1].first
