@@ -82,18 +82,18 @@ def assign_speakers(windows: Sequence[WindowSources]) -> Assignment:
     links = _links(windows, orders)
     presence = np.stack([_presence(window) for window in windows])
     if any(window.attractors is None for window in windows):
-        states, score = _best_path(np.zeros((len(windows), len(orders))), links)
+        states, score = best_path(np.zeros((len(windows), len(orders))), links)
         return Assignment([orders[state] for state in states], _certainty(score, windows))
     attractors = np.stack([np.asarray(window.attractors, dtype=np.float64) for window in windows])
     starts = [
-        _best_path(np.zeros((len(windows), len(orders))), links)[0],  # By overlaps alone;
+        best_path(np.zeros((len(windows), len(orders))), links)[0],  # By overlaps alone;
         np.zeros(len(windows), dtype=np.intp),  # and by the order in which attractors come.
     ]
     best: tuple[float, NDArray[np.intp], Array] | None = None
     for states in starts:
         for _ in range(_ITERATIONS):
             fits = _fits(attractors, presence, states, orders)
-            following, margins = _best_path(fits, links)
+            following, margins = best_path(fits, links)
             if (following == states).all():
                 break
             states = following
@@ -152,7 +152,7 @@ def _fits(attractors: Array, presence: Array, states: NDArray[np.intp], orders: 
     return fits
 
 
-def _best_path(fits: Array, links: Array) -> tuple[NDArray[np.intp], Array]:
+def best_path(fits: Array, links: Array) -> tuple[NDArray[np.intp], Array]:
     """The likeliest orders of all windows ``(windows,)``, and by how much each beats its best alternative."""
     forward = fits.copy()
     for number, link in enumerate(links):
