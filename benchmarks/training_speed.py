@@ -90,8 +90,8 @@ def main() -> None:
     print("| --- | --- | --- | --- | --- | --- | --- |")
     cases = [
         ("luo2018/table2-anchors6.yaml", 8, 3.2, 16, False),
-        ("adanet-2speakers-8khz.yaml", 16, 4.0, 16, True),
-        ("adanet-2speakers-8khz.yaml", 16, 4.0, 32, True),
+        ("adanet-2speakers-8khz/1-full-overlap.yaml", 16, 4.0, 16, True),
+        ("adanet-2speakers-8khz/1-full-overlap.yaml", 16, 4.0, 32, True),
     ]
     for recipe, hop, seconds, batch, half in cases:
         audio = batch * seconds

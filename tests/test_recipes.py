@@ -25,7 +25,8 @@ from unmingle.training.recipe import Recipe, read_recipe, shrink
 from unmingle.training.run_folder import RunFolder
 
 FOLDER = Path(__file__).parent.parent / "recipes"
-RECIPES = [path for path in sorted(FOLDER.rglob("*.yaml")) if path.name != "data.yaml"]
+PARTS = {"data.yaml", "conversations.yaml"}
+RECIPES = [path for path in sorted(FOLDER.rglob("*.yaml")) if path.name not in PARTS]
 PAPERS = {"isik2016", "ledger", "luo2018", "mobin2018", "sivaraman2020"}
 PAPER_ROWS = [path for path in RECIPES if path.parent.name in PAPERS]
 
