@@ -50,6 +50,12 @@ def command(
         typer.Option("--channel", metavar="mix|left|right|N", help="Which channel of the input to separate."),
     ] = "mix",
     overwrite: Overwrite = False,
+    timeline: Annotated[
+        Path | None,
+        typer.Option(
+            "--timeline", metavar="FILE", help="Also write who speaks when: FILE.json, FILE.rttm or FILE.png."
+        ),
+    ] = None,
     threads: Threads = None,
     device: Device = "auto",
     as_json: Json = False,
@@ -61,14 +67,17 @@ def command(
     a recording add up to it. A name that begins with a dash goes after "--".
     """
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
     from unmingle.file_batches import Output, find_inputs
     from unmingle.models import DEFAULT_MODEL
     from unmingle.separation import FileResult, load, separate_files
+    from unmingle.separation.timeline import check_timeline_path, write_timelines
 
     set_threads(threads)
     wanted = _number(speakers)
+    if timeline is not None:
+        check_timeline_path(timeline)
     paths, problems = find_inputs(files)
     if not paths:
         raise UnmingleError(str(problems[0].error))
@@ -76,17 +85,26 @@ def command(
     target = Output(output, format.lower(), name, bits, overwrite)
     console = Console(stderr=True)
     with Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console,
+        TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn(), console=console,
         transient=True, disable=not console.is_terminal,
     ) as progress:  # fmt: skip
-        task = progress.add_task(paths[0].name, total=len(paths))
+        # In hundredths of a file, so that a long one moves the bar, too.
+        task = progress.add_task(paths[0].name, total=100 * len(paths))
+        done = 0
+
+        def show(share: float) -> None:
+            progress.update(task, completed=100 * done + round(100 * share))
 
         def advance(result: FileResult) -> None:
-            progress.advance(task)
-            done = int(progress.tasks[0].completed)
-            progress.update(task, description=paths[min(done, len(paths) - 1)].name)
+            nonlocal done
+            done += 1
+            progress.update(task, completed=100 * done, description=paths[min(done, len(paths) - 1)].name)
 
-        results = separate_files(paths, separator, target, speakers=wanted, channel=channel, on_done=advance)
+        results = separate_files(
+            paths, separator, target, speakers=wanted, channel=channel, on_done=advance, on_progress=show
+        )
+    if timeline is not None:
+        write_timelines(timeline, [(r.input, r.seconds, r.timeline) for r in results if not r.error])
     results += [FileResult(problem.input, error=problem.error) for problem in problems]
     if as_json:
         print(

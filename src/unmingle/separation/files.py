@@ -18,8 +18,14 @@ from unmingle.file_batches import Output, check_template, go_through, targets_of
 from unmingle.models import DEFAULT_MODEL
 from unmingle.separation.offline import MASKING_SHARE, Separation, Separator, Speakers, load
 from unmingle.separation.recording import RecordingSeparation
+from unmingle.separation.timeline import Stretch, timeline
+from unmingle.separation.windows import Tracks
 
 _BLOCK_SECONDS = 10.0
+_SURE_JOIN = 0.8
+"""Below this share of the recording, the join of its windows is in doubt."""
+_NEARLY_SILENT = 1e-3
+"""Energy of an estimate against the loudest one's: 30 dB below."""
 
 
 @dataclass
@@ -37,6 +43,8 @@ class FileResult:
     """Seconds of work, reading and writing included, for a second of audio."""
     gain_db: float = 0.0
     """Gain given to all speakers alike so that no sample clips; 0 for float files."""
+    timeline: list[Stretch] = field(default_factory=list)
+    """Who speaks when."""
     warnings: list[str] = field(default_factory=list)
     error: str | None = None
 
@@ -146,6 +154,8 @@ def _separate_file(
         result.seconds, result.sample_rate = samples / rate, rate
         tracks = separation.finish()
         result.speakers, result.confidence = tracks.speakers, tracks.count_confidence
+        result.timeline = timeline(tracks)
+        result.warnings += _doubts(tracks)
         written = targets[: tracks.speakers]
         writing = _Writing(separation, recording, channel, output, written, samples)
         peak = writing.run(1.0)
@@ -160,6 +170,18 @@ def _separate_file(
         # --overwrite: a third speaker of an earlier run would look like one of this run.
         stale.unlink(missing_ok=True)
     result.outputs = [str(target) for target in written]
+
+
+def _doubts(tracks: Tracks) -> list[str]:
+    """What may have gone wrong without an error."""
+    doubts = []
+    if tracks.join_confidence < _SURE_JOIN:
+        doubts.append("speakers may change files where nobody could be recognized")
+    energy = tracks.power.sum(axis=1)
+    for number, own in enumerate(energy, start=1):
+        if own < _NEARLY_SILENT * energy.max():
+            doubts.append(f"estimate {number} is nearly silent")
+    return doubts
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,140 @@
+"""Who speaks when: stretches of speech of every speaker, and the formats in which they are written."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from unmingle.audio import replace_files
+from unmingle.errors import UnmingleError
+from unmingle.separation.order import speaking
+from unmingle.separation.windows import Tracks
+
+_SHORTEST_PAUSE = 0.3
+"""Shorter silences belong to the speech around them, in seconds."""
+_SHORTEST_SPEECH = 0.15
+"""Shorter sounds are no speech, in seconds."""
+FORMATS = ("json", "rttm", "png")
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """One stretch of one speaker's speech, in seconds."""
+
+    speaker: int
+    """From 1."""
+    start: float
+    end: float
+
+
+def timeline(tracks: Tracks) -> list[Stretch]:
+    """All stretches of speech, in the order in which they begin; those of several speakers may overlap."""
+    speaks, seconds = speaking(tracks.power, tracks.frame_seconds)
+    stretches = []
+    for number, row in enumerate(speaks, start=1):
+        edges = np.flatnonzero(np.diff(np.concatenate([[0], row.astype(np.int8), [0]])))
+        joined: list[list[float]] = []
+        for start, end in (edges.reshape(-1, 2) * seconds).tolist():
+            if joined and start - joined[-1][1] < _SHORTEST_PAUSE:
+                joined[-1][1] = end
+            else:
+                joined.append([start, end])
+        stretches += [
+            Stretch(number, round(start, 3), round(end, 3))
+            for start, end in joined
+            if end - start >= _SHORTEST_SPEECH
+        ]
+    return sorted(stretches, key=lambda stretch: (stretch.start, stretch.speaker))
+
+
+def check_timeline_path(path: Path) -> None:
+    """Refuse a name whose suffix is no format of a timeline.
+
+    Raises:
+        UnmingleError: it is not, or matplotlib is missing for a picture.
+    """
+    if path.suffix.lower().lstrip(".") not in FORMATS:
+        raise UnmingleError(f"A timeline is written as .json, .rttm or .png; got {path.name!r}.")
+    if path.suffix.lower() == ".png":
+        try:
+            import matplotlib  # noqa: F401
+        except ImportError as error:
+            raise UnmingleError(
+                "A picture of the timeline needs matplotlib; install with: pip install 'unmingle[evaluate]'"
+            ) from error
+
+
+def write_timelines(path: Path, recordings: Sequence[tuple[str, float, Sequence[Stretch]]]) -> None:
+    """Write the timelines of one or more recordings, in the format that the suffix of ``path`` names.
+
+    Args:
+        path: ends in .json, .rttm (NIST's rich transcription) or .png (a picture).
+        recordings: name, seconds, and stretches of speech of each.
+
+    Raises:
+        UnmingleError: another suffix, or the disk refuses.
+    """
+    check_timeline_path(path)
+    kind = path.suffix.lower()
+    if kind == ".json":
+        content = _json(recordings).encode()
+    elif kind == ".rttm":
+        content = _rttm(recordings).encode()
+    else:
+        content = _picture(recordings)
+    replace_files([(path, content)])
+
+
+def _json(recordings: Sequence[tuple[str, float, Sequence[Stretch]]]) -> str:
+    found = [
+        {
+            "recording": name,
+            "seconds": round(seconds, 3),
+            "speech": [
+                {"speaker": stretch.speaker, "start": stretch.start, "end": stretch.end}
+                for stretch in stretches
+            ],
+        }
+        for name, seconds, stretches in recordings
+    ]
+    return json.dumps(found, indent=2) + "\n"
+
+
+def _rttm(recordings: Sequence[tuple[str, float, Sequence[Stretch]]]) -> str:
+    lines = []
+    for name, _, stretches in recordings:
+        # Fields are separated by spaces: a file's name must not hold any.
+        file_id = "_".join(Path(name).stem.split()) or "recording"
+        lines += [
+            f"SPEAKER {file_id} 1 {stretch.start:.3f} {stretch.end - stretch.start:.3f} <NA> <NA> "
+            f"speaker{stretch.speaker} <NA> <NA>\n"
+            for stretch in stretches
+        ]
+    return "".join(lines)
+
+
+def _picture(recordings: Sequence[tuple[str, float, Sequence[Stretch]]]) -> bytes:
+    import io
+
+    from matplotlib.figure import Figure
+
+    rows = [max((stretch.speaker for stretch in stretches), default=1) for _, _, stretches in recordings]
+    figure = Figure(figsize=(10, 0.8 * len(rows) + 0.4 * sum(rows)), layout="constrained")
+    axes = figure.subplots(len(recordings), 1, squeeze=False)[:, 0]
+    for axis, (name, seconds, stretches), speakers in zip(axes, recordings, rows, strict=True):
+        for speaker in range(1, speakers + 1):
+            own = [(s.start, s.end - s.start) for s in stretches if s.speaker == speaker]
+            axis.broken_barh(own, (speaker - 0.4, 0.8), color=f"C{(speaker - 1) % 10}")
+        axis.set_yticks(range(1, speakers + 1), [f"speaker {n}" for n in range(1, speakers + 1)])
+        axis.set_ylim(speakers + 0.5, 0.5)
+        axis.set_xlim(0, seconds)
+        # A dollar sign in a file's name is no formula.
+        axis.set_title(Path(name).name.replace("$", r"\$"), fontsize=9)
+        axis.set_xlabel("seconds")
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=120)
+    return picture.getvalue()
