@@ -50,7 +50,18 @@ def test_json_and_rttm_say_the_same(tmp_path: Path) -> None:
     assert found[0]["speech"][1] == {"speaker": 2, "start": 1.5, "end": 4.25}
     assert found[1] == {"recording": "b.wav", "seconds": 3.0, "speech": []}
     rows = [line.split() for line in (tmp_path / "who.rttm").read_text().splitlines()]
-    assert rows[1] == ["SPEAKER", "my_talk", "1", "1.500", "2.750", "<NA>", "<NA>", "speaker2", "<NA>", "<NA>"]
+    assert rows[1] == [
+        "SPEAKER",
+        "my_talk",
+        "1",
+        "1.500",
+        "2.750",
+        "<NA>",
+        "<NA>",
+        "speaker2",
+        "<NA>",
+        "<NA>",
+    ]
     assert len(rows) == 2
 
 

@@ -17,6 +17,7 @@ from unmingle.device import pick_device
 from unmingle.errors import UnmingleError
 from unmingle.models import DEFAULT_MODEL, find_model, load_system
 from unmingle.separation.recording import RecordingSeparation
+from unmingle.separation.stream import SeparationStream
 from unmingle.separation.windows import Tracks
 from unmingle.systems import MaskingSystem
 
@@ -129,6 +130,20 @@ class Separator:
         """
         (mixture,) = _as_batch(audio, sample_rate)
         return self._separate_one(mixture, sample_rate, self.check_speakers(speakers))
+
+    def stream(self, sample_rate: int, speakers: int | None = None, lag: float = 1.0) -> SeparationStream:
+        """A stream: push a block, get a block with one signal per speaker; see :class:`SeparationStream`.
+
+        Args:
+            sample_rate: of the audio, in hertz.
+            speakers: how many signals come out (default: as many as the model was trained for).
+            lag: in seconds; what comes out is never further behind what went in.
+
+        Raises:
+            UnmingleError: an impossible rate, lag or number of speakers.
+        """
+        wanted = self.speakers if speakers is None else speakers
+        return SeparationStream(self.system, sample_rate, self.check_speakers(wanted) or wanted, lag)
 
     def check_speakers(self, speakers: Speakers) -> int | None:
         """The number of speakers to separate, None to count them, or an error that says what is possible."""

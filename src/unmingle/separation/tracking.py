@@ -28,6 +28,8 @@ _DOUBT = 0.02
 """Masks agree by at most 1 minus this: one overlap alone never decides against everything else."""
 _AUDIBLE = 1e-3
 """An overlap whose energy per frame is below this share of the recording's says little."""
+_LEAST_MOVE = 0.02
+"""In a stream, by this share at least does a remembered attractor move towards that of a window."""
 _PRESENT = 1e-2
 """A source this share of the window's loudest one, 20 dB below, or less is no speaker."""
 
@@ -119,15 +121,23 @@ def _links(windows: Sequence[WindowSources], orders: NDArray[np.intp]) -> Array:
     for number, window in enumerate(windows[1:]):
         assert window.agreement is not None
         agreement = np.asarray(window.agreement, dtype=np.float64)
-        total = max(float(agreement.sum()), 1e-30)
-        audible = min(1.0, total / (_AUDIBLE * max(mean, 1e-30) * frames))
         for i, earlier in enumerate(orders):
             for j, later in enumerate(orders):
-                # Sources k and l are one speaker's if their orders give them one number.
-                same = earlier[:, None] == later[None, :]
-                share = float(agreement[same].sum()) / total
-                links[number, i, j] = audible * np.log(_DOUBT + (1 - 2 * _DOUBT) * share)
+                links[number, i, j] = _link(agreement, earlier, later, mean * frames)
     return links
+
+
+def _link(agreement: Array, earlier: NDArray[np.intp], later: NDArray[np.intp], usual: float) -> float:
+    """Log-likelihood of two neighbouring windows' orders from their :func:`overlap_agreement`.
+
+    An overlap of far less energy than ``usual`` says little.
+    """
+    total = max(float(agreement.sum()), 1e-30)
+    audible = min(1.0, total / max(_AUDIBLE * usual, 1e-30))
+    # Sources are one speaker's if their orders give them one number.
+    same = earlier[:, None] == later[None, :]
+    share = float(agreement[same].sum()) / total
+    return audible * float(np.log(_DOUBT + (1 - 2 * _DOUBT) * share))
 
 
 def _fits(attractors: Array, presence: Array, states: NDArray[np.intp], orders: NDArray[np.intp]) -> Array:
@@ -180,3 +190,68 @@ def _certainty(margins: Array, windows: Sequence[WindowSources]) -> float:
     """Share of the energy in windows whose order is at least 20 times as likely as any other."""
     energy = np.array([float(np.asarray(window.power).sum()) for window in windows])
     return float(energy[margins > np.log(20.0)].sum() / max(energy.sum(), 1e-30))
+
+
+class SpeakerMemory:
+    """Who is who in a stream: each window is assigned once, from what came before, and never again.
+
+    Every speaker's attractor is remembered over minutes: it moves towards each window's by a share that
+    never falls below :data:`_LEAST_MOVE`.
+
+    Args:
+        speakers: how many.
+    """
+
+    def __init__(self, speakers: int) -> None:
+        self._orders = np.array(list(permutations(range(speakers))))
+        self._centres: Array | None = None
+        self._weights = np.zeros(speakers)
+        self._variance = 0.0
+        self._level = 0.0
+
+    def begin(self, window: WindowSources, speakers: NDArray[np.intp]) -> NDArray[np.intp]:
+        """The first window, whose sources' ``speakers`` are given."""
+        self._learn(window, speakers)
+        return speakers
+
+    def assign(self, window: WindowSources) -> NDArray[np.intp]:
+        """The speaker of each source of the next window ``(sources,)``.
+
+        Its ``agreement`` is with the window before in the order of the speakers.
+        """
+        assert window.agreement is not None
+        agreement = np.asarray(window.agreement, dtype=np.float64)
+        frames = window.power.shape[1]
+        scores = np.array([
+            _link(agreement, np.arange(len(order)), order, self._level * frames) for order in self._orders
+        ])  # fmt: skip
+        if self._centres is not None and window.attractors is not None and self._variance > 0:
+            presence = _presence(window) * (self._weights.min() > 0)
+            squared = np.square(np.asarray(window.attractors)[:, None] - self._centres).sum(axis=-1)
+            for index, order in enumerate(self._orders):
+                distance = squared[np.arange(len(order)), order]
+                scores[index] -= float((presence * distance).sum()) / (2 * self._variance)
+        speakers: NDArray[np.intp] = self._orders[int(scores.argmax())]
+        self._learn(window, speakers)
+        return speakers
+
+    def _learn(self, window: WindowSources, speakers: NDArray[np.intp]) -> None:
+        level = float(np.asarray(window.power).sum(axis=0).mean())
+        # The level follows loud windows at once and forgets them over a hundred.
+        self._level = max(level, 0.99 * self._level)
+        if window.attractors is None:
+            return
+        attractors = np.asarray(window.attractors, dtype=np.float64)
+        if self._centres is None:
+            self._centres = np.zeros_like(attractors)
+        presence = _presence(window) * min(1.0, level / max(_AUDIBLE * self._level, 1e-30))
+        for source, speaker in enumerate(speakers):
+            weight = float(presence[source])
+            if weight <= 0:
+                continue
+            move = max(weight / (self._weights[speaker] + weight), _LEAST_MOVE * weight)
+            difference = attractors[source] - self._centres[speaker]
+            if self._weights[speaker] > 0:
+                self._variance += _LEAST_MOVE * weight * (float(difference @ difference) - self._variance)
+            self._centres[speaker] += move * difference
+            self._weights[speaker] += weight
