@@ -140,6 +140,8 @@ class SeparationStream:
     @torch.no_grad()
     def _separate(self, audio: Samples, *, ended: bool) -> Samples:
         """At the model's rate: the estimates that are ready."""
+        if self._samples + len(audio) == 0:
+            return np.zeros((self.speakers, 0), dtype=np.float32)
         self._forget_gains()
         self._audio = np.concatenate([self._audio, audio])
         self._samples += len(audio)
