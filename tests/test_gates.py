@@ -12,7 +12,7 @@ from conftest import tiny_experts
 from unmingle.batch import MixtureBatch
 from unmingle.denoising.expert_choice import ExpertMasks
 from unmingle.systems import LocalExperts
-from unmingle.systems.gates import SpecialistGate, energies
+from unmingle.systems.gates import SpecialistGate, SpecialistGateConfig, energies
 
 OWN = {"specialist": 1, "seconds": 0.25}
 """16 frames."""
@@ -31,13 +31,17 @@ def _batch(count: int = 4, samples: int = 8000) -> MixtureBatch:
     )
 
 
+def _gate(*levels: float) -> SpecialistGate:
+    return SpecialistGate(levels, SpecialistGateConfig(), 16)
+
+
 def _score(system: LocalExperts, mixture: Tensor, frames: Tensor | None = None) -> Tensor:
     spectra = system.frontend(mixture)
     return system.score(spectra.features, spectra.spectrum.abs(), frames)
 
 
 def test_scores_are_linear_in_what_the_mask_keeps_removes_and_doubts() -> None:
-    gate, mask, magnitude = SpecialistGate([-5.0, 10.0]), torch.rand(2, 7, 3), torch.rand(2, 7, 3)
+    gate, mask, magnitude = _gate(-5.0, 10.0), torch.rand(2, 7, 3), torch.rand(2, 7, 3)
     torch.nn.init.normal_(gate.linear.weight)
     scores = gate(energies(mask, magnitude).sum(dim=1))
     for index in range(2):
@@ -58,12 +62,12 @@ def test_scores_are_linear_in_what_the_mask_keeps_removes_and_doubts() -> None:
     ("ratio", "chosen"), [(-30.0, 0), (-3.0, 0), (-2.0, 1), (2.4, 1), (2.6, 2), (7.4, 2), (8.0, 3), (60.0, 3)]
 )
 def test_a_fresh_gate_chooses_the_nearest_level(ratio: float, chosen: int) -> None:
-    gate = SpecialistGate([-5.0, 0.0, 5.0, 10.0])
+    gate = _gate(-5.0, 0.0, 5.0, 10.0)
     assert int(gate(torch.tensor([[10 ** (ratio / 10), 0.3, 1.0]])).argmax()) == chosen
 
 
 def test_silence_and_masks_of_nothing_have_finite_scores() -> None:
-    gate = SpecialistGate([-5.0, 10.0])
+    gate = _gate(-5.0, 10.0)
     torch.nn.init.normal_(gate.linear.weight)
     # Silence speaks for no specialist.
     torch.testing.assert_close(gate(torch.zeros(1, 3))[0], gate.linear.bias)
@@ -168,7 +172,7 @@ def test_neither_gain_nor_padding_changes_its_scores() -> None:
 
 
 def test_scores_are_not_rounded_in_training() -> None:
-    gate, evidence = SpecialistGate([-5.0, 0.0, 5.0, 10.0]), torch.tensor([[5.69, 1.3, 1.0]])
+    gate, evidence = _gate(-5.0, 0.0, 5.0, 10.0), torch.tensor([[5.69, 1.3, 1.0]])
     with torch.autocast("cpu", dtype=torch.bfloat16):
         scores = gate(evidence)
     torch.testing.assert_close(scores, gate(evidence), atol=0.0, rtol=0.0)

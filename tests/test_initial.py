@@ -11,7 +11,7 @@ from conftest import tiny_experts
 from unmingle.errors import UnmingleError
 from unmingle.models import ModelFacts, load_system, save_system
 from unmingle.systems import Denoiser, DenoiserConfig, LocalExperts
-from unmingle.systems.gates import SpecialistGate
+from unmingle.systems.gates import SpecialistGate, SpecialistGateConfig
 from unmingle.training.initial import system_from_model
 from unmingle.training.recipe import Recipe
 
@@ -86,7 +86,10 @@ def test_trained_specialists_may_move_to_other_levels_and_the_gate_begins_anew(t
     assert isinstance(moved, LocalExperts)
     torch.testing.assert_close(moved.specialists.state_dict(), donor.specialists.state_dict())
     torch.testing.assert_close(
-        moved.gate.state_dict(), SpecialistGate([-5.0, 2.5, 10.0, 25.0]).state_dict(), rtol=0, atol=0
+        moved.gate.state_dict(),
+        SpecialistGate([-5.0, 2.5, 10.0, 25.0], SpecialistGateConfig(), 16).state_dict(),
+        rtol=0,
+        atol=0,
     )
     # A gate that tells the gender stays as it was.
     gender = tiny_experts(latent="gender")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
 from conftest import tiny_experts
 from unmingle.audio import Samples, resample
@@ -17,6 +20,7 @@ from unmingle.errors import UnmingleError
 from unmingle.frontend import FrontEnd, StftConfig, level, running_level
 from unmingle.stft import Stft
 from unmingle.systems import DenoisingSystem, LocalExperts
+from unmingle.systems.gates import Decision
 
 RATE = 16000
 
@@ -81,10 +85,16 @@ def test_the_running_level_is_the_level_of_what_was_heard_fading() -> None:
     torch.testing.assert_close(torch.cat(parts, dim=1), levels)
 
 
-def test_a_short_look_ahead_asks_the_gate_every_time() -> None:
-    system, asked = tiny_experts(), []
-    plain = system.score
-    system.score = lambda features, *rest: (asked.append(features.shape[1]), plain(features, *rest))[1]  # type: ignore
+def test_a_short_look_ahead_asks_the_gate_every_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    system = tiny_experts()
+    asked: list[int] = []
+    decide = system.gate.decide
+
+    def count(features: Tensor, *rest: Any, **more: Any) -> Decision:
+        asked.append(features.shape[1])
+        return decide(features, *rest, **more)
+
+    monkeypatch.setattr(system.gate, "decide", count)
     _in_blocks(DenoisingStream(system, RATE, look_ahead_seconds=0.5), _noisy(4.0), [5000])
     assert len(asked) == 8
 

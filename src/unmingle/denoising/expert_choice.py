@@ -8,8 +8,8 @@ from torch import Tensor
 from unmingle.audio_stream import Frames
 from unmingle.errors import UnmingleError
 from unmingle.networks import LstmState
-from unmingle.systems import DenoisingSystem, LocalExperts
-from unmingle.systems.gates import energies
+from unmingle.systems import DenoisingSystem
+from unmingle.systems.gates import Gate
 
 _KEPT_SECONDS = 1.0
 """What a specialist that takes over is warmed with; and how long the gate listens at first."""
@@ -43,8 +43,8 @@ class ExpertMasks:
                 f"This model has the specialists 0 to {len(system.experts) - 1}; there is no {expert}."
             )
         self._system = system
-        self._asks = isinstance(system, LocalExperts) and expert is None
-        self.look_ahead = look_ahead if self._asks else 0
+        self._gate = system.gate if expert is None else None
+        self.look_ahead = 0 if self._gate is None else look_ahead
         """Frames that wait until the gate has heard them."""
         self.expert = system.default_expert if expert is None else expert
         """The specialist that runs now."""
@@ -61,8 +61,7 @@ class ExpertMasks:
         self._begun, self._prelude = False, blank
         self._until_choice = self._frames(_KEPT_SECONDS)
         self._gate_state: LstmState | None = None
-        if isinstance(system, LocalExperts):
-            self._heard = system.frontend.mean.new_zeros(())
+        self._evidence = system.frontend.mean.new_zeros(())
 
     def _frames(self, seconds: float) -> int:
         return round(seconds * self._frames_a_second)
@@ -80,12 +79,14 @@ class ExpertMasks:
             magnitude: of the mixture, of the same shape.
             ended: these are the last ones.
         """
-        if not self._asks:
+        if self._gate is None:
             return self._run(features)
         self._magnitude.add(magnitude)
-        return self._push_ahead(features, ended) if self.look_ahead else self._push_live(features)
+        if self.look_ahead:
+            return self._push_ahead(self._gate, features, ended)
+        return self._push_live(self._gate, features)
 
-    def _push_live(self, features: Tensor) -> Tensor:
+    def _push_live(self, gate: Gate, features: Tensor) -> Tensor:
         masks = []
         while features.shape[1]:
             part, features = features[:, : self._until_choice], features[:, self._until_choice :]
@@ -95,12 +96,11 @@ class ExpertMasks:
             if self._until_choice == 0:
                 # All at once: frame by frame, the gate would cost several times as much.
                 frames = self._waiting.count
-                self._choose(self._listen(self._waiting.take(frames), self._magnitude.take(frames)))
+                self._choose(self._listen(gate, self._waiting.take(frames), self._magnitude.take(frames)))
                 self._until_choice = self._frames(_ASK_SECONDS)
         return masks[0] if len(masks) == 1 else torch.cat([features, *masks], dim=1)
 
-    def _push_ahead(self, features: Tensor, ended: bool) -> Tensor:
-        assert isinstance(self._system, LocalExperts)
+    def _push_ahead(self, gate: Gate, features: Tensor, ended: bool) -> Tensor:
         masks = [features[:, :0]]
         self._waiting.add(features)
         while self._waiting.count >= self.look_ahead or (ended and self._waiting.count):
@@ -110,42 +110,41 @@ class ExpertMasks:
             too_short = part.shape[1] < min(self._frames(_KEPT_SECONDS), self.look_ahead)
             begun = None
             if not self._begun or not too_short:
-                begun = self._choose_for(part, magnitude)
+                begun = self._choose_for(gate, part, magnitude)
             masks.append(self._run(part, begun))
         return torch.cat(masks, dim=1)
 
-    def _choose_for(self, part: Tensor, magnitude: Tensor) -> Tensor | None:
+    def _choose_for(self, gate: Gate, part: Tensor, magnitude: Tensor) -> Tensor | None:
         """Choose for a piece; if the specialist is the gate, the mask of what it has done of the piece already."""
-        assert isinstance(self._system, LocalExperts)
-        gate = self._system.gate_expert
-        if gate is None:
-            self._choose(int(self._system.score(part, magnitude)[0].argmax()))
+        state = None
+        if gate.specialist is not None:
+            state = self._state if self._runs_gate else self._warmed(gate.specialist)
+        choice, begun = gate.decide(part, magnitude, self._system.experts, state=state)
+        if begun is not None:
+            self._gate_state = begun.state
+        self._choose(int(choice))
+        if begun is None or not self._runs_gate:
             return None
-        state = self._state if self._runs_gate else self._warmed(gate)
-        opening = self._system.opening(part, magnitude, state=state)
-        self._gate_state = opening.state
-        self._choose(int(opening.choice))
-        if not self._runs_gate:
-            return None
-        self._state = opening.state
-        return opening.mask
+        self._state = begun.state
+        return begun.mask
 
     @property
     def _runs_gate(self) -> bool:
         """Whether the specialist that runs is the gate; it need not hear again what it has masked."""
-        return isinstance(self._system, LocalExperts) and self.expert == self._system.gate_expert
+        return self._gate is not None and self.expert == self._gate.specialist
 
-    def _listen(self, waiting: Tensor, magnitude: Tensor) -> int:
+    def _listen(self, gate: Gate, waiting: Tensor, magnitude: Tensor) -> int:
         """The gate's choice after these frames too: their features, or their masks if the gate gave them."""
-        assert isinstance(self._system, LocalExperts)
         if self._runs_gate:
-            heard, self._gate_state = energies(waiting, magnitude), self._state
+            evidence, self._gate_state = gate.evidence(waiting, magnitude), self._state
         else:
-            heard, self._gate_state = self._system.listen(waiting, magnitude, self._gate_state)
+            evidence, self._gate_state = gate.listen(
+                waiting, magnitude, self._system.experts, self._gate_state
+            )
         fade = 0.5 ** (1 / self._frames(_ASK_SECONDS))
-        ages = torch.arange(heard.shape[1] - 1, -1, -1, device=heard.device)
-        self._heard = self._heard * fade ** heard.shape[1] + (fade**ages) @ heard[0]
-        return self._system.choose(self._heard)
+        ages = torch.arange(evidence.shape[1] - 1, -1, -1, device=evidence.device)
+        self._evidence = self._evidence * fade ** evidence.shape[1] + (fade**ages) @ evidence[0]
+        return gate.choose(self._evidence)
 
     def _choose(self, expert: int) -> None:
         if expert == self.expert:
@@ -168,7 +167,7 @@ class ExpertMasks:
         if not features.shape[1]:
             return features
         self._begun = True
-        if self._asks:
+        if self._gate is not None:
             self._kept.add(features)
             if self._kept.count > 4 * self._frames(_KEPT_SECONDS):
                 self._kept.take(self._kept.count - self._frames(_KEPT_SECONDS))

@@ -14,6 +14,7 @@ from unmingle.batch import MixtureBatch
 from unmingle.frontend import Spectra, StftConfig
 from unmingle.networks import Bands, Lstm, LstmConfig
 from unmingle.systems.base import MaskingSystem, SystemConfig
+from unmingle.systems.gates import Gate
 from unmingle.systems.objectives import ObjectiveName, mask_objective
 
 DENOISING_STFT = StftConfig(window_length=1024, hop=256, level="running")
@@ -61,6 +62,8 @@ class DenoisingSystem(MaskingSystem):
 
     default_expert: int = 0
     """The expert that runs in a stream until the gate has heard enough."""
+    gate: Gate | None
+    """Chooses the expert; None where there is only one."""
 
     def __init__(self, config: DenoisingConfig) -> None:
         super().__init__(config)
@@ -136,6 +139,7 @@ class Denoiser(DenoisingSystem):
 
     def __init__(self, config: DenoiserConfig) -> None:
         super().__init__(config)
+        self.gate = None
         self.network = self.build_expert()
 
     @property

@@ -7,11 +7,11 @@ learned costs arithmetic.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal, NamedTuple, cast
+from collections.abc import Sequence
+from typing import Literal, cast
 
 import torch
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool1d, cross_entropy
 
@@ -19,22 +19,15 @@ from unmingle.batch import GENDERS, MixtureBatch
 from unmingle.clustering import kmeans
 from unmingle.errors import UnmingleError
 from unmingle.frontend import Spectra
-from unmingle.networks import Lstm, LstmConfig, LstmState, mean_over_time
+from unmingle.networks import Lstm
 from unmingle.systems.base import Part
 from unmingle.systems.denoiser import DenoisingConfig, DenoisingSystem
-from unmingle.systems.gates import SpecialistGate, SpecialistGateConfig, energies
+from unmingle.systems.gates import AnyGateConfig, Begun, Gate, LstmGateConfig, build_gate
 
 _BANDS = 32
 """Of the profile by which the latent space ``spectrum`` tells mixtures apart."""
-
-
 _LEAST_SHARE = 0.01
 """In training together, a specialist that the soft gate gives less of a mixture does not run on it."""
-
-
-def _kind_of_gate(value: Any) -> str:
-    own = "specialist" in value if isinstance(value, Mapping) else isinstance(value, SpecialistGateConfig)
-    return "specialist" if own else "lstm"
 
 
 class LocalExpertsConfig(DenoisingConfig):
@@ -48,10 +41,7 @@ class LocalExpertsConfig(DenoisingConfig):
     snr_levels: list[float] = Field([-5.0, 0.0, 5.0, 10.0], min_length=2, max_length=64)
     clusters: int = Field(4, ge=2, le=64)
     """Specialists of the latent space ``spectrum``."""
-    gate: Annotated[
-        Annotated[LstmConfig, Tag("lstm")] | Annotated[SpecialistGateConfig, Tag("specialist")],
-        Discriminator(_kind_of_gate),
-    ] = LstmConfig(layers=2, hidden_size=128)
+    gate: AnyGateConfig = LstmGateConfig(layers=2, hidden_size=128)
     """The paper's LSTM, whose scores of every frame are averaged over the utterance; or, for ``snr``, a
     specialist (ours)."""
     sharpness: float = Field(10.0, gt=0.0)
@@ -68,7 +58,7 @@ class LocalExpertsConfig(DenoisingConfig):
     def _default_is_there(self) -> LocalExpertsConfig:
         if self.default_expert is not None and self.default_expert >= self.specialists:
             raise ValueError(f"default_expert must be below {self.specialists}, got {self.default_expert}")
-        if isinstance(self.gate, SpecialistGateConfig):
+        if self.gate.specialist is not None:
             if self.latent != "snr":
                 raise ValueError(
                     f"a specialist as gate tells the SNR, not the {self.latent}; give an LSTM's sizes"
@@ -76,17 +66,6 @@ class LocalExpertsConfig(DenoisingConfig):
             if self.gate.specialist >= self.specialists:
                 raise ValueError(f"the gate's specialist must be below {self.specialists}")
         return self
-
-
-class Opening(NamedTuple):
-    """How utterances begin, where a specialist is the gate."""
-
-    mask: Tensor
-    """That specialist's, for what the gate hears: ``(batch, frames, freqs)``."""
-    state: LstmState
-    """That specialist's, after it."""
-    choice: Tensor
-    """The gate's, ``(batch,)``."""
 
 
 class LocalExperts(DenoisingSystem):
@@ -103,18 +82,20 @@ class LocalExperts(DenoisingSystem):
     """
 
     statistics_mixtures = 400
-    gate: Lstm | SpecialistGate
+    gate: Gate
     centres: Tensor
 
     def __init__(self, config: LocalExpertsConfig) -> None:
         super().__init__(config)
         self.specialists = nn.ModuleList(self.build_expert() for _ in range(config.specialists))
-        self.gate = (
-            Lstm(self.frontend.stft.freqs, config.specialists, config.gate)
-            if isinstance(config.gate, LstmConfig)
-            else SpecialistGate(config.snr_levels)
+        self.gate = build_gate(
+            config.gate,
+            self.frontend.stft.freqs,
+            config.specialists,
+            config.snr_levels,
+            self._listening_frames,
         )
-        usual = config.specialists // 2 if self.gate_expert is None else self.gate_expert
+        usual = config.specialists // 2 if self.gate.specialist is None else self.gate.specialist
         self.default_expert = usual if config.default_expert is None else config.default_expert
         if config.latent == "spectrum":
             self.register_buffer("centres", torch.zeros(config.clusters, 2 * _BANDS))
@@ -123,6 +104,10 @@ class LocalExperts(DenoisingSystem):
     @property
     def config(self) -> LocalExpertsConfig:
         return cast(LocalExpertsConfig, self._config)
+
+    def _listening_frames(self, seconds: float) -> int:
+        """How many frames there are in so many seconds and the prelude before them."""
+        return self.prelude_frames + max(1, round(seconds * self.sample_rate / self.hop))
 
     @property
     def experts(self) -> Sequence[Lstm]:
@@ -168,121 +153,61 @@ class LocalExperts(DenoisingSystem):
         )
 
     def score(
-        self, features: Tensor, magnitude: Tensor, frames: Tensor | None = None, mask: Tensor | None = None
-    ) -> Tensor:
-        """The gate's score of every specialist for each utterance, before the softmax: ``(batch, K)``.
-
-        An LSTM's are the mean over the utterance's frames, a specialist's from how the utterance begins.
-
-        Args:
-            features: of the mixtures, ``(batch, frames, freqs)``.
-            magnitude: of the mixtures, of the same shape.
-            frames: ``(batch,)``, the number of frames that are not padding; all, if not given.
-            mask: of the specialist that is the gate, ``(batch, frames, freqs)``, if it is known already, for
-                as many frames as the gate hears, or more.
-        """
-        if isinstance(self.gate, Lstm):
-            return mean_over_time(self.gate(features).float(), frames)
-        if mask is None:
-            mask = self._gate_mask(features[:, : self.heard_frames])
-        mask = mask[:, : self.heard_frames]
-        heard = energies(mask, magnitude[:, : mask.shape[1]])
-        if frames is not None:
-            time = torch.arange(heard.shape[1], device=heard.device)
-            heard = heard * (time < frames.to(heard.device)[:, None]).unsqueeze(-1)
-        scores: Tensor = self.gate(heard.sum(dim=1))
-        return scores
-
-    @property
-    def heard_frames(self) -> int:
-        """How many frames of an utterance a specialist hears as gate, the prelude included."""
-        assert isinstance(self.config.gate, SpecialistGateConfig)
-        return self.prelude_frames + max(1, round(self.config.gate.seconds * self.sample_rate / self.hop))
-
-    @property
-    def gate_expert(self) -> int | None:
-        """Which specialist is the gate, if one is."""
-        return self.config.gate.specialist if isinstance(self.config.gate, SpecialistGateConfig) else None
-
-    def _gate_mask(self, features: Tensor) -> Tensor:
-        """The mask ``(batch, frames, freqs)`` of the specialist that is the gate."""
-        # Specialists are held fixed while the gate is trained alone.
-        with torch.set_grad_enabled(torch.is_grad_enabled() and self._part == "all"):
-            return torch.sigmoid(self.experts[cast(int, self.gate_expert)](features).float())
-
-    def opening(
         self,
         features: Tensor,
         magnitude: Tensor,
         frames: Tensor | None = None,
-        state: LstmState | None = None,
-    ) -> Opening:
-        """What a specialist gives that is the gate, until it has decided: if it is chosen, it goes on.
+        outputs: Tensor | None = None,
+    ) -> Tensor:
+        """The gate's score of every specialist for each utterance, before the softmax: ``(batch, K)``.
 
         Args:
             features: of the mixtures, ``(batch, frames, freqs)``.
             magnitude: of the mixtures, of the same shape.
             frames: ``(batch,)``, the number of frames that are not padding; all, if not given.
-            state: of the specialist before; the beginning, if not given.
+            outputs: of the network that the gate listens with, if they are known already; see
+                :meth:`~unmingle.systems.gates.Gate.score`.
         """
-        network = self.experts[cast(int, self.gate_expert)]
-        values, state = network.step(
-            features[:, : self.heard_frames], state or network.initial_state(len(features))
-        )
-        mask = torch.sigmoid(values.float())
-        return Opening(mask, state, self.score(features, magnitude, frames, mask).argmax(dim=1))
+        if outputs is None:
+            outputs = self._gate_outputs(features[:, : self.gate.listening_frames])
+        return self.gate.score(outputs, magnitude, frames)
 
-    def listen(
-        self, features: Tensor, magnitude: Tensor, state: LstmState | None
-    ) -> tuple[Tensor, LstmState]:
-        """What the gate hears in some more frames of a stream.
-
-        Args:
-            features: ``(1, frames, freqs)``.
-            magnitude: of the same shape.
-            state: None at first, then what the last call gave.
-
-        Returns:
-            ``(1, frames, values)``, whose weighted sums over time :meth:`choose` takes; and the state.
-        """
-        network = self.gate if isinstance(self.gate, Lstm) else self.experts[cast(int, self.gate_expert)]
-        values, state = network.step(features, state or network.initial_state(1))
-        return (values if network is self.gate else energies(torch.sigmoid(values), magnitude)), state
-
-    def choose(self, heard: Tensor) -> int:
-        """The specialist for what was heard ``(values,)``."""
-        return int((heard if isinstance(self.gate, Lstm) else self.gate(heard)).argmax())
+    def _gate_outputs(self, features: Tensor) -> Tensor:
+        """Outputs of the network that the gate listens with, in all frames."""
+        # Specialists are held fixed while the gate is trained alone.
+        learns = self.gate.specialist is None or self._part == "all"
+        with torch.set_grad_enabled(torch.is_grad_enabled() and learns):
+            return self.gate.outputs(self.gate.network(self.experts)(features))
 
     def mask(
         self, mixture: Tensor, speakers: int, lengths: Tensor | None = None, sources: Tensor | None = None
     ) -> tuple[Spectra, Tensor]:
         spectra: Spectra = self.frontend(mixture)
         features, magnitude, frames = self.with_prelude(spectra, lengths)
-        opening = None if self.gate_expert is None else self.opening(features, magnitude, frames)
-        choice = self.score(features, magnitude, frames).argmax(dim=1) if opening is None else opening.choice
-        return spectra, self.masks_of(features, choice, opening)[:, :, self.prelude_frames :]
+        decision = self.gate.decide(features, magnitude, self.experts, frames)
+        return spectra, self.masks_of(features, *decision)[:, :, self.prelude_frames :]
 
-    def masks_of(self, features: Tensor, choice: Tensor, opening: Opening | None = None) -> Tensor:
+    def masks_of(self, features: Tensor, choice: Tensor, begun: Begun | None = None) -> Tensor:
         """The masks ``(batch, 1, frames, freqs)`` of the specialists ``choice`` ``(batch,)``.
 
-        Only those run, each on its own utterances; -1 gives an empty mask. The specialist that the
-        utterances' ``opening`` is from goes on from there.
+        Only those run, each on its own utterances; -1 gives an empty mask. The specialist that is the
+        gate continues from what it has ``begun``.
         """
         order, masks = choice.argsort(), []
         for number in sorted(set(choice.tolist())):
             mine = order[choice[order] == number]
-            if number >= 0 and opening is not None and number == self.gate_expert:
-                masks.append(self._go_on(number, features[mine], opening, mine))
+            if number >= 0 and begun is not None and number == self.gate.specialist:
+                masks.append(self._continued(number, features[mine], begun, mine))
             elif number >= 0:
                 masks.append(torch.sigmoid(self.specialists[number](features[mine]).float()))
             else:
                 masks.append(torch.zeros_like(features[mine]))
         return torch.cat(masks)[order.argsort()].unsqueeze(1)
 
-    def _go_on(self, number: int, features: Tensor, opening: Opening, mine: Tensor) -> Tensor:
-        begun, state = opening.mask[mine], (opening.state[0][:, mine], opening.state[1][:, mine])
-        values, _ = self.experts[number].step(features[:, begun.shape[1] :], state)
-        return torch.cat([begun, torch.sigmoid(values.float())], dim=1)
+    def _continued(self, number: int, features: Tensor, begun: Begun, mine: Tensor) -> Tensor:
+        done, state = begun.mask[mine], (begun.state[0][:, mine], begun.state[1][:, mine])
+        values, _ = self.experts[number].step(features[:, done.shape[1] :], state)
+        return torch.cat([done, torch.sigmoid(values.float())], dim=1)
 
     def loss(self, batch: MixtureBatch) -> dict[str, Tensor]:
         spectra: Spectra = self.frontend(batch.mixture)
@@ -296,14 +221,10 @@ class LocalExperts(DenoisingSystem):
             masks = [torch.sigmoid(expert(features).float()) for expert in self.experts]
             after = [mask[:, self.prelude_frames :].unsqueeze(1) for mask in masks]
             errors = torch.stack([self.objective(spectra, mask, batch) for mask in after], dim=1)
-        known = None
-        if isinstance(self.config.gate, SpecialistGateConfig):
-            known = masks[self.config.gate.specialist]
-            levels = torch.tensor(self.config.snr_levels)
-            errors[:, levels > levels[self.config.gate.specialist]] += self.config.gate.margin
-        scores = self.score(features, magnitude, mask=known)
+        known = None if self.gate.specialist is None else masks[self.gate.specialist]
+        scores = self.score(features, magnitude, outputs=known)
         shares = torch.softmax(self.config.sharpness * scores, dim=1)
-        return {"loss": (shares * errors).sum(dim=1).mean()}
+        return {"loss": (shares * self.gate.with_margin(errors)).sum(dim=1).mean()}
 
     def _loss_apart(self, spectra: Spectra, batch: MixtureBatch) -> dict[str, Tensor]:
         labels = self.labels(batch, spectra)
@@ -320,7 +241,7 @@ class LocalExperts(DenoisingSystem):
         features, magnitude, _ = self.with_prelude(spectra)
         losses = {}
         # A specialist that is the gate would run on everything for a dozen numbers; they learn alone.
-        if self._part == "gate" or self.gate_expert is None:
+        if self._part == "gate" or self.gate.specialist is None:
             scores = self.score(features, magnitude)
             losses["gate"] = mean(cross_entropy(scores, labels.clamp_min(0), reduction="none"))
         if self._part == "apart":
@@ -331,8 +252,8 @@ class LocalExperts(DenoisingSystem):
     def _loss(self, spectra: Spectra, batch: MixtureBatch) -> dict[str, Tensor]:
         features, magnitude, _ = self.with_prelude(spectra)
         # A specialist that is the gate runs on all of them anyway.
-        known = None if self.gate_expert is None else self._gate_mask(features)
-        scores = self.score(features, magnitude, mask=known)
+        known = None if self.gate.specialist is None else self._gate_outputs(features)
+        scores = self.score(features, magnitude, outputs=known)
         shares = torch.softmax(self.config.sharpness * scores, dim=1)
         # Few shares of a hard gate matter; the others' specialists need not run.
         shares = shares * (shares >= _LEAST_SHARE)
@@ -342,7 +263,7 @@ class LocalExperts(DenoisingSystem):
         for number, share in enumerate(shares.unbind(dim=1)):
             mine = share.nonzero()[:, 0]
             if len(mine):
-                if known is not None and number == self.gate_expert:
+                if known is not None and number == self.gate.specialist:
                     mask = known[mine]
                 else:
                     mask = torch.sigmoid(self.experts[number](features[mine]).float())
@@ -353,18 +274,13 @@ class LocalExperts(DenoisingSystem):
     def multiply_accumulates(self, seconds: float, choice: int | None = None) -> int:
         """Of the gate and one specialist: ``choice``, or the one that costs most."""
         frames = self.frames_heard(seconds)
-        specialist = self.experts[0].multiply_accumulates(frames)
-        if isinstance(self.gate, Lstm):
-            return specialist + self.gate.multiply_accumulates(frames)
-        if choice == self.gate_expert:
-            return specialist
-        return specialist + self.experts[0].multiply_accumulates(min(frames, self.heard_frames))
+        expert = self.experts[0]
+        return expert.multiply_accumulates(frames) + self.gate.listening_cost(frames, expert, choice)
 
     def active_parameter_count(self) -> int:
         """Of the gate and one specialist; where a specialist is the gate, of two at most."""
-        specialist = sum(p.numel() for p in self.experts[0].parameters())
-        gate = sum(p.numel() for p in self.gate.parameters())
-        return specialist + gate + (0 if isinstance(self.gate, Lstm) else specialist)
+        expert = self.experts[0]
+        return sum(p.numel() for p in expert.parameters()) + self.gate.active_parameters(expert)
 
 
 def _profile(features: Tensor) -> Tensor:
