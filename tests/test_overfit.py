@@ -21,7 +21,7 @@ from unmingle.data.corpora import read_corpora
 from unmingle.data.mixing import Mixer, MixingConfig
 from unmingle.masks import apply_masks, ideal_binary_mask, wiener_filter_mask
 from unmingle.scoring import best_permutation, pairwise_si_sdr
-from unmingle.systems import AnySystemConfig, MaskingSystem, Part, build_system
+from unmingle.systems import AnySystemConfig, MaskingSystem, build_system
 from unmingle.training.recipe import read_recipe
 
 pytestmark = pytest.mark.slow
@@ -120,9 +120,8 @@ def test_a_batch_is_learned_by_heart_in_stages(recipe: str, batch: MixtureBatch)
     """The first system, then the second on its estimates, then (DPCL++) both end to end."""
     system = _build(recipe, batch)
     oracle = _oracle(system, batch, "wfm")
-    parts: list[Part] = ["first", "second", "all"]
     reached = 0.0
-    for part in parts:
+    for part in ("first", "second", "all"):
         system.choose_part(part)
         # The first system alone stops early, so that the others have something to do.
         goal = (0.5 if part == "first" else SHARE) * oracle

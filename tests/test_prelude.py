@@ -122,7 +122,7 @@ def test_training_has_it_too(part: str) -> None:
     # All hear the same, so that whoever is chosen by label, share or score has the error of the first.
     for expert in system.experts[1:]:
         expert.load_state_dict(system.experts[0].state_dict())
-    system.choose_part(part)  # type: ignore[arg-type]
+    system.choose_part(part)
     with torch.no_grad():
         loss, (spectra, masks) = system.loss(batch)["loss"], system.mask(mixture, 1)
         torch.testing.assert_close(loss, system.objective(spectra, masks, batch).mean())

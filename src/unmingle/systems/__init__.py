@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from unmingle.systems.base import Estimates, MaskingSystem, Part, System, SystemConfig
+from unmingle.systems.base import Estimates, MaskingSystem, System, SystemConfig
 from unmingle.systems.denoiser import Denoiser, DenoiserConfig, DenoisingConfig, DenoisingSystem
 from unmingle.systems.embedding_separator import EmbeddingSeparator, EmbeddingSeparatorConfig
 from unmingle.systems.local_experts import LocalExperts, LocalExpertsConfig
@@ -25,7 +25,6 @@ __all__ = [
     "MaskInference",
     "MaskInferenceConfig",
     "MaskingSystem",
-    "Part",
     "System",
     "SystemConfig",
     "TwoStage",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar
 
 import torch
 from pydantic import Field, model_validator
@@ -16,11 +16,6 @@ from unmingle.counting import Counted, count_by_energy
 from unmingle.errors import UnmingleError
 from unmingle.frontend import FrontEnd, Spectra, StftConfig
 from unmingle.masks import apply_masks
-
-Part = Literal["all", "first", "second", "apart", "gate", "choice"]
-"""What a stage of training trains: ``first`` and ``second`` in systems of two stages; in those of local
-experts ``apart``, specialists and gate each on its own, or the gate alone, by labels (``gate``) or by what
-its ``choice`` scores."""
 
 
 @dataclass
@@ -46,6 +41,7 @@ class System(nn.Module):
     """Samples between frames."""
     statistics_mixtures: int = 64
     """Training mixtures that :meth:`fit` is given."""
+    _part: str = "all"
 
     @property
     @abstractmethod
@@ -82,13 +78,25 @@ class System(nn.Module):
     def working_bytes(self, seconds: float, speakers: int) -> int:
         """Roughly the memory that :meth:`separate` needs for so many seconds of audio, in bytes."""
 
-    def choose_part(self, part: Part) -> None:
-        """Train only a part from now on, or all."""
-        if part != "all":
-            raise UnmingleError(f"This system has no {part} part to train; a stage's part must be all.")
+    @property
+    def trainable_parts(self) -> tuple[str, ...]:
+        """Names of what can be trained on its own; ``all`` is always one."""
+        return self.config.trainable_parts
+
+    def choose_part(self, part: str) -> None:
+        """Train only this part from now on, or ``all``.
+
+        Raises:
+            UnmingleError: it is none of :attr:`trainable_parts`.
+        """
+        if part not in self.trainable_parts:
+            raise UnmingleError(
+                f"This system has no part {part!r} to train; choose from {', '.join(self.trainable_parts)}."
+            )
+        self._part = part
 
     def trained_system(self) -> System:
-        """What is worth keeping and trying now: before the second part is trained, the first alone."""
+        """What is worth keeping and scoring now; less than the whole while a first part is trained alone."""
         return self
 
     def parameter_count(self) -> int:
@@ -103,6 +111,8 @@ class System(nn.Module):
 class SystemConfig(Config):
     """What the configs of all systems hold."""
 
+    trainable_parts: ClassVar[tuple[str, ...]] = ("all",)
+    """What a stage of training can train on its own."""
     sample_rate: int = Field(8000, ge=1000, le=192000)
     speakers: int = Field(2, ge=1, le=16)
     fewest_speakers: int | None = Field(None, ge=1)

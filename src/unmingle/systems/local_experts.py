@@ -8,7 +8,7 @@ learned costs arithmetic.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, cast
+from typing import ClassVar, Literal, cast
 
 import torch
 from pydantic import Field, model_validator
@@ -20,7 +20,6 @@ from unmingle.clustering import kmeans
 from unmingle.errors import UnmingleError
 from unmingle.frontend import Spectra
 from unmingle.networks import Lstm
-from unmingle.systems.base import Part
 from unmingle.systems.denoiser import DenoisingConfig, DenoisingSystem
 from unmingle.systems.gates import AnyGateConfig, Begun, Gate, LstmGateConfig, build_gate
 
@@ -33,6 +32,8 @@ _LEAST_SHARE = 0.01
 class LocalExpertsConfig(DenoisingConfig):
     """All that makes one sparse mixture of local experts. ``network`` is that of each specialist."""
 
+    trainable_parts: ClassVar[tuple[str, ...]] = ("all", "apart", "gate", "choice")
+    """See :class:`LocalExperts`."""
     kind: Literal["local_experts"] = "local_experts"
     latent: Literal["snr", "gender", "spectrum"] = "snr"
     """What the specialists divide among them. ``snr``: the nearest of ``snr_levels``; ``gender`` of the
@@ -99,7 +100,6 @@ class LocalExperts(DenoisingSystem):
         self.default_expert = usual if config.default_expert is None else config.default_expert
         if config.latent == "spectrum":
             self.register_buffer("centres", torch.zeros(config.clusters, 2 * _BANDS))
-        self._part: Part = "all"
 
     @property
     def config(self) -> LocalExpertsConfig:
@@ -126,13 +126,6 @@ class LocalExperts(DenoisingSystem):
                 profiles, profiles.new_ones(len(profiles)), self.config.clusters, generator=generator
             )
             self.centres.copy_(centres)
-
-    def choose_part(self, part: Part) -> None:
-        if part not in ("all", "apart", "gate", "choice"):
-            raise UnmingleError(
-                f"Local experts have no {part} part to train; say apart, gate, choice, or all."
-            )
-        self._part = part
 
     def labels(self, batch: MixtureBatch, spectra: Spectra) -> Tensor:
         """Which specialist each mixture belongs to, ``(batch,)``; -1 where nobody knows.

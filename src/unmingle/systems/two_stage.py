@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -13,7 +13,7 @@ from unmingle.counting import Counted
 from unmingle.frontend import Spectra
 from unmingle.masks import loudest_masks
 from unmingle.networks import BlstmConfig, EnhancementNetwork, SecondStageNetwork
-from unmingle.systems.base import MaskingSystem, Part, System, SystemConfig
+from unmingle.systems.base import MaskingSystem, System, SystemConfig
 from unmingle.systems.embedding_separator import EmbeddingSeparator, EmbeddingSeparatorConfig
 from unmingle.systems.mask_inference import MaskInference, MaskInferenceConfig
 from unmingle.systems.objectives import ObjectiveName, mask_objective
@@ -22,6 +22,8 @@ from unmingle.systems.objectives import ObjectiveName, mask_objective
 class TwoStageConfig(SystemConfig):
     """A first system, complete in itself, and the network that reads its estimates."""
 
+    trainable_parts: ClassVar[tuple[str, ...]] = ("all", "first", "second")
+    """See :class:`TwoStage`."""
     kind: Literal["two_stage"] = "two_stage"
     first: Annotated[EmbeddingSeparatorConfig | MaskInferenceConfig, Field(discriminator="kind")]
     refiner: Literal["enhancement", "second_stage"] = "enhancement"
@@ -50,7 +52,11 @@ class TwoStageConfig(SystemConfig):
 
 
 class TwoStage(MaskingSystem):
-    """The first system's estimates and the mixture go through a refiner, which gives the masks."""
+    """The first system's estimates and the mixture go through a refiner, which gives the masks.
+
+    The part ``first`` is the first system, trained by its own loss; ``second`` the refiner, on the first
+    system's estimates; ``all`` trains end to end.
+    """
 
     def __init__(self, config: TwoStageConfig) -> None:
         super().__init__(config)
@@ -66,7 +72,6 @@ class TwoStage(MaskingSystem):
             if config.refiner == "enhancement"
             else SecondStageNetwork(freqs, config.speakers, config.network)
         )
-        self._part: Part = "all"
 
     @property
     def config(self) -> TwoStageConfig:
@@ -83,10 +88,8 @@ class TwoStage(MaskingSystem):
         super().fit(mixtures)
         self.first.fit(mixtures)
 
-    def choose_part(self, part: Part) -> None:
-        """``first``: the first system by its own loss; ``second``: the refiner on its estimates;
-        ``all``: end to end."""
-        self._part = part
+    def choose_part(self, part: str) -> None:
+        super().choose_part(part)
         self.first.requires_grad_(part != "second")
         self.refiner.requires_grad_(part != "first")
 

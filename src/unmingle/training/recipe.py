@@ -17,8 +17,6 @@ from unmingle.systems import (
     AnySystemConfig,
     DenoisingConfig,
     EmbeddingSeparatorConfig,
-    LocalExpertsConfig,
-    Part,
     SystemConfig,
     TwoStageConfig,
 )
@@ -51,10 +49,10 @@ class Stage(Config):
     does; ``decay``: linear to zero over the stage."""
     fewest_speakers: int | None = Field(None, ge=1)
     """Of this stage's mixtures; as ``mixing`` has it if not given."""
-    part: Part = "all"
-    """Of a system of two stages: ``first``, then ``second`` with the first held fixed, then ``all``. Of
-    local experts: ``apart`` (or ``gate`` alone, or its ``choice`` by score), then ``all``, together
-    through the soft gate."""
+    part: str = "all"
+    """What is trained, one of the system's ``trainable_parts``. Of a system of two stages: ``first``, then
+    ``second`` with the first held fixed, then ``all``. Of local experts: ``apart`` (or ``gate`` alone, or its
+    ``choice`` by score), then ``all``, together through the soft gate."""
     halve_after: int = Field(3, ge=1)
     stop_after: int = Field(10, ge=1)
     validate_every: int = Field(250, ge=1)
@@ -93,13 +91,9 @@ class Recipe(Config):
                 raise ValueError(f"mixing has {name} {mixed}, the system {separated}; make them the same")
         if any((stage.fewest_speakers or 1) > self.mixing.speakers for stage in self.stages):
             raise ValueError(f"a stage's fewest_speakers is more than the {self.mixing.speakers} speakers")
-        parts = {"all"}
-        if isinstance(self.system, TwoStageConfig):
-            parts = {"all", "first", "second"}
-        elif isinstance(self.system, LocalExpertsConfig):
-            parts = {"all", "apart", "gate", "choice"}
-        if not {stage.part for stage in self.stages} <= parts:
-            raise ValueError(f"a stage's part must be one of {', '.join(sorted(parts))} for this system")
+        parts = self.system.trainable_parts
+        if not {stage.part for stage in self.stages} <= set(parts):
+            raise ValueError(f"a stage's part must be one of {', '.join(parts)} for this system")
         if isinstance(self.system, DenoisingConfig) and self.mixing.noise is None:
             raise ValueError("a denoiser needs mixing.noise")
         first = self.system.first if isinstance(self.system, TwoStageConfig) else self.system
