@@ -14,7 +14,7 @@ from conftest import MIXTURE
 
 SOURCE = Path(unmingle.__file__).parent
 LAYERS = [
-    {"errors", "config", "batch", "version"},
+    {"errors", "config", "batch", "padding", "version"},
     {"device"},
     {"audio", "stft", "masks", "clustering", "networks"},
     {"audio_blocks", "audio_stream", "file_batches"},

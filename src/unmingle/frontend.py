@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from unmingle.config import Config
+from unmingle.padding import within
 from unmingle.stft import Stft, WindowName
 
 _LOG_FLOOR = 1e-4
@@ -215,8 +216,7 @@ def bin_weights(config: WeightConfig, magnitude: Tensor, frames: Tensor | None =
         return loudest_weights(magnitude, config.value, frames)
     inside = torch.ones_like(magnitude)
     if frames is not None:
-        time = torch.arange(magnitude.shape[1], device=magnitude.device)
-        inside = inside * (time < frames.to(magnitude.device)[:, None]).unsqueeze(-1)
+        inside = inside * within(frames, magnitude.shape[1], magnitude.device).unsqueeze(-1)
     if config.rule == "all":
         return inside
     if config.rule == "near_loudest":

@@ -7,6 +7,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from unmingle.padding import frame_count
+
 WindowName = Literal["sqrt_hann", "hann"]
 
 
@@ -37,7 +39,7 @@ class Stft(nn.Module):
 
     def frames(self, samples: int) -> int:
         """Number of frames that ``samples`` samples give."""
-        return samples // self.hop + 1
+        return frame_count(samples, self.hop)
 
     def analyse(self, audio: Tensor) -> Tensor:
         """``(..., samples)`` real to ``(..., frames, freqs)`` complex; frame t is centred on t * hop."""

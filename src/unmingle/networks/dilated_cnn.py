@@ -11,6 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from unmingle.config import Config
+from unmingle.padding import within
 
 _DILATIONS = (1, 2, 4, 8, 16, 32, 1, 2, 4, 8, 16, 32, 1)
 
@@ -69,8 +70,7 @@ class DilatedCnnEmbedding(nn.Module):
         """
         inside: Tensor | None = None
         if frames is not None:
-            time = torch.arange(features.shape[1], device=features.device)
-            inside = (time < frames.to(features.device)[:, None])[:, None, :, None]
+            inside = within(frames, features.shape[1], features.device)[:, None, :, None]
         hidden = features.unsqueeze(1)
         skip: Tensor | None = None
         for number, dilation in enumerate(_DILATIONS):

@@ -11,6 +11,7 @@ from torch.nn.functional import linear
 
 from unmingle.config import Config
 from unmingle.networks.bands import Bands
+from unmingle.padding import within
 
 LstmState = tuple[Tensor, Tensor]
 """h and c of all layers, each ``(layers, batch, hidden_size)``."""
@@ -113,6 +114,5 @@ def mean_over_time(values: Tensor, frames: Tensor | None = None) -> Tensor:
     """
     if frames is None:
         return values.mean(dim=1)
-    time = torch.arange(values.shape[1], device=values.device)
-    inside = (time < frames.to(values.device)[:, None]).unsqueeze(-1)
+    inside = within(frames, values.shape[1], values.device).unsqueeze(-1)
     return (values * inside).sum(dim=1) / inside.sum(dim=1)

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from unmingle.padding import within
+
 
 def lstm_with_recurrent_dropout(
     layer: nn.LSTM, inputs: Tensor, dropout: float, frames: Tensor | None = None
@@ -53,8 +55,7 @@ def lstm_with_recurrent_dropout(
     forward, backward = output.permute(1, 2, 0, 3)
     joined = torch.cat([forward, _reorder(backward, backwards)], dim=-1)
     if frames is not None:
-        inside = torch.arange(inputs.shape[1], device=inputs.device) < frames.to(inputs.device)[:, None]
-        joined = joined * inside.unsqueeze(-1)
+        joined = joined * within(frames, inputs.shape[1], inputs.device).unsqueeze(-1)
     return joined
 
 

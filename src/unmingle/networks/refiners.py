@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from unmingle.networks.blstm import BlstmConfig, BlstmMasks
+from unmingle.padding import within
 
 
 class EnhancementNetwork(nn.Module):
@@ -65,9 +66,7 @@ def _normalize(values: Tensor, frames: Tensor | None) -> Tensor:
     if frames is None:
         inside = torch.ones(values.shape[:2], device=values.device)
     else:
-        inside = (torch.arange(values.shape[1], device=values.device) < frames.to(values.device)[:, None]).to(
-            values.dtype
-        )
+        inside = within(frames, values.shape[1], values.device).to(values.dtype)
     weight = inside.unsqueeze(-1) / (inside.sum(dim=1)[:, None, None] * values.shape[-1])
     mean = (values * weight).sum(dim=(1, 2), keepdim=True)
     variance = ((values - mean).square() * weight).sum(dim=(1, 2), keepdim=True)

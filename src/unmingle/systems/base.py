@@ -16,6 +16,7 @@ from unmingle.counting import Counted, count_by_energy
 from unmingle.errors import UnmingleError
 from unmingle.frontend import FrontEnd, Spectra, StftConfig
 from unmingle.masks import apply_masks
+from unmingle.padding import within
 
 
 @dataclass
@@ -191,5 +192,5 @@ def _keep_loud(estimates: Tensor) -> Estimates:
     counted = count_by_energy(estimates)
     order = estimates.square().sum(dim=-1).argsort(dim=1, descending=True)
     ordered = estimates.gather(1, order.unsqueeze(-1).expand_as(estimates))
-    kept = torch.arange(estimates.shape[1], device=estimates.device) < counted.count[:, None]
+    kept = within(counted.count, estimates.shape[1])
     return Estimates(ordered * kept.unsqueeze(-1), counted.count, counted.confidence)

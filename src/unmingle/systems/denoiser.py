@@ -13,6 +13,7 @@ from torch import Tensor
 from unmingle.batch import MixtureBatch
 from unmingle.frontend import Spectra, StftConfig
 from unmingle.networks import Bands, Lstm, LstmConfig
+from unmingle.padding import frame_counts
 from unmingle.systems.base import MaskingSystem, SystemConfig
 from unmingle.systems.gates import Gate
 from unmingle.systems.objectives import ObjectiveName, mask_objective
@@ -120,7 +121,7 @@ class DenoisingSystem(MaskingSystem):
             gate nothing twice; and for each recording the frames that are not padding, if lengths were given.
         """
         magnitude, count = spectra.magnitude, self.prelude_frames
-        frames = None if lengths is None else lengths // self.hop + 1
+        frames = frame_counts(lengths, self.hop)
         if not count:
             return spectra.features, magnitude, frames
         first = prelude(magnitude, count, frames)

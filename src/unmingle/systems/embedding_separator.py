@@ -38,6 +38,7 @@ from unmingle.masks import (
     softmax_masks_with_rest,
 )
 from unmingle.networks import BlstmConfig, DilatedCnnConfig, build_embedding_network, unit_norm
+from unmingle.padding import frame_counts
 from unmingle.systems.base import MaskingSystem, SystemConfig
 from unmingle.systems.objectives import ObjectiveName, mask_objective
 
@@ -148,7 +149,7 @@ class EmbeddingSeparator(MaskingSystem):
         )
 
     def _frames(self, lengths: Tensor | None) -> Tensor | None:
-        return None if lengths is None else lengths // self.hop + 1
+        return frame_counts(lengths, self.hop)
 
     def loss(self, batch: MixtureBatch) -> dict[str, Tensor]:
         config = self._config

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from unmingle.config import Config
 from unmingle.networks import Lstm, LstmConfig, LstmState, mean_over_time
+from unmingle.padding import within
 
 _SPREAD = 4.0
 """Decibels by which a fresh gate takes what is kept relative to what is removed to miss the SNR."""
@@ -259,8 +260,7 @@ class SpecialistGate(Gate):
         mask = outputs[:, : self.listening_frames]
         evidence = self.evidence(mask, magnitude[:, : mask.shape[1]])
         if frames is not None:
-            time = torch.arange(evidence.shape[1], device=evidence.device)
-            evidence = evidence * (time < frames.to(evidence.device)[:, None]).unsqueeze(-1)
+            evidence = evidence * within(frames, evidence.shape[1], evidence.device).unsqueeze(-1)
         scores: Tensor = self(evidence.sum(dim=1))
         return scores
 

@@ -11,6 +11,7 @@ from unmingle.batch import MixtureBatch
 from unmingle.frontend import Spectra
 from unmingle.masks import loudest_masks
 from unmingle.networks import BlstmConfig, BlstmMasks
+from unmingle.padding import frame_counts
 from unmingle.systems.base import MaskingSystem, SystemConfig
 from unmingle.systems.objectives import ObjectiveName, mask_objective
 
@@ -43,8 +44,7 @@ class MaskInference(MaskingSystem):
         self, mixture: Tensor, speakers: int, lengths: Tensor | None = None, sources: Tensor | None = None
     ) -> tuple[Spectra, Tensor]:
         spectra: Spectra = self.frontend(mixture)
-        frames = None if lengths is None else lengths // self.hop + 1
-        masks = torch.relu(self.network(spectra.features, frames).float())
+        masks = torch.relu(self.network(spectra.features, frame_counts(lengths, self.hop)).float())
         if speakers < self.speakers:
             masks = loudest_masks(masks, spectra.magnitude, speakers)
         return spectra, masks

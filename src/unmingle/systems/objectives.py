@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 from unmingle.batch import MixtureBatch
@@ -16,6 +15,7 @@ from unmingle.losses import (
     phase_sensitive_target,
 )
 from unmingle.masks import apply_masks, wiener_filter_mask
+from unmingle.padding import frame_count, within
 from unmingle.stft import Stft
 
 ObjectiveName = Literal["mask_error", "magnitude_error", "phase_sensitive_error", "si_sdr", "snr"]
@@ -52,16 +52,14 @@ def _pairwise(
     if objective in ("si_sdr", "snr"):
         estimates = stft.synthesise(apply_masks(spectrum, masks), batch.mixture.shape[-1])
         if batch.lengths is not None:
-            inside = torch.arange(estimates.shape[-1], device=estimates.device) < batch.lengths[:, None]
-            estimates = estimates * inside.unsqueeze(1)
+            estimates = estimates * within(batch.lengths, estimates.shape[-1]).unsqueeze(1)
         return pairwise_waveform_error(
             estimates, batch.sources, batch.active, batch.mixture, scale_invariant=objective == "si_sdr"
         )
     sources, magnitude = stft.analyse(batch.sources), spectrum.abs()
     if batch.lengths is not None:
         # Windows that begin in padding still reach back to the mixture's end.
-        time = torch.arange(spectrum.shape[1], device=spectrum.device)
-        inside = (time < (batch.lengths // stft.hop + 1)[:, None]).unsqueeze(-1)
+        inside = within(frame_count(batch.lengths, stft.hop), spectrum.shape[1]).unsqueeze(-1)
         magnitude, sources = magnitude * inside, sources * inside.unsqueeze(1)
     if objective == "mask_error":
         pairwise = pairwise_mask_error(magnitude, masks, wiener_filter_mask(sources))
@@ -72,4 +70,4 @@ def _pairwise(
     if batch.lengths is None:
         return pairwise
     # The mean is over the mixture's own frames; padding adds nothing to the sum.
-    return pairwise * (spectrum.shape[1] / (batch.lengths // stft.hop + 1))[:, None, None]
+    return pairwise * (spectrum.shape[1] / frame_count(batch.lengths, stft.hop))[:, None, None]

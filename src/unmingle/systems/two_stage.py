@@ -13,6 +13,7 @@ from unmingle.counting import Counted
 from unmingle.frontend import Spectra
 from unmingle.masks import loudest_masks
 from unmingle.networks import BlstmConfig, EnhancementNetwork, SecondStageNetwork
+from unmingle.padding import frame_counts
 from unmingle.systems.base import MaskingSystem, System, SystemConfig
 from unmingle.systems.embedding_separator import EmbeddingSeparator, EmbeddingSeparatorConfig
 from unmingle.systems.mask_inference import MaskInference, MaskInferenceConfig
@@ -115,8 +116,8 @@ class TwoStage(MaskingSystem):
 
     def _refine(self, spectra: Spectra, masks: Tensor, lengths: Tensor | None) -> Tensor:
         magnitude = spectra.magnitude
-        frames = None if lengths is None else lengths // self.hop + 1
-        refined: Tensor = self.refiner(magnitude, magnitude.unsqueeze(1) * masks, frames)
+        estimates = magnitude.unsqueeze(1) * masks
+        refined: Tensor = self.refiner(magnitude, estimates, frame_counts(lengths, self.hop))
         return refined
 
     def mask(
