@@ -9,16 +9,19 @@ import pytest
 import torch
 
 from unmingle.attractors import (
+    FORMATIONS,
     AnchoredAttractors,
     FixedAttractors,
     KMeansAttractors,
     OracleAttractors,
     SoftKMeansAttractors,
+    SphericalKMeansAttractors,
     anchor_assignments,
     centroids,
     largest_similarity,
     mask_logits,
     mean_of_largest_cluster,
+    similarity,
 )
 from unmingle.errors import UnmingleError
 from unmingle.masks import sigmoid_masks, softmax_masks
@@ -34,6 +37,35 @@ def embedding() -> torch.Tensor:
 @pytest.fixture
 def weight() -> torch.Tensor:
     return (torch.rand(B, T, F, generator=torch.Generator().manual_seed(1)) > 0.3).float()
+
+
+class _Sizes:
+    speakers, dimension, anchors, hardness, unfolded_steps = C, K, 4, 5.0, 10
+
+
+@pytest.mark.parametrize("name", FORMATIONS)
+def test_every_formation_is_what_it_says(name: str, embedding: torch.Tensor, weight: torch.Tensor) -> None:
+    formation = FORMATIONS[name].build(_Sizes())
+    kind = type(formation)
+    kind.check(_Sizes())
+    assert kind.trained == bool(list(formation.parameters()))
+    assert kind.collected == bool(list(formation.buffers()))
+    assert kind.working_copies >= 1
+    assert formation.products >= 0
+    most = formation.most_speakers()
+    assert most is None or most >= C
+    ideal = (torch.rand(B, C, T, F, generator=torch.Generator().manual_seed(2)) > 0.5).float()
+    embedding.requires_grad_()
+    formed = formation.form(embedding, weight, C, assignment=ideal)
+    assert formed.points.shape == (B, C, K)
+    assert formed.assignments.shape == (B, C, T, F)
+    torch.testing.assert_close(formed.similarity, similarity(formed.points))
+    assert formed.assignments.requires_grad == kind.gradient_through_assignments
+    if kind.needs_assignment:
+        with pytest.raises(UnmingleError, match="true sources"):
+            formation.form(embedding, weight, C)
+    else:
+        torch.testing.assert_close(formation.form(embedding, weight, C).points, formed.points)
 
 
 def test_centroids_follow_equation_9(embedding: torch.Tensor, weight: torch.Tensor) -> None:
@@ -148,15 +180,15 @@ def test_oracle_attractors_use_the_assignment_they_are_given(
         OracleAttractors().form(embedding, weight, 2)
 
 
-@pytest.mark.parametrize("spherical", [False, True])
-def test_kmeans_attractors_find_the_clusters_an_oracle_would(spherical: bool) -> None:
+@pytest.mark.parametrize("formation", [KMeansAttractors, SphericalKMeansAttractors])
+def test_kmeans_attractors_find_the_clusters_an_oracle_would(formation: type[KMeansAttractors]) -> None:
     truth = torch.arange(T * F).reshape(1, T, F) % 2
     centres = torch.tensor([[3.0, 0.0, 0.0, 1.0], [0.0, 3.0, 1.0, 0.0]])
     embedding = centres[truth] + 0.1 * torch.randn(1, T, F, K)
     weight = torch.ones(1, T, F)
     assignment = torch.nn.functional.one_hot(truth, 2).movedim(-1, 1).float()
     oracle = OracleAttractors().form(embedding, weight, 2, assignment=assignment).points[0]
-    found = KMeansAttractors(spherical).form(embedding, weight, 2).points[0]
+    found = formation().form(embedding, weight, 2).points[0]
     order = [0, 1] if found[0, 0] > found[1, 0] else [1, 0]
     torch.testing.assert_close(found[order], oracle)
 

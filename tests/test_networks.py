@@ -8,10 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unmingle.networks import (
+    EMBEDDING_NETWORKS,
     BlstmConfig,
     BlstmEmbedding,
     DilatedCnnConfig,
     DilatedCnnEmbedding,
+    EmbeddingNetworkConfig,
     EnhancementNetwork,
     SecondStageNetwork,
     unit_norm,
@@ -34,6 +36,33 @@ def _cnn() -> DilatedCnnEmbedding:
         norm.running_var.uniform_(0.5, 2.0)  # type: ignore[union-attr]
         norm.bias.data.normal_()
     return network
+
+
+@pytest.mark.parametrize("kind", EMBEDDING_NETWORKS)
+@torch.no_grad()
+def test_every_network_embeds_bins_and_keeps_what_it_declares(kind: type[EmbeddingNetworkConfig]) -> None:
+    torch.manual_seed(0)
+    config = kind.model_validate(kind.tiny_sizes)
+    assert config.kind == kind.model_fields["kind"].default
+    network = config.build(9, 3).eval()
+    assert sum(p.numel() for p in network.parameters()) < 20_000
+    assert network.working_channels >= 0
+    assert network.multiply_accumulates(14) == 2 * network.multiply_accumulates(7)
+    features = torch.randn(2, 300, 9)
+    embedding = network(features)
+    assert embedding.shape == (2, 300, 9, 3)
+    # Padding after a mixture changes nothing of it.
+    padded = network(torch.cat([features, torch.randn(2, 9, 9)], dim=1), torch.tensor([300, 300]))
+    torch.testing.assert_close(padded[:, :300], embedding, atol=1e-5, rtol=1e-4)
+    # Frames further away than declared do not reach it.
+    changed = features.clone()
+    changed[:, 150] += 1.0
+    reached = (network(changed) - embedding).abs().amax(dim=(0, 2, 3)) > 0
+    first = 0 if network.lag_frames is None else 150 - network.lag_frames
+    last = 299 if network.context_frames is None else 150 + network.context_frames
+    assert reached[150]
+    assert not reached[:first].any()
+    assert not reached[last + 1 :].any()
 
 
 def test_multiply_accumulates_match_the_closed_form() -> None:

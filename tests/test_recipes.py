@@ -184,7 +184,7 @@ _X = "name: x\nsystem: {kind: embedding_separator, "
         (f"{_X}stft: {{hop: 200}}}}\nstages: [{{seconds: 1, steps: 1}}]", "hop"),
         (f"{_X}}}\nmixing: {{speakers: 3}}\nstages: [{{seconds: 1, steps: 1}}]", "speakers 3"),
         (f"{_X}}}\nstages: [{{seconds: 1, steps: 1, part: second}}]", "part"),
-        (f"{_X}training_formation: oracle}}\nstages: [{{seconds: 1, steps: 1}}]", "anchors are trained"),
+        (f"{_X}training_formation: oracle}}\nstages: [{{seconds: 1, steps: 1}}]", "which trains it"),
         (
             f"{_X}mask: assignment, {_ORACLE}}}\nstages: [{{seconds: 1, steps: 1}}]",
             "gradient",

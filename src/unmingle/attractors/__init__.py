@@ -1,18 +1,21 @@
 """Attractors: points in embedding space that pull the bins of one speaker (Luo et al. 2018).
 
-Every way to form attractors answers one call, ``form(embedding, weight, speakers, *,
-assignment=None, generator=None)``, so that any embedding network works with any of them.
+Every way to form attractors answers one call, ``form(embedding, weight, speakers, *, assignment=None)``, so
+that any embedding network works with any of them. :data:`FORMATIONS` names them all.
 
 Shapes: embedding ``(batch, frames, freqs, dim)``, weight ``(batch, frames, freqs)``, assignments
 ``(batch, sources, frames, freqs)``, attractors ``(batch, sources, dim)``.
 """
 
+from typing import TYPE_CHECKING, Literal
+
 from unmingle.attractors.anchored import AnchoredAttractors, anchor_assignments
-from unmingle.attractors.clustered import KMeansAttractors, SoftKMeansAttractors
+from unmingle.attractors.clustered import KMeansAttractors, SoftKMeansAttractors, SphericalKMeansAttractors
 from unmingle.attractors.fixed import FixedAttractors, mean_of_largest_cluster
 from unmingle.attractors.formation import (
     AttractorFormation,
     Attractors,
+    FormationSizes,
     OracleAttractors,
     centroids,
     largest_similarity,
@@ -21,13 +24,17 @@ from unmingle.attractors.formation import (
 )
 
 __all__ = [
+    "FORMATIONS",
     "AnchoredAttractors",
     "AttractorFormation",
     "Attractors",
     "FixedAttractors",
+    "FormationName",
+    "FormationSizes",
     "KMeansAttractors",
     "OracleAttractors",
     "SoftKMeansAttractors",
+    "SphericalKMeansAttractors",
     "anchor_assignments",
     "centroids",
     "largest_similarity",
@@ -35,3 +42,18 @@ __all__ = [
     "mean_of_largest_cluster",
     "similarity",
 ]
+
+FORMATIONS: dict[str, type[AttractorFormation]] = {
+    "oracle": OracleAttractors,
+    "kmeans": KMeansAttractors,
+    "spherical_kmeans": SphericalKMeansAttractors,
+    "soft_kmeans": SoftKMeansAttractors,
+    "fixed": FixedAttractors,
+    "anchored": AnchoredAttractors,
+}
+"""All formations by their names in recipes; what recipes may choose from follows."""
+
+if TYPE_CHECKING:
+    FormationName = str
+else:
+    FormationName = Literal[tuple(FORMATIONS)]

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from unmingle.attractors.formation import (
     AttractorFormation,
     Attractors,
+    FormationSizes,
     centroids,
     largest_similarity,
     mask_logits,
@@ -27,9 +28,24 @@ class AnchoredAttractors(AttractorFormation):
         dimension: K, the dimension of the embedding.
     """
 
+    trained = True
+
+    @classmethod
+    def build(cls, sizes: FormationSizes) -> AnchoredAttractors:
+        return cls(sizes.anchors, sizes.dimension)
+
+    @classmethod
+    def check(cls, sizes: FormationSizes) -> None:
+        if sizes.speakers > sizes.anchors:
+            raise ValueError(f"{sizes.speakers} speakers need at least as many anchors, got {sizes.anchors}")
+
     def __init__(self, anchors: int, dimension: int) -> None:
         super().__init__()
         self.anchors = nn.Parameter(torch.randn(anchors, dimension))
+
+    @property
+    def products(self) -> int:
+        return len(self.anchors)
 
     def most_speakers(self) -> int | None:
         return len(self.anchors)
@@ -41,7 +57,6 @@ class AnchoredAttractors(AttractorFormation):
         speakers: int,
         *,
         assignment: Tensor | None = None,
-        generator: torch.Generator | None = None,
     ) -> Attractors:
         with torch.no_grad():
             subset = self.choose_subset(embedding, weight, speakers)

@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
-from unmingle.attractors.formation import AttractorFormation, Attractors, centroids, similarity
+from unmingle.attractors.formation import (
+    AttractorFormation,
+    Attractors,
+    FormationSizes,
+    centroids,
+    similarity,
+)
 from unmingle.clustering import kmeans, plus_plus_centres, soft_kmeans
 
 
 class KMeansAttractors(AttractorFormation):
-    """Centroids of k-means clusters on the weighted bins (DANet at test time).
+    """Centroids of k-means clusters on the weighted bins (DANet at test time)."""
 
-    Args:
-        spherical: cluster directions; the attractors are centroids of the embeddings all the same.
-    """
+    gradient_through_assignments = False
+    counts_by_spread = True
+    # Clustering copies the bins that count, normalizes them, and weighs them.
+    working_copies = 5
+    spherical: ClassVar[bool] = False
+    """Whether directions are clustered."""
 
-    def __init__(self, spherical: bool = False) -> None:
-        super().__init__()
-        self.spherical = spherical
+    @classmethod
+    def build(cls, sizes: FormationSizes) -> KMeansAttractors:
+        return cls()
 
     def form(
         self,
@@ -27,7 +38,6 @@ class KMeansAttractors(AttractorFormation):
         speakers: int,
         *,
         assignment: Tensor | None = None,
-        generator: torch.Generator | None = None,
     ) -> Attractors:
         with torch.no_grad():
             labels = torch.stack(
@@ -37,7 +47,7 @@ class KMeansAttractors(AttractorFormation):
                         weights.flatten(),
                         speakers,
                         spherical=self.spherical,
-                        generator=generator or _same_start(),
+                        generator=_same_start(),
                     )[0]
                     for points, weights in zip(embedding, weight, strict=True)
                 ]
@@ -48,6 +58,12 @@ class KMeansAttractors(AttractorFormation):
         return Attractors(points, assignments, similarity(points))
 
 
+class SphericalKMeansAttractors(KMeansAttractors):
+    """As :class:`KMeansAttractors`, of directions; the attractors are centroids of the embeddings all the same."""
+
+    spherical = True
+
+
 class SoftKMeansAttractors(AttractorFormation):
     """Unfolded soft weighted k-means: layers without parameters that gradients pass (Isik et al. 2016, 2.3).
 
@@ -55,6 +71,13 @@ class SoftKMeansAttractors(AttractorFormation):
         hardness: the paper's alpha.
         steps: layers of the unfolding.
     """
+
+    counts_by_spread = True
+    working_copies = 5
+
+    @classmethod
+    def build(cls, sizes: FormationSizes) -> SoftKMeansAttractors:
+        return cls(sizes.hardness, sizes.unfolded_steps)
 
     def __init__(self, hardness: float, steps: int) -> None:
         super().__init__()
@@ -67,13 +90,12 @@ class SoftKMeansAttractors(AttractorFormation):
         speakers: int,
         *,
         assignment: Tensor | None = None,
-        generator: torch.Generator | None = None,
     ) -> Attractors:
         points, weights = embedding.flatten(1, 2), weight.flatten(1)
         with torch.no_grad():
             starts = torch.stack(
                 [
-                    plus_plus_centres(each, its_weights, speakers, generator or _same_start())
+                    plus_plus_centres(each, its_weights, speakers, _same_start())
                     for each, its_weights in zip(points, weights, strict=True)
                 ]
             )

@@ -7,7 +7,13 @@ from itertools import permutations
 import torch
 from torch import Tensor
 
-from unmingle.attractors.formation import AttractorFormation, Attractors, mask_logits, similarity
+from unmingle.attractors.formation import (
+    AttractorFormation,
+    Attractors,
+    FormationSizes,
+    mask_logits,
+    similarity,
+)
 
 
 class FixedAttractors(AttractorFormation):
@@ -18,7 +24,12 @@ class FixedAttractors(AttractorFormation):
         dimension: K, the dimension of the embedding.
     """
 
+    collected = True
     points: Tensor
+
+    @classmethod
+    def build(cls, sizes: FormationSizes) -> FixedAttractors:
+        return cls(sizes.speakers, sizes.dimension)
 
     def __init__(self, speakers: int, dimension: int) -> None:
         super().__init__()
@@ -34,7 +45,6 @@ class FixedAttractors(AttractorFormation):
         speakers: int,
         *,
         assignment: Tensor | None = None,
-        generator: torch.Generator | None = None,
     ) -> Attractors:
         points = self.points[:speakers].expand(len(embedding), -1, -1)
         return Attractors(points, torch.softmax(mask_logits(embedding, points), dim=1), similarity(points))

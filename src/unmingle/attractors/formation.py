@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -22,16 +24,71 @@ class Attractors:
     """``(batch, sources, sources)``: dot products of the points."""
 
 
-class AttractorFormation(nn.Module):
-    """The common interface; some formations have trainable or stored state."""
+class FormationSizes(Protocol):
+    """What formations are built from: the config of an embedding separator has it all."""
 
-    needs_assignment = False
-    """True if the formation works from the ideal assignment only."""
+    @property
+    def speakers(self) -> int:
+        """The largest number of speakers of the system."""
+
+    @property
+    def dimension(self) -> int:
+        """K, the dimension of the embedding."""
+
+    @property
+    def anchors(self) -> int:
+        """N, the number of anchors."""
+
+    @property
+    def hardness(self) -> float:
+        """Alpha of soft k-means."""
+
+    @property
+    def unfolded_steps(self) -> int:
+        """Steps of soft k-means."""
+
+
+class AttractorFormation(nn.Module):
+    """The common interface. The attributes say what a formation needs and can; systems and recipes ask them."""
+
+    needs_assignment: ClassVar[bool] = False
+    """It works from the ideal assignment only."""
+    trained: ClassVar[bool] = False
+    """It has parameters that training with it must find."""
+    collected: ClassVar[bool] = False
+    """It has points that are collected from a trained system, so that nothing can be trained with it."""
+    gradient_through_assignments: ClassVar[bool] = True
+    """Its assignments can be masks that train a network; ideal ones and those of k-means give it no gradient."""
+    counts_by_spread: ClassVar[bool] = False
+    """It clusters the bins, so it must be told how many speakers there are, or be asked for as many as the spread
+    of the embeddings says."""
+    working_copies: ClassVar[int] = 2
+    """How many arrays of the embedding's size there are at once while it forms attractors, the embedding
+    included, for the memory estimate."""
+
+    @classmethod
+    @abstractmethod
+    def build(cls, sizes: FormationSizes) -> AttractorFormation:
+        """A fresh formation."""
+
+    @classmethod
+    def check(cls, sizes: FormationSizes) -> None:
+        """Refuse sizes with which it cannot work.
+
+        Raises:
+            ValueError: says which.
+        """
+
+    @property
+    def products(self) -> int:
+        """Dot products with each embedding while it forms attractors, for the count of operations."""
+        return 0
 
     def most_speakers(self) -> int | None:
         """The largest number of speakers it can form attractors for; None for any."""
         return None
 
+    @abstractmethod
     def form(
         self,
         embedding: Tensor,
@@ -39,10 +96,15 @@ class AttractorFormation(nn.Module):
         speakers: int,
         *,
         assignment: Tensor | None = None,
-        generator: torch.Generator | None = None,
     ) -> Attractors:
-        """Form ``speakers`` attractors; ``assignment`` holds the ideal one where a formation needs it."""
-        raise NotImplementedError
+        """Form attractors.
+
+        Args:
+            embedding: ``(batch, frames, freqs, dim)``.
+            weight: ``(batch, frames, freqs)``.
+            speakers: how many.
+            assignment: the ideal one, ``(batch, speakers, frames, freqs)``, where a formation needs it.
+        """
 
 
 def centroids(embedding: Tensor, assignments: Tensor, weight: Tensor) -> Tensor:
@@ -81,6 +143,11 @@ class OracleAttractors(AttractorFormation):
     """Centroids of the ideal assignment: DANet's training, and the "ideal" rows of its tables."""
 
     needs_assignment = True
+    gradient_through_assignments = False
+
+    @classmethod
+    def build(cls, sizes: FormationSizes) -> OracleAttractors:
+        return cls()
 
     def form(
         self,
@@ -89,7 +156,6 @@ class OracleAttractors(AttractorFormation):
         speakers: int,
         *,
         assignment: Tensor | None = None,
-        generator: torch.Generator | None = None,
     ) -> Attractors:
         if assignment is None:
             raise UnmingleError(

@@ -1,13 +1,20 @@
 """Networks: tensors in, tensors out. They know nothing of audio, speakers or papers."""
 
+from typing import TYPE_CHECKING, Annotated, Union
+
+from pydantic import Field
+
 from unmingle.networks.bands import Bands
 from unmingle.networks.blstm import Blstm, BlstmConfig, BlstmEmbedding, BlstmMasks
 from unmingle.networks.dilated_cnn import DilatedCnnConfig, DilatedCnnEmbedding
+from unmingle.networks.embedding import EmbeddingNetwork, EmbeddingNetworkConfig
 from unmingle.networks.lstm import Lstm, LstmConfig, LstmState, mean_over_time
 from unmingle.networks.refiners import EnhancementNetwork, SecondStageNetwork
 from unmingle.networks.unit_norm import unit_norm
 
 __all__ = [
+    "EMBEDDING_NETWORKS",
+    "AnyEmbeddingNetworkConfig",
     "Bands",
     "Blstm",
     "BlstmConfig",
@@ -22,17 +29,18 @@ __all__ = [
     "LstmConfig",
     "LstmState",
     "SecondStageNetwork",
-    "build_embedding_network",
     "mean_over_time",
     "unit_norm",
 ]
 
-EmbeddingNetwork = BlstmEmbedding | DilatedCnnEmbedding
-EmbeddingNetworkConfig = BlstmConfig | DilatedCnnConfig
+EMBEDDING_NETWORKS: tuple[type[EmbeddingNetworkConfig], ...] = (
+    BlstmConfig,
+    DilatedCnnConfig,
+)
+"""All kinds; what recipes may choose from follows."""
 
-
-def build_embedding_network(config: EmbeddingNetworkConfig, freqs: int, dimension: int) -> EmbeddingNetwork:
-    """The network that embeds every bin of ``freqs`` frequencies in ``dimension`` dimensions."""
-    if isinstance(config, DilatedCnnConfig):
-        return DilatedCnnEmbedding(freqs, dimension, config)
-    return BlstmEmbedding(freqs, dimension, config)
+if TYPE_CHECKING:
+    AnyEmbeddingNetworkConfig = EmbeddingNetworkConfig
+else:
+    AnyEmbeddingNetworkConfig = Annotated[Union[EMBEDDING_NETWORKS], Field(discriminator="kind")]  # noqa: UP007
+"""The config of any of them, told apart by its ``kind``."""

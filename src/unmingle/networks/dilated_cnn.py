@@ -4,23 +4,27 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal, cast
+from typing import ClassVar, Literal, cast
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from unmingle.config import Config
+from unmingle.networks.embedding import EmbeddingNetwork, EmbeddingNetworkConfig
 from unmingle.padding import within
 
 _DILATIONS = (1, 2, 4, 8, 16, 32, 1, 2, 4, 8, 16, 32, 1)
 
 
-class DilatedCnnConfig(Config):
+class DilatedCnnConfig(EmbeddingNetworkConfig):
     """Size of a dilated CNN; the default is the paper's: 1,650,836 parameters with K = 20."""
 
+    tiny_sizes: ClassVar[dict[str, int]] = {"channels": 4}
     kind: Literal["dilated_cnn"] = "dilated_cnn"
     channels: int = Field(128, ge=1, le=1024)
+
+    def build(self, freqs: int, dimension: int) -> DilatedCnnEmbedding:
+        return DilatedCnnEmbedding(freqs, dimension, self)
 
 
 @dataclass
@@ -35,7 +39,7 @@ class StreamState:
     """Frames pushed."""
 
 
-class DilatedCnnEmbedding(nn.Module):
+class DilatedCnnEmbedding(EmbeddingNetwork):
     """13 layers of 3 x 3 convolutions over (time, frequency), dilated in both.
 
     Batch norm and ReLU follow all layers but the last; layers 4, 6, 8, 10 and 12 add the output of the
@@ -55,6 +59,8 @@ class DilatedCnnEmbedding(nn.Module):
     def __init__(self, freqs: int, dimension: int, config: DilatedCnnConfig) -> None:
         super().__init__()
         self.freqs, self.dimension = freqs, dimension
+        # A convolution holds its input, its output and their padding.
+        self.working_channels = 6 * config.channels
         widths = [1] + [config.channels] * (len(_DILATIONS) - 1) + [dimension]
         self.convolutions = nn.ModuleList(
             nn.Conv2d(before, after, 3, dilation=dilation)

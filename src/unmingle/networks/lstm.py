@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import ClassVar, cast
 
 import torch
 from pydantic import Field
@@ -22,6 +22,7 @@ _FEW_FRAMES = 8
 class LstmConfig(Config):
     """Sizes of an LSTM; Sivaraman & Kim 2020 go up to 3 layers of 1024."""
 
+    tiny_sizes: ClassVar[dict[str, int]] = {"hidden_size": 8}
     layers: int = Field(2, ge=1, le=32)
     hidden_size: int = Field(512, ge=1, le=8192)
 

@@ -1,6 +1,7 @@
 """Systems: compositions of front end, network, attractors, masks and objective. Papers are recipes."""
 
-from typing import Annotated
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any, Union
 
 from pydantic import Field
 
@@ -12,6 +13,7 @@ from unmingle.systems.mask_inference import MaskInference, MaskInferenceConfig
 from unmingle.systems.two_stage import TwoStage, TwoStageConfig
 
 __all__ = [
+    "SYSTEMS",
     "AnySystemConfig",
     "Denoiser",
     "DenoiserConfig",
@@ -32,23 +34,21 @@ __all__ = [
     "build_system",
 ]
 
-AnySystemConfig = Annotated[
-    EmbeddingSeparatorConfig | MaskInferenceConfig | TwoStageConfig | DenoiserConfig | LocalExpertsConfig,
-    Field(discriminator="kind"),
-]
+SYSTEMS: dict[type[SystemConfig], Callable[[Any], System]] = {
+    EmbeddingSeparatorConfig: EmbeddingSeparator,
+    MaskInferenceConfig: MaskInference,
+    TwoStageConfig: TwoStage,
+    DenoiserConfig: Denoiser,
+    LocalExpertsConfig: LocalExperts,
+}
+"""All systems by their configs; what recipes and model files may hold follows."""
+
+if TYPE_CHECKING:
+    AnySystemConfig = SystemConfig
+else:
+    AnySystemConfig = Annotated[Union[tuple(SYSTEMS)], Field(discriminator="kind")]  # noqa: UP007
 
 
 def build_system(config: SystemConfig) -> System:
     """A fresh system, with random weights, from its config."""
-    match config:
-        case EmbeddingSeparatorConfig():
-            return EmbeddingSeparator(config)
-        case MaskInferenceConfig():
-            return MaskInference(config)
-        case TwoStageConfig():
-            return TwoStage(config)
-        case DenoiserConfig():
-            return Denoiser(config)
-        case LocalExpertsConfig():
-            return LocalExperts(config)
-    raise TypeError(f"there is no system for {type(config).__name__}")
+    return SYSTEMS[type(config)](config)

@@ -114,6 +114,8 @@ class SystemConfig(Config):
 
     trainable_parts: ClassVar[tuple[str, ...]] = ("all",)
     """What a stage of training can train on its own."""
+    needs_noise: ClassVar[bool] = False
+    """It learns from mixtures with noise only."""
     sample_rate: int = Field(8000, ge=1000, le=192000)
     speakers: int = Field(2, ge=1, le=16)
     fewest_speakers: int | None = Field(None, ge=1)
@@ -125,6 +127,13 @@ class SystemConfig(Config):
         if self.fewest_speakers is not None and self.fewest_speakers > self.speakers:
             raise ValueError(f"fewest_speakers {self.fewest_speakers} is more than speakers {self.speakers}")
         return self
+
+    def check_trainable(self) -> None:
+        """Refuse what can separate, but cannot be trained.
+
+        Raises:
+            ValueError: says why.
+        """
 
 
 class MaskingSystem(System):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field, field_validator
@@ -25,6 +25,7 @@ DENOISING_STFT = StftConfig(window_length=1024, hop=256, level="running")
 class DenoisingConfig(SystemConfig):
     """What all systems that clean one speaker of noise share."""
 
+    needs_noise: ClassVar[bool] = True
     sample_rate: int = Field(16000, ge=1000, le=192000)
     speakers: Literal[1] = 1
     stft: StftConfig = DENOISING_STFT

@@ -6,20 +6,18 @@ DPCL, DANet, ADANet, the dilated CNN and every cross of them are configs of this
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from unmingle.attractors import (
-    AnchoredAttractors,
+    FORMATIONS,
     AttractorFormation,
     Attractors,
-    FixedAttractors,
-    KMeansAttractors,
+    FormationName,
     OracleAttractors,
-    SoftKMeansAttractors,
     mask_logits,
 )
 from unmingle.batch import MixtureBatch
@@ -37,12 +35,11 @@ from unmingle.masks import (
     softmax_masks,
     softmax_masks_with_rest,
 )
-from unmingle.networks import BlstmConfig, DilatedCnnConfig, build_embedding_network, unit_norm
+from unmingle.networks import AnyEmbeddingNetworkConfig, BlstmConfig, unit_norm
 from unmingle.padding import frame_counts
 from unmingle.systems.base import MaskingSystem, SystemConfig
 from unmingle.systems.objectives import ObjectiveName, mask_objective
 
-FormationName = Literal["oracle", "kmeans", "spherical_kmeans", "soft_kmeans", "fixed", "anchored"]
 MaskName = Literal["softmax", "softmax_with_rest", "sigmoid", "assignment", "hard"]
 _FIRST_SCALE = 5.0
 """Of a learned scale: with unit-norm embeddings the softmax of two speakers then reaches 0.9999."""
@@ -52,7 +49,7 @@ class EmbeddingSeparatorConfig(SystemConfig):
     """All that makes one embedding separator; the defaults are the ADANet of Luo et al. 2018."""
 
     kind: Literal["embedding_separator"] = "embedding_separator"
-    network: Annotated[BlstmConfig | DilatedCnnConfig, Field(discriminator="kind")] = BlstmConfig()
+    network: AnyEmbeddingNetworkConfig = BlstmConfig()
     dimension: int = Field(20, ge=1, le=1024)
     """K, of the embedding."""
     unit_norm: bool = False
@@ -83,14 +80,31 @@ class EmbeddingSeparatorConfig(SystemConfig):
 
     @model_validator(mode="after")
     def _fits_together(self) -> EmbeddingSeparatorConfig:
-        used = {self.formation} | (set() if self.objective == "affinity" else {self.training_formation})
-        if "anchored" in used and self.speakers > self.anchors:
-            raise ValueError(f"{self.speakers} speakers need at least as many anchors, got {self.anchors}")
+        FORMATIONS[self.formation].check(self)
+        if self.objective != "affinity":
+            FORMATIONS[self.training_formation].check(self)
         if self.objective != "affinity" and self.mask == "hard":
             raise ValueError("mask hard has no gradient; make it the evaluation_mask")
-        if self.training_formation == "fixed":
-            raise ValueError("training_formation cannot be fixed: the points are collected from training")
+        if FORMATIONS[self.training_formation].collected:
+            raise ValueError(
+                f"training_formation cannot be {self.training_formation}: its points are collected from training"
+            )
         return self
+
+    def check_trainable(self) -> None:
+        formation, mask, trained = self.formation, self.mask, self.training_formation
+        if FORMATIONS[formation].needs_assignment:
+            raise ValueError(
+                f"formation must not be {formation}: validation separates without the true sources"
+            )
+        if FORMATIONS[formation].trained and (self.objective == "affinity" or trained != formation):
+            raise ValueError(f"formation {formation} needs training_formation {formation}, which trains it")
+        if self.objective == "affinity":
+            return
+        if mask == "assignment" and not FORMATIONS[trained].gradient_through_assignments:
+            raise ValueError(f"mask assignment gives no gradient with training_formation {trained}")
+        if self.fewest_speakers is not None and FORMATIONS[trained].counts_by_spread:
+            raise ValueError(f"{trained} in training cannot know a number of speakers that varies")
 
 
 class EmbeddingSeparator(MaskingSystem):
@@ -99,29 +113,17 @@ class EmbeddingSeparator(MaskingSystem):
     def __init__(self, config: EmbeddingSeparatorConfig) -> None:
         super().__init__(config)
         self._config = config
-        self.network = build_embedding_network(config.network, self.frontend.stft.freqs, config.dimension)
+        self.network = config.network.build(self.frontend.stft.freqs, config.dimension)
         # One module if both names agree: anchors are trained and then used.
         trained = config.formation if config.objective == "affinity" else config.training_formation
-        self.training_formation = self._build_formation(trained)
+        self.training_formation: AttractorFormation = FORMATIONS[trained].build(config)
         self.formation = (
             self.training_formation
             if trained == config.formation
-            else self._build_formation(config.formation)
+            else FORMATIONS[config.formation].build(config)
         )
         if config.learned_scale:
             self.log_scale = nn.Parameter(torch.tensor(math.log(_FIRST_SCALE)))
-
-    def _build_formation(self, name: FormationName) -> AttractorFormation:
-        config = self._config
-        if name == "anchored":
-            return AnchoredAttractors(config.anchors, config.dimension)
-        if name == "oracle":
-            return OracleAttractors()
-        if name == "fixed":
-            return FixedAttractors(config.speakers, config.dimension)
-        if name == "soft_kmeans":
-            return SoftKMeansAttractors(config.hardness, config.unfolded_steps)
-        return KMeansAttractors(spherical=name == "spherical_kmeans")
 
     @property
     def config(self) -> EmbeddingSeparatorConfig:
@@ -235,9 +237,7 @@ class EmbeddingSeparator(MaskingSystem):
 
     def _always_all(self) -> bool:
         """Whether the attractors stand for the largest number of speakers, whoever talks (Luo, Table V)."""
-        return self._config.fewest_speakers is not None and isinstance(
-            self.formation, AnchoredAttractors | FixedAttractors
-        )
+        return self._config.fewest_speakers is not None and self.formation.most_speakers() is not None
 
     @torch.no_grad()
     def oracle_attractors(self, batch: MixtureBatch) -> Tensor:
@@ -249,7 +249,7 @@ class EmbeddingSeparator(MaskingSystem):
         return formed.points
 
     def count(self, mixture: Tensor) -> Counted | None:
-        if not isinstance(self.formation, KMeansAttractors | SoftKMeansAttractors):
+        if not self.formation.counts_by_spread:
             return None
         with torch.no_grad():
             spectra, embedding = self.embed(mixture)
@@ -257,8 +257,7 @@ class EmbeddingSeparator(MaskingSystem):
 
     def multiply_accumulates(self, seconds: float) -> int:
         frames = self.frontend.stft.frames(round(seconds * self.sample_rate))
-        anchors = self._config.anchors if self._config.formation == "anchored" else 0
-        dots = anchors + self.speakers  # anchors, then masks
+        dots = self.formation.products + self.speakers  # For the masks.
         bins = frames * self.frontend.stft.freqs
         return self.network.multiply_accumulates(frames) + bins * dots * self._config.dimension
 
@@ -266,10 +265,5 @@ class EmbeddingSeparator(MaskingSystem):
         # Measured by benchmarks/separation_speed.py: the embedding twice (products want it in another
         # order), and a dozen arrays of the spectrogram's size, several of them once per speaker.
         bins = self.frontend.stft.frames(round(seconds * self.sample_rate)) * self.frontend.stft.freqs
-        network = self._config.network
-        # A convolution holds its input, its output and their padding.
-        hidden = 6 * network.channels if isinstance(network, DilatedCnnConfig) else 0
-        # Clustering copies the bins that count, normalizes them, and weighs them.
-        clustered = isinstance(self.formation, KMeansAttractors | SoftKMeansAttractors)
-        embeddings = 5 if clustered else 2
-        return 4 * bins * (embeddings * self._config.dimension + 6 + 8 * speakers + hidden)
+        embeddings = self.formation.working_copies * self._config.dimension
+        return 4 * bins * (embeddings + 6 + 8 * speakers + self.network.working_channels)

@@ -40,6 +40,9 @@ class TwoStageConfig(SystemConfig):
                 raise ValueError(f"{name} differs between the two stages; state it once for both")
         return self
 
+    def check_trainable(self) -> None:
+        self.first.check_trainable()
+
     @model_validator(mode="before")
     @classmethod
     def _inherit(cls, values: object) -> object:

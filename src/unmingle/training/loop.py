@@ -17,7 +17,6 @@ from lightning_fabric import Fabric
 from lightning_fabric.strategies.ddp import DDPStrategy
 from torch.multiprocessing.spawn import ProcessRaisedException
 
-from unmingle.attractors import FixedAttractors
 from unmingle.batch import MixtureBatch
 from unmingle.data.batches import Crops, iterate
 from unmingle.errors import UnmingleError
@@ -272,7 +271,7 @@ class _Loop:
     def _validate(self, stage: Stage, loss: float, speed: float) -> None:
         with self._kept_weights():
             system = self.system.trained_system()
-            if isinstance(system, EmbeddingSeparator) and isinstance(system.formation, FixedAttractors):
+            if isinstance(system, EmbeddingSeparator) and system.formation.collected:
                 points = collect_fixed_attractors(system, self.mixer, _FIXED_MIXTURES, stage.seconds)
                 store_fixed_attractors(system, points)
             sums = self.validation.sums(self.system, self.fabric.device)

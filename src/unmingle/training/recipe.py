@@ -7,19 +7,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import Field, TypeAdapter, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from unmingle.config import Config
 from unmingle.data.mixing import MixingConfig
 from unmingle.errors import UnmingleError
 from unmingle.models import ModelFacts
-from unmingle.systems import (
-    AnySystemConfig,
-    DenoisingConfig,
-    EmbeddingSeparatorConfig,
-    SystemConfig,
-    TwoStageConfig,
-)
+from unmingle.systems import AnySystemConfig
 
 
 class ValidationConfig(Config):
@@ -94,22 +88,9 @@ class Recipe(Config):
         parts = self.system.trainable_parts
         if not {stage.part for stage in self.stages} <= set(parts):
             raise ValueError(f"a stage's part must be one of {', '.join(parts)} for this system")
-        if isinstance(self.system, DenoisingConfig) and self.mixing.noise is None:
+        if self.system.needs_noise and self.mixing.noise is None:
             raise ValueError("a denoiser needs mixing.noise")
-        first = self.system.first if isinstance(self.system, TwoStageConfig) else self.system
-        if isinstance(first, EmbeddingSeparatorConfig):
-            if first.formation == "oracle":
-                raise ValueError(
-                    "formation must not be oracle: validation separates without the true sources"
-                )
-            trained = None if first.objective == "affinity" else first.training_formation
-            if first.formation == "anchored" and trained != "anchored":
-                raise ValueError("formation anchored needs training_formation anchored: anchors are trained")
-            if first.mask == "assignment" and trained in ("oracle", "kmeans", "spherical_kmeans"):
-                raise ValueError(f"mask assignment gives no gradient with training_formation {trained}")
-            clusters = first.training_formation in ("kmeans", "spherical_kmeans", "soft_kmeans")
-            if first.fewest_speakers is not None and clusters and first.objective != "affinity":
-                raise ValueError("k-means in training cannot know a number of speakers that varies")
+        self.system.check_trainable()
         return self
 
 
@@ -196,14 +177,15 @@ def shrink(recipe: Recipe) -> Recipe:
         for stage in recipe.stages
     ]
     validation = recipe.validation.model_copy(update={"count": 2, "seconds": 1.0})
-    system = TypeAdapter[SystemConfig](AnySystemConfig).validate_python(_tiny(recipe.system.model_dump()))
-    return recipe.model_copy(update={"stages": stages, "validation": validation, "system": system})
+    return recipe.model_copy(
+        update={"stages": stages, "validation": validation, "system": _tiny(recipe.system)}
+    )
 
 
-def _tiny(values: dict[str, Any]) -> dict[str, Any]:
-    """Networks of a few units, wherever in a system's config they stand."""
-    sizes = {"hidden_size": 8, "channels": 4}
-    return {
-        name: _tiny(value) if isinstance(value, dict) else min(value, sizes[name]) if name in sizes else value
-        for name, value in values.items()
+def _tiny(config: Config) -> Config:
+    """Networks of their ``tiny_sizes``, wherever in a system's config they stand."""
+    changes: dict[str, Any] = {
+        name: min(getattr(config, name), size) for name, size in getattr(config, "tiny_sizes", {}).items()
     }
+    changes |= {name: _tiny(value) for name, value in config if isinstance(value, Config)}
+    return config.model_copy(update=changes)

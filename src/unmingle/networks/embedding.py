@@ -1,0 +1,45 @@
+"""What every embedding network and its config say of themselves."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from unmingle.config import Config
+
+
+class EmbeddingNetwork(nn.Module):
+    """Gives every time-frequency bin an embedding."""
+
+    lag_frames: int | None
+    """How many frames after its own an output needs; None: all, so that the network cannot stream."""
+    context_frames: int | None
+    """How many frames before its own an output sees; None: all."""
+    working_channels: int
+    """Arrays of the spectrogram's size that it holds at once beside the embedding, for the memory estimate."""
+
+    @abstractmethod
+    def forward(self, features: Tensor, frames: Tensor | None = None) -> Tensor:
+        """Features ``(batch, frames, freqs)`` to embeddings ``(batch, frames, freqs, dimension)``.
+
+        ``frames`` ``(batch,)`` counts the frames that are not padding, if any are padding.
+        """
+
+    @abstractmethod
+    def multiply_accumulates(self, frames: int) -> int:
+        """Multiply-accumulate operations for ``frames`` frames."""
+
+
+class EmbeddingNetworkConfig(Config):
+    """The config of one kind of embedding network."""
+
+    kind: str
+    """Its name in recipes: a literal with a default."""
+    tiny_sizes: ClassVar[dict[str, int]] = {}
+    """The sizes with which it runs in milliseconds, for ``train --smoke``."""
+
+    @abstractmethod
+    def build(self, freqs: int, dimension: int) -> EmbeddingNetwork:
+        """A fresh network that embeds every bin of ``freqs`` frequencies in ``dimension`` dimensions."""
