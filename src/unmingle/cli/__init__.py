@@ -1,1 +1,1 @@
-"""The command line: one file a command, no logic of its own, heavy imports inside each command."""
+"""The command line: one file per command, no logic of its own, heavy imports inside each command."""

@@ -17,18 +17,18 @@ if TYPE_CHECKING:
     from unmingle.data.importers import Importer, Index
 
 app = typer.Typer(
-    help="List, fetch and index public corpora of speech, noise and mixtures.",
+    help="List, fetch and index public corpora.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
 
-Name = Annotated[str, typer.Argument(metavar="NAME", help="A corpus; see `unmingle data list`.")]
-Root = Annotated[Path, typer.Option("--root", metavar="DIR", help="The folder that the corpus lies in.")]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of a corpus; see `unmingle data list`.")]
+Root = Annotated[Path, typer.Option("--root", metavar="DIR", help="Folder of the corpus.")]
 
 
 @app.command("list")
 def list_corpora() -> None:
-    """List the corpora: what they hold, how much there is to fetch, under which licence."""
+    """List the corpora: content, size, licence."""
     from unmingle.cli.tables import print_table
     from unmingle.data.importers import IMPORTERS
 
@@ -53,12 +53,12 @@ def fetch_corpus(
     root: Root,
     parts: Annotated[
         list[str] | None,
-        typer.Option("--part", metavar="PART", help="Only this part; may be said several times."),
+        typer.Option("--part", metavar="PART", help="Fetch only this part; repeatable."),
     ] = None,
 ) -> None:
     """Download a corpus, check it and unpack it into DIR.
 
-    A download that was cut goes on where it stopped; what is complete is not fetched again.
+    An interrupted download continues where it stopped; complete parts are not fetched again.
     """
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
@@ -86,7 +86,10 @@ def fetch_corpus(
 
 @app.command("index")
 def index_corpus(name: Name, root: Root) -> None:
-    """Write the manifests of a corpus that lies in DIR: speech.csv, noise.csv, or mixtures.csv by split."""
+    """Write the manifests of a corpus in DIR.
+
+    They are speech.csv, noise.csv, or a mixtures.csv per split.
+    """
     from rich.console import Console
 
     from unmingle.cli.tables import print_table

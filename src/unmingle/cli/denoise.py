@@ -30,12 +30,12 @@ def command(
     files: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[FILE...]", help="Audio files, folders, quoted globs; or - - for raw samples in a pipe."
+            metavar="[FILE...]", help="Audio files, folders, quoted globs; or - - for a pipe of raw samples."
         ),
     ] = None,
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Where to write.")] = Path(
-        "denoised"
-    ),
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the outputs.")
+    ] = Path("denoised"),
     model: Model = None,
     format: Format = "wav",
     bits: Bits = None,
@@ -46,25 +46,25 @@ def command(
         typer.Option(
             "--raw",
             metavar="FORMAT:RATE[:CHANNELS]",
-            help="What goes through the pipe: s16le, s32le or f32le, as s16le:16000.",
+            help="Samples in the pipe: s16le, s32le or f32le, for example s16le:16000.",
         ),
     ] = None,
     live: Annotated[
-        bool, typer.Option("--live", help="From the microphone to the loudspeaker, until Ctrl-C.")
+        bool, typer.Option("--live", help="Clean the microphone to the loudspeaker until Ctrl-C.")
     ] = False,
     threads: Threads = None,
     as_json: Json = False,
 ) -> None:
-    """Clean recordings of one person talking in noise.
+    """Remove noise from speech.
 
-    Any sample rate, length and number of channels; the outputs have the input's. The model works
-    below 8 kHz; what lies above is turned down as the octave below it was. Long files take no more
-    memory than short ones (but mp3 and m4a are decoded whole).
+    For recordings of one speaker. Outputs have the rate, level, length and channels of the input. The
+    model works up to 8 kHz; sound above is attenuated as much as the octave below. Long files need no
+    more memory than short ones, except MP3 and m4a, which are decoded whole.
 
     \b
-      unmingle denoise talk.wav                                  denoised/talk_denoised.wav
+      unmingle denoise talk.wav              denoised/talk_denoised.wav
+      unmingle denoise --live                needs the extra "live"
       arecord -t raw -f S16_LE -r 16000 | unmingle denoise - - --raw s16le:16000 | aplay ...
-      unmingle denoise --live                                    needs the extra "live"
     """
     set_threads(threads)
     piped = files is not None and "-" in files

@@ -26,72 +26,79 @@ LABELS = {
 
 def command(
     folder: Annotated[
-        Path, typer.Argument(metavar="DIR", help="Holds mix/, s1/, s2/ ..., or noisy/, clean/.")
+        Path, typer.Argument(metavar="DIR", help="Folder with mix/, s1/, s2/ ..., or noisy/, clean/.")
     ],
     model: Annotated[
         str | None,
-        typer.Option(
-            "--model", metavar="NAME|PATH", help="The model to score; the default one if not given."
-        ),
+        typer.Option("--model", metavar="NAME|PATH", help="Model to score (default: that of the task)."),
     ] = None,
     oracle: Annotated[
         str | None,
-        typer.Option("--oracle", help="Score an ideal mask instead: ibm, irm, root_irm, wfm or psm."),
+        typer.Option("--oracle", help="Score an oracle mask instead: ibm, irm, root_irm, wfm or psm."),
     ] = None,
     changes: Annotated[
         list[str] | None,
         typer.Option(
             "--set",
             metavar="KEY=VALUE",
-            help="Change its config: formation=oracle, weight.threshold=0.5.",
+            help="Change a setting of the model, for example formation=oracle; repeatable.",
         ),
     ] = None,
-    mixture: Annotated[bool, typer.Option("--mixture", help="Score the mixture itself instead.")] = False,
+    mixture: Annotated[
+        bool, typer.Option("--mixture", help="Score the unprocessed mixture instead.")
+    ] = False,
     program: Annotated[
         str | None,
         typer.Option(
             "--command",
             metavar="'PROG {mixture} {outdir}'",
-            help="Score any program instead: it reads a WAV file and writes one file per speaker.",
+            help="Score a program instead; it reads a WAV file and writes one file per speaker.",
         ),
     ] = None,
     timeout: Annotated[
-        float, typer.Option("--timeout", help="Seconds that --command may take for one mixture.")
+        float, typer.Option("--timeout", help="Limit of --command in seconds per mixture.")
     ] = 600.0,
     metrics: Annotated[
         list[str] | None,
         typer.Option(
             "--metric",
             metavar="NAME",
-            help="Only these: si_sdr, sdr, sir, sar, magnitude_snr, pesq, stoi, estoi, dnsmos.",
+            help="Compute only this metric; repeatable. One of si_sdr, sdr, sir, sar, magnitude_snr, "
+            "pesq, stoi, estoi, dnsmos.",
         ),
     ] = None,
     words: Annotated[
         bool,
         typer.Option(
             "--words",
-            help="Word error rates too, where mixtures.csv has texts: four times as slow as they talk.",
+            help="Word error rates too, if mixtures.csv has texts; takes about four times the audio's length.",
         ),
     ] = False,
     task: Annotated[
-        str | None, typer.Option("--task", help="separate or denoise; by the folder's layout if not given.")
+        str | None, typer.Option("--task", help="separate or denoise (default: by the folder's layout).")
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="OUT", help="Where scores.csv and summary.json go."),
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="OUT",
+            help="Folder for scores.csv and summary.json (default: scores/DIR-MODEL).",
+        ),
     ] = None,
     processes: Annotated[
-        int | None, typer.Option("--processes", help="That share the mixtures; one a core if not given.")
+        int | None, typer.Option("--processes", help="Number of worker processes (default: one per core).")
     ] = None,
     threads: Threads = None,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """Score a model, an oracle, the mixture or any program on mixtures with known sources.
+    """Score a model or any program on mixtures.
 
-    SI-SDR and BSS-eval SDR, PESQ and STOI where installed, each with its improvement over the
-    mixture, by the best permutation; for noisy/ and clean/ (VoiceBank-DEMAND's names too): SI-SDR,
-    PESQ, STOI and DNSMOS. Writes one row a mixture and a summary with 95 % intervals.
+    The folder DIR holds mixtures and their sources. Scores are those of the best permutation, each with
+    its improvement over the mixture. Default metrics: SI-SDR, BSS-eval SDR, magnitude SNR, PESQ and
+    STOI; for noisy/ and clean/ (also with VoiceBank-DEMAND's names) SI-SDR, PESQ, STOI and DNSMOS.
+    Writes scores.csv, one row per mixture, and summary.json with 95 % intervals.
     """
     require("evaluate", "fast_bss_eval")
     from unmingle.evaluation.processes import prepare

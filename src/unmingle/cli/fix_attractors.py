@@ -12,18 +12,21 @@ from unmingle.cli.options import Threads, require, set_threads
 
 def command(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="An embedding separator: a name or a path.")],
-    data: Annotated[list[Path], typer.Option("--data", metavar="CORPUS", help="Training data.")],
+    data: Annotated[
+        list[Path], typer.Option("--data", metavar="CORPUS", help="Training corpus; repeatable.")
+    ],
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="NEW.safetensors", help="The model to write.")
     ],
-    mixtures: Annotated[int, typer.Option("--mixtures", help="From how many mixtures.")] = 10_000,
-    seconds: Annotated[float, typer.Option("--seconds", help="Length of each.")] = 3.2,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a model that exists.")] = False,
+    mixtures: Annotated[int, typer.Option("--mixtures", help="Number of mixtures to collect from.")] = 10_000,
+    seconds: Annotated[float, typer.Option("--seconds", help="Length of each mixture in seconds.")] = 3.2,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing model.")] = False,
     threads: Threads = None,
 ) -> None:
-    """Give a model fixed attractors, collected from the ideal attractors of training mixtures.
+    """Give a model fixed attractors.
 
-    It then needs no clustering. The sets of attractors are clustered, whatever the order in each; the
+    The result is a copy of the model that needs no clustering. The oracle attractors of training
+    mixtures are collected, one set per mixture. The sets are clustered without regard to order, and the
     mean of the largest cluster is stored (Luo, Chen, Mesgarani 2018).
     """
     require("train", "lightning_fabric", "yaml")

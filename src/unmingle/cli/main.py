@@ -1,4 +1,4 @@
-"""The program ``unmingle``: its commands, and what becomes of errors."""
+"""The program ``unmingle``: its commands, and how errors are reported."""
 
 from __future__ import annotations
 
@@ -12,21 +12,22 @@ import typer
 from unmingle.cli import data, denoise, evaluate, fix_attractors, mix, models, report, separate, stress, train
 from unmingle.errors import UnmingleError
 
-HELP = """Separate people talking at once, and clean speech of noise, from one microphone.
+HELP = """Separate overlapping speakers, and remove noise from speech, from one microphone.
 
 \b
   unmingle separate meeting.wav            two files in the folder separated/
   unmingle denoise noisy.wav               a clean file in the folder denoised/
-  unmingle models                          what models there are, and how good
-  unmingle mix CORPUS -o test --count 300  make test mixtures, WSJ0-mix layout
-  unmingle evaluate test                   score a model, or any program, on them
-  unmingle report scores/*                 compare what was scored, on one page
-  unmingle stress CORPUS                   long input, noise, rooms, codecs: what holds?
-  unmingle data list                       public corpora: fetch and index them
+  unmingle models                          list the pretrained models
+  unmingle data list                       list public corpora to fetch and index
+  unmingle mix CORPUS -o test --count 300  make test mixtures in the layout of WSJ0-mix
+  unmingle evaluate test                   score a model or any program on them
+  unmingle report scores/*                 compare scored systems on one page
+  unmingle stress CORPUS                   test with long input, noise, rooms, codecs ...
   unmingle train RECIPE.yaml --data CORPUS train a model of your own
 
-Every command has its own page: unmingle COMMAND --help.
-Exit code: 0 if all went well, 2 if anything could not be done (one sentence on stderr says what).
+Help on a command: unmingle COMMAND --help
+
+Exit code: 0 if everything worked, 2 if something failed (one sentence on stderr says what).
 """
 
 app = typer.Typer(

@@ -15,27 +15,31 @@ def command(
     context: typer.Context,
     corpora: Annotated[
         list[Path],
-        typer.Argument(metavar="CORPUS...", help="Manifests, folders with speech.csv, or speaker/*.flac."),
+        typer.Argument(
+            metavar="CORPUS...", help="Manifests, folders with speech.csv, or folders of speaker/*.flac."
+        ),
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="The folder to make.")],
-    count: Annotated[int, typer.Option("--count", help="How many mixtures.")] = 100,
-    speakers: Annotated[int, typer.Option("--speakers", help="Speakers in each.")] = 2,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the mixtures.")],
+    count: Annotated[int, typer.Option("--count", help="Number of mixtures.")] = 100,
+    speakers: Annotated[int, typer.Option("--speakers", help="Speakers per mixture.")] = 2,
     snr: Annotated[
         tuple[float, float],
         typer.Option(
-            "--snr", metavar="LOW HIGH", help="Range of speaker 1 over speaker 2, or over the noise, in dB."
+            "--snr",
+            metavar="LOW HIGH",
+            help="Level of speaker 1 over speaker 2 in dB; with one speaker, over the noise.",
         ),
     ] = (0.0, 5.0),
     noise: Annotated[
         list[Path] | None,
         typer.Option(
-            "--noise", metavar="CORPUS", help="Noise beside the speakers: noise.csv, or folders of audio."
+            "--noise", metavar="CORPUS", help="Add noise from noise.csv or a folder of audio; repeatable."
         ),
     ] = None,
     noise_snr: Annotated[
         tuple[float, float] | None,
         typer.Option(
-            "--noise-snr", metavar="LOW HIGH", help="Range of several speakers' sum over the noise, in dB."
+            "--noise-snr", metavar="LOW HIGH", help="Level of all speakers together over the noise in dB."
         ),
     ] = None,
     overlap: Annotated[
@@ -43,24 +47,24 @@ def command(
         typer.Option(
             "--overlap",
             metavar="LOW HIGH",
-            help="Turns of a conversation: by how much of the shorter one the next overlaps, 0 to 1.",
+            help="Utterances in turns; each overlaps the next by this share (0 to 1) of the shorter one.",
         ),
     ] = None,
     room: Annotated[
         str | None,
         typer.Option(
             "--room",
-            help="random: a room for each mixture; loudspeakers: one set-up for all, as RealTalkLibri.",
+            help="random: a room per mixture; loudspeakers: one set-up for all, as in RealTalkLibri.",
         ),
     ] = None,
     rt60: Annotated[
         tuple[float, float],
-        typer.Option("--rt60", metavar="LOW HIGH", help="Range of reverberation times in s, with --room."),
+        typer.Option("--rt60", metavar="LOW HIGH", help="Reverberation time in seconds, with --room."),
     ] = (0.2, 0.6),
     distance: Annotated[
         tuple[float, float],
         typer.Option(
-            "--distance", metavar="LOW HIGH", help="Range of distances to the microphone in m, with --room."
+            "--distance", metavar="LOW HIGH", help="Distance to the microphone in metres, with --room."
         ),
     ] = (0.5, 2.0),
     wsj0_list: Annotated[
@@ -68,24 +72,23 @@ def command(
         typer.Option(
             "--list",
             metavar="FILE",
-            help="mix_2_spk_tt.txt and its like: make WSJ0-mix; CORPUS is your WSJ0.",
+            help="Make WSJ0-mix from a list such as mix_2_spk_tt.txt; CORPUS is your WSJ0.",
         ),
     ] = None,
     rate: Annotated[int, typer.Option("--rate", help="Sample rate in hertz.")] = 8000,
     mode: Annotated[
-        str, typer.Option("--mode", help="min: cut to the shortest; max: pad to the longest.")
+        str, typer.Option("--mode", help="min: cut to the shortest utterance; max: pad to the longest.")
     ] = "min",
     seed: Annotated[int, typer.Option("--seed", help="The same seed gives the same mixtures.")] = 0,
-    split: Annotated[
-        str | None, typer.Option("--split", help="train, valid or test; all if not given.")
-    ] = None,
+    split: Annotated[str | None, typer.Option("--split", help="train, valid or test (default: all).")] = None,
 ) -> None:
-    """Make mixtures of known speakers, in the layout of WSJ0-mix and LibriMix: mix/, s1/, s2/ ...
+    """Make mixtures with known sources.
 
-    Levels are active speech levels. mixtures.csv lists sources, speakers, genders, gains and SNR. A
-    corpus without splits gets them by its speakers' names: 80 % train, 10 % valid, 10 % test. With
-    --noise and --speakers 1: noisy/, clean/, noise/, the speaker's active level over the noise's. Stopped,
-    the same command goes on where it was. README.md in the folder is its card.
+    The layout is that of WSJ0-mix and LibriMix: mix/, s1/, s2/ ... With --noise and --speakers 1 it is
+    noisy/, clean/ and noise/. Ranges are LOW HIGH, and every mixture draws a value. Levels of speech
+    are active speech levels. mixtures.csv lists sources, speakers, genders, gains and SNR; README.md
+    describes the list. A corpus without splits gets them by its speakers' names: 80 % train, 10 %
+    valid, 10 % test. If you stop the command, run it again to continue.
     """
     from pydantic import ValidationError
     from rich.console import Console

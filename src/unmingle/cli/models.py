@@ -12,12 +12,12 @@ from unmingle.cli.options import Json
 if TYPE_CHECKING:
     from unmingle.systems import System
 
-app = typer.Typer(help="List the models in the package, or show the card of one.", rich_markup_mode=None)
+app = typer.Typer(help="List the pretrained models; show the card of one.", rich_markup_mode=None)
 
 
 @app.callback(invoke_without_command=True)
 def command(context: typer.Context, as_json: Json = False) -> None:
-    """List the models in the package: task, rate, size, arithmetic, data, score, licence of the data."""
+    """List the pretrained models: task, rate, size, arithmetic, data, score and licence of the data."""
     if context.invoked_subcommand:
         return
     from rich.console import Console
@@ -38,9 +38,12 @@ def command(context: typer.Context, as_json: Json = False) -> None:
 
 @app.command("show")
 def show(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A model's name.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of a model; see `unmingle models`.")],
 ) -> None:
-    """Print the card of a model: data, recipe, scores, limits."""
+    """Print a model's card.
+
+    It tells the training data, the recipe, scores and limits.
+    """
     from unmingle.models import model_card
 
     print(model_card(name))

@@ -8,24 +8,28 @@ import typer
 
 from unmingle.errors import UnmingleError
 
-Threads = Annotated[
-    int | None, typer.Option("--threads", help="Processor threads to use; all cores if not given.")
-]
-Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
+Threads = Annotated[int | None, typer.Option("--threads", help="Processor threads (default: one per core).")]
+Device = Annotated[str, typer.Option("--device", help="auto (a GPU if there is one), cpu or cuda.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout instead of a table.")]
 
 Model = Annotated[
     str | None,
-    typer.Option("--model", metavar="NAME|PATH", help="See `unmingle models`, or a .safetensors file."),
+    typer.Option(
+        "--model", metavar="NAME|PATH", help="A name from `unmingle models`, or a .safetensors file."
+    ),
 ]
-Format = Annotated[str, typer.Option("--format", help="wav, flac, ogg or mp3.")]
+Format = Annotated[str, typer.Option("--format", help="Format of the outputs: wav, flac, ogg or mp3.")]
 Bits = Annotated[
-    int | None, typer.Option("--bits", help="Bits a sample: 16, 24, or 32 (float). wav: 32, flac: 24.")
+    int | None,
+    typer.Option("--bits", help="Bits per sample: 16, 24 or 32 (float); default: 32 for wav, 24 for flac."),
 ]
 NameTemplate = Annotated[
-    str, typer.Option("--name", metavar="TEMPLATE", help="Name of an output; {stem} is the input's.")
+    str,
+    typer.Option(
+        "--name", metavar="TEMPLATE", help="Name of an output without its suffix; {stem} is the input's name."
+    ),
 ]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace outputs that exist.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing outputs.")]
 
 
 def set_threads(threads: int | None) -> None:

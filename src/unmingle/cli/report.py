@@ -12,16 +12,17 @@ from unmingle.cli.options import require
 
 def command(
     runs: Annotated[
-        list[Path], typer.Argument(metavar="RUN...", help="Folders that `unmingle evaluate` wrote.")
+        list[Path], typer.Argument(metavar="RUN...", help="Folders written by `unmingle evaluate`.")
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The page to write.")] = Path(
-        "report.html"
-    ),
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FILE", help="HTML file to write.")
+    ] = Path("report.html"),
 ) -> None:
-    """Compare what was scored, on one page: tables, paired tests, pictures, worst and best to listen to.
+    """Compare scored systems on one page.
 
-    The others are compared with the first RUN, whose worst and best mixtures, spectrograms and
-    embeddings are shown. One HTML file that needs no network.
+    It has tables, paired tests, figures and audio. Every RUN is compared with the first one. For the
+    first, the page shows spectrograms, embeddings, and its worst and best mixtures to listen to. The
+    page is one HTML file that needs no network.
     """
     require("evaluate", "matplotlib", "jinja2", "scipy")
     from rich.console import Console

@@ -28,17 +28,17 @@ if TYPE_CHECKING:
 
 def command(
     files: Annotated[
-        list[str], typer.Argument(metavar="FILE...", help="Audio files, folders of them, or quoted globs.")
+        list[str], typer.Argument(metavar="FILE...", help="Audio files, folders, or quoted globs.")
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Where to write.")] = Path(
-        "separated"
-    ),
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the outputs.")
+    ] = Path("separated"),
     speakers: Annotated[
         str | None,
         typer.Option(
             "--speakers",
             metavar="N|auto",
-            help="How many talk, or auto to count; the model's own if not given.",
+            help="Number of speakers, or auto to count them (default: the model's).",
         ),
     ] = None,
     model: Model = None,
@@ -47,7 +47,11 @@ def command(
     name: NameTemplate = "{stem}_speaker{n}",
     channel: Annotated[
         str,
-        typer.Option("--channel", metavar="mix|left|right|N", help="Which channel of the input to separate."),
+        typer.Option(
+            "--channel",
+            metavar="mix|left|right|N",
+            help="Channel of the input to separate; mix is the mean of all.",
+        ),
     ] = "mix",
     overwrite: Overwrite = False,
     timeline: Annotated[
@@ -60,11 +64,16 @@ def command(
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """Separate recordings of people talking at once into one file per speaker.
+    """Separate speakers into one file each.
 
-    Reads WAV, FLAC, OGG and MP3 (m4a, mp4 and webm with the extra "media") at any sample rate.
-    Writes at the input's rate and level; speaker 1 is the one who speaks first, and the outputs of
-    a recording add up to it. A name that begins with a dash goes after "--".
+    Reads WAV, FLAC, OGG and MP3 at any sample rate; m4a, mp4 and webm need the extra "media". Outputs
+    have the rate and level of the input and add up to it. Speaker 1 is the one who speaks first. Put
+    file names that begin with a dash after "--".
+
+    \b
+      unmingle separate meeting.wav                  separated/meeting_speaker1.wav, ..._speaker2.wav
+      unmingle separate talks/ "more/*.mp3" -o out --format flac
+      unmingle separate table.wav --speakers auto    count the speakers
     """
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn

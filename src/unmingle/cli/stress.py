@@ -14,56 +14,66 @@ from unmingle.errors import UnmingleError
 def command(
     corpora: Annotated[
         list[Path],
-        typer.Argument(metavar="CORPUS...", help="Manifests, folders with speech.csv, or speaker/*.flac."),
+        typer.Argument(
+            metavar="CORPUS...", help="Manifests, folders with speech.csv, or folders of speaker/*.flac."
+        ),
     ],
     model: Annotated[
         str | None,
-        typer.Option("--model", metavar="NAME|PATH", help="The model to test; the default one if not given."),
+        typer.Option(
+            "--model", metavar="NAME|PATH", help="Model to test (default: the default separation model)."
+        ),
     ] = None,
     program: Annotated[
         str | None,
         typer.Option(
             "--command",
             metavar="'PROG {mixture} {outdir}'",
-            help="Test any program instead: it reads a WAV file and writes one file per speaker.",
+            help="Test a program instead; it reads a WAV file and writes one file per speaker.",
         ),
     ] = None,
     timeout: Annotated[
-        float, typer.Option("--timeout", help="Seconds that --command may take for one case.")
+        float, typer.Option("--timeout", help="Limit of --command in seconds per case.")
     ] = 600.0,
     noise: Annotated[
         list[Path] | None,
-        typer.Option("--noise", metavar="CORPUS", help="Noise for the test `noise`: noise.csv, or folders."),
+        typer.Option(
+            "--noise", metavar="CORPUS", help="Noise for the test `noise`: noise.csv or a folder; repeatable."
+        ),
     ] = None,
     tests: Annotated[
         list[str] | None,
         typer.Option(
             "--test",
             metavar="NAME",
-            help="Only these: length, burst, corpora, rooms, snr, noise, gain, rates, overlap, single_speaker, "
-            "three, voice, codecs, microphones.",
+            help="Run only this test; repeatable. One of length, burst, corpora, rooms, snr, noise, gain, "
+            "rates, overlap, single_speaker, three, voice, codecs, microphones.",
         ),
     ] = None,
-    split: Annotated[
-        str | None, typer.Option("--split", help="train, valid or test; all if not given.")
-    ] = None,
-    count: Annotated[int, typer.Option("--count", help="Cases of a condition; long ones are fewer.")] = 20,
+    split: Annotated[str | None, typer.Option("--split", help="train, valid or test (default: all).")] = None,
+    count: Annotated[int, typer.Option("--count", help="Cases per condition; fewer if they are long.")] = 20,
     rate: Annotated[int, typer.Option("--rate", help="Sample rate of the cases in hertz.")] = 8000,
     seed: Annotated[int, typer.Option("--seed", help="The same seed gives the same cases.")] = 0,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="OUT", help="Where stress.html and stress.json go."),
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="OUT",
+            help="Folder for stress.html and stress.json (default: stress/MODEL).",
+        ),
     ] = None,
     processes: Annotated[
-        int | None, typer.Option("--processes", help="That share the cases; one a core if not given.")
+        int | None, typer.Option("--processes", help="Number of worker processes (default: one per core).")
     ] = None,
     threads: Threads = None,
     device: Device = "auto",
 ) -> None:
-    """Test how a system generalizes: long input, bursts, other corpora, rooms, noise, levels, codecs ...
+    """Test how a system generalizes.
 
-    Two speakers of CORPUS at a time, changed in one way after the other. Writes a page to look at and
-    the same as JSON. The tests of Mobin et al. 2018 (length, burst, corpora, rooms) are among them.
+    The tests are long input, bursts, other corpora, rooms, noise, levels, codecs and others. Mixtures
+    of two speakers of CORPUS are changed in one way at a time and separated. Writes a page, and the
+    same values as JSON. The tests length, burst, corpora and rooms are those of Mobin et al. 2018.
     """
     require("evaluate", "matplotlib", "jinja2")
     from rich.console import Console

@@ -16,46 +16,49 @@ if TYPE_CHECKING:
 
 
 def command(
-    recipe: Annotated[Path, typer.Argument(metavar="RECIPE.yaml", help="What to train; see recipes/.")],
+    recipe: Annotated[
+        Path, typer.Argument(metavar="RECIPE.yaml", help="Recipe to train; see the folder recipes/.")
+    ],
     data: Annotated[
         list[Path] | None,
-        typer.Option("--data", metavar="CORPUS", help="A corpus; may be given several times."),
+        typer.Option("--data", metavar="CORPUS", help="Training corpus; repeatable."),
     ] = None,
     noise: Annotated[
         list[Path] | None,
-        typer.Option("--noise", metavar="CORPUS", help="Noise, if not in the corpus as noise.csv."),
+        typer.Option(
+            "--noise", metavar="CORPUS", help="Noise corpus, if the corpus has no noise.csv; repeatable."
+        ),
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="RUN", help="The run's folder; runs/NAME if not given."),
+        typer.Option("--output", "-o", metavar="RUN", help="Folder of the run (default: runs/NAME)."),
     ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the run where its checkpoint is.")
-    ] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run from its checkpoint.")] = False,
     init_from: Annotated[
-        str | None, typer.Option("--init-from", metavar="MODEL", help="Begin with the weights of a model.")
+        str | None, typer.Option("--init-from", metavar="MODEL", help="Start from the weights of a model.")
     ] = None,
     minutes: Annotated[
-        float | None, typer.Option("--minutes", help="Stop, resumable, after so many minutes.")
+        float | None, typer.Option("--minutes", help="Stop after so many minutes; --resume continues.")
     ] = None,
     threads: Annotated[
-        int | None, typer.Option("--threads", help="Processor threads, all processes together.")
+        int | None, typer.Option("--threads", help="Processor threads of all worker processes together.")
     ] = None,
     processes: Annotated[
-        int, typer.Option("--processes", help="Number of processes that share every batch.")
+        int, typer.Option("--processes", help="Number of worker processes; they share every batch.")
     ] = 1,
     device: Annotated[str, typer.Option("--device", help="cpu or cuda.")] = "cpu",
     small: Annotated[
-        bool, typer.Option("--small", help="The recipe's small variant: the same shape, in minutes.")
+        bool, typer.Option("--small", help="Use the recipe's small variant, which trains in minutes.")
     ] = False,
     smoke: Annotated[
-        bool, typer.Option("--smoke", help="Two steps of every stage, to see that all works.")
+        bool, typer.Option("--smoke", help="Run two steps of every stage with a tiny system, as a check.")
     ] = False,
 ) -> None:
-    """Train a system as a recipe says: dynamic mixing, curriculum, validation, checkpoints.
+    """Train a system from a recipe.
 
-    The run's folder gets best.safetensors (ready for `separate --model`), log.csv, curve.png and a
-    checkpoint at least every five minutes. After a stop of any kind, --resume goes on.
+    Mixtures are made during training. The folder of the run gets best.safetensors (use it with
+    `separate --model`), log.csv, curve.png and a checkpoint at every validation and at least every four
+    minutes. After a stop of any kind, --resume continues.
     """
     require("train", "lightning_fabric", "yaml", "matplotlib")
     from rich.console import Console
