@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow scores speed clean
+.PHONY: demo test test-slow coverage docs scores speed clean
 
 demo: .venv/core
 	$(BIN)/python examples/demo.py
@@ -13,15 +13,23 @@ test: .venv/test
 	$(BIN)/mypy
 	$(BIN)/pytest
 
-# Every system learns a batch of real mixtures by heart: some minutes.
+# Which lines the tests run. Apart from `make test`, which would take a quarter longer.
+coverage: .venv/test
+	$(BIN)/pytest --cov --cov-report=term:skip-covered
+
+# Every system overfits a batch of real mixtures: some minutes.
 test-slow: .venv/test
 	$(BIN)/pytest -m slow -s
 
-# The scores of the shipped model: make scores DATA=path/to/corpus
+# The docs site, in the folder site: open site/index.html. Links that do not resolve are errors.
+docs: .venv/docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+# The scores of the default model: make scores DATA=path/to/corpus
 scores: .venv/test
 	$(BIN)/python benchmarks/separation_scores.py $(DATA)
 
-# Speed, memory and start-up of the shipped model, and speed of training, on this machine.
+# Speed, memory and start-up of the default model, and speed of training, on this machine.
 speed: .venv/test
 	$(BIN)/python benchmarks/separation_speed.py
 	$(BIN)/python benchmarks/training_speed.py
@@ -29,13 +37,18 @@ speed: .venv/test
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
 
+# matplotlib draws the demo's spectrograms.
 .venv/core: .venv/bin/python pyproject.toml
-	$(BIN)/python -m pip install --quiet --editable .
+	$(BIN)/python -m pip install --quiet --editable . "matplotlib>=3.9"
 	touch $@
 
 .venv/test: .venv/bin/python pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable ".[test]"
 	touch $@ .venv/core
 
+.venv/docs: .venv/bin/python pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable ".[docs]"
+	touch $@
+
 clean:
-	rm -rf .venv demo
+	rm -rf .venv demo site
