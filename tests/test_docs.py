@@ -18,6 +18,7 @@ PAGES = [
     *sorted((ROOT / "docs").rglob("*.md")),
     *sorted((ROOT / "src/unmingle/pretrained").glob("*.md")),
 ]
+PROGRAM = typer.main.get_command(app)
 _BLOCKS = re.compile(r"^```[a-z]*\n(.*?)^```|((?:^ {4}.*\n)+)", re.MULTILINE | re.DOTALL)
 _INLINE = re.compile(r"`(unmingle [^`]+)`")
 
@@ -38,7 +39,7 @@ def _unknown(line: str) -> list[str]:
     """Commands and options of one line that the program does not have."""
     words = [word.strip("[]").removesuffix("]...") for word in shlex.split(line, comments=True)]
     words = words[words.index("unmingle") + 1 :]
-    command: Any = typer.main.get_command(app)
+    command: Any = PROGRAM
     while words and hasattr(command, "commands") and not words[0].startswith("-"):
         if words[0] not in command.commands:
             return [words[0]]
