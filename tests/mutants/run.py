@@ -1,0 +1,240 @@
+"""Change one token of the mathematics at a time, and see whether a test notices.
+
+    python tests/mutants/run.py                   # all modules: more than an hour on one core
+    python tests/mutants/run.py losses masks      # modules whose path holds one of these words
+    python tests/mutants/run.py --every 3         # a third of them
+    python tests/mutants/run.py --list            # what would be tried
+
+Works on a copy of the package and its tests in a temporary folder; yours are left alone. Mutants that a look shows
+to change nothing, or nothing but rounding, stand in ``equivalent.txt`` with the reason, and are left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import importlib
+import io
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import tokenize
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+HERE = Path(__file__).resolve().parent
+SECONDS = 180
+
+WHOLE = "test_compositions.py"
+EXPERTS = ["test_denoisers.py", "test_gates.py", "test_prelude.py", "test_bands.py"]
+TESTS = {
+    "losses.py": ["test_losses.py", WHOLE],
+    "masks.py": ["test_stft_and_masks.py", WHOLE],
+    "clustering.py": ["test_clustering.py", "test_attractors.py", WHOLE],
+    "metrics.py": ["test_metrics_and_scoring.py"],
+    "counting.py": ["test_counting.py", "test_systems.py"],
+    "frontend.py": ["test_frontend.py", WHOLE],
+    "attractors/anchored.py": ["test_attractors.py", WHOLE],
+    "attractors/clustered.py": ["test_attractors.py", WHOLE],
+    "attractors/fixed.py": ["test_attractors.py", WHOLE],
+    "attractors/formation.py": ["test_attractors.py", WHOLE],
+    "networks/refiners.py": [f"{WHOLE}::test_loss_and_masks_of_two_stages", "test_networks.py"],
+    "networks/blstm.py": ["test_networks.py", WHOLE],
+    "systems/objectives.py": [f"{WHOLE}::test_loss_and_masks_of_upit", WHOLE, "test_systems.py"],
+    "systems/embedding_separator.py": [WHOLE, "test_systems.py"],
+    "systems/mask_inference.py": [f"{WHOLE}::test_loss_and_masks_of_upit", WHOLE, "test_systems.py"],
+    "systems/two_stage.py": [f"{WHOLE}::test_loss_and_masks_of_two_stages", "test_systems.py"],
+    "systems/base.py": [WHOLE, "test_systems.py", "test_counting.py"],
+    "systems/denoiser.py": [f"{WHOLE}::test_loss_and_masks_of_a_denoiser", *EXPERTS],
+    "systems/local_experts.py": [f"{WHOLE}::test_losses_and_masks_of_local_experts", *EXPERTS],
+    "systems/gates.py": ["test_gates.py", *EXPERTS],
+}
+"""The modules, below ``src/unmingle``, and the test files that hold them."""
+
+SWAPS = {
+    "+": "-", "-": "+", "*": "/", "/": "*", "**": "*", "<": ">=", "<=": ">", ">": "<=", ">=": "<", "==": "!=",
+    "|": "&", "&": "|", "~": "", "and": "or", "or": "and", "True": "False", "False": "True", "not": "",
+    "if": "if not", "square": "abs", "sqrt": "abs", "sum": "mean", "mean": "sum", "amax": "amin",
+    "amin": "amax", "argmax": "argmin", "argmin": "argmax", "max": "min", "min": "max", "log10": "log",
+    "log": "log10", "exp": "abs", "sigmoid": "tanh", "relu": "abs", "softmax": "log_softmax",
+    "clamp_min": "clamp_max", "clamp_max": "clamp_min", "std": "mean",
+    "ideal_binary_mask": "ideal_ratio_mask", "ideal_ratio_mask": "ideal_binary_mask",
+    "hard_masks": "softmax_masks", "sigmoid_masks": "softmax_masks", "softmax_masks": "sigmoid_masks",
+    "pairwise_mask_error": "pairwise_magnitude_error",
+}  # fmt: skip
+"""What a token becomes. Numbers grow: whole ones by one, others by half."""
+
+ONCE = (
+    "torch",
+    "pytest",
+    "hypothesis.strategies",
+    "pydantic",
+    "soundfile",
+    "soxr",
+    "yaml",
+    "safetensors.torch",
+    "typer",
+)
+"""Loaded before the processes part."""
+
+LEFT_OUT = ("working_bytes", "multiply_accumulates")
+"""Functions that estimate costs, not part of the mathematics."""
+
+
+@dataclass(frozen=True)
+class Mutant:
+    module: str
+    line: int
+    before: str
+    after: str
+    source: str
+    """Of the whole module, changed."""
+
+    @property
+    def name(self) -> str:
+        return f"{self.module}: {self.before.strip()}  ->  {self.after.strip()}"
+
+
+def mutants(module: str, source: str) -> Iterator[Mutant]:
+    """Every change of one token, and those of ``by_hand.txt``."""
+    lines, skipped = source.splitlines(keepends=True), _untouched(ast.parse(source))
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type not in (tokenize.OP, tokenize.NAME, tokenize.NUMBER):
+            continue
+        (row, start), (_, stop) = token.start, token.end
+        line = lines[row - 1]
+        change = _changed(token, line[:start])
+        if change is None or row in skipped:
+            continue
+        after = line[:start] + change + line[stop:]
+        whole = "".join([*lines[: row - 1], after, *lines[row:]])
+        try:
+            ast.parse(whole)
+        except SyntaxError:
+            continue
+        yield Mutant(module, row, line, after, whole)
+    for entry in _entries("by_hand.txt"):
+        name, before, after = (part.strip() for part in entry.split(" :: "))
+        if name == module:
+            if source.count(before) != 1:
+                raise SystemExit(f"by_hand.txt: {before!r} is not in {module} exactly once")
+            row = source[: source.index(before)].count("\n") + 1
+            yield Mutant(module, row, before, after, source.replace(before, after))
+
+
+def _changed(token: tokenize.TokenInfo, before: str) -> str | None:
+    if token.type == tokenize.NUMBER:
+        # Tiny numbers keep divisions finite; the numbers of dimensions only crash.
+        if before.endswith(("dim=", "dim1=", "dim2=", "dim=(", "squeeze(", "split(", "transpose(")):
+            return None
+        value = ast.literal_eval(token.string)
+        if isinstance(value, int):
+            return str(value + 1)
+        return None if abs(value) < 1e-6 else repr(1.5 * value)
+    return SWAPS.get(token.string)
+
+
+def _untouched(tree: ast.Module) -> set[int]:
+    """Lines of imports, signatures, errors, class-level declarations and the functions left out."""
+    skipped: set[int] = set()
+    for node in ast.walk(tree):
+        first, last = getattr(node, "lineno", 0), getattr(node, "end_lineno", 0) or 0
+        if isinstance(node, ast.Import | ast.ImportFrom | ast.Raise | ast.Assert):
+            skipped |= set(range(first, last + 1))
+        elif isinstance(node, ast.FunctionDef):
+            checks = any("validator" in ast.unparse(each) for each in node.decorator_list)
+            whole = node.name in LEFT_OUT or checks
+            skipped |= set(range(first, last + 1 if whole else node.body[0].lineno))
+        elif isinstance(node, ast.ClassDef):
+            for each in node.body:
+                if isinstance(each, ast.AnnAssign | ast.Assign):
+                    skipped |= set(range(each.lineno, (each.end_lineno or 0) + 1))
+    for each in tree.body:  # Types and constants that tests name by value.
+        if isinstance(each, ast.Assign) and "Literal" in ast.unparse(each.value):
+            skipped |= set(range(each.lineno, (each.end_lineno or 0) + 1))
+    return skipped
+
+
+def _entries(name: str) -> list[str]:
+    text = (HERE / name).read_text(encoding="utf-8")
+    return [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
+
+
+def survives(mutant: Mutant, work: Path) -> bool:
+    """Run the module's tests on the changed package, in a process of its own."""
+    target = work / "src" / "unmingle" / mutant.module
+    original = target.read_text(encoding="utf-8")
+    target.write_text(mutant.source, encoding="utf-8")
+    child = os.fork()
+    if not child:
+        _test(work, TESTS[mutant.module])
+    code, deadline = None, time.monotonic() + SECONDS
+    while code is None:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            code = os.waitstatus_to_exitcode(status)
+        elif time.monotonic() > deadline:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            code = 1
+        else:
+            time.sleep(0.05)
+    target.write_text(original, encoding="utf-8")
+    return code == 0
+
+
+def _test(work: Path, files: list[str]) -> None:
+    import pytest
+
+    with open(os.devnull, "w") as nothing:
+        os.dup2(nothing.fileno(), 1)
+        os.dup2(nothing.fileno(), 2)
+    os.chdir(work)
+    os.environ["PYTHONPATH"] = str(work / "src")
+    sys.path[:0] = [str(work / "src"), str(work / "tests")]
+    sys.dont_write_bytecode = True
+    options = ["-x", "-q", "-p", "no:cacheprovider", "-c", str(work / "pyproject.toml")]
+    os._exit(int(pytest.main([*options, *(str(work / "tests" / name) for name in files)])))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("words", nargs="*", help="parts of module paths (default: all modules)")
+    parser.add_argument("--list", action="store_true", help="only say what would be tried")
+    parser.add_argument("--every", type=int, default=1, metavar="N", help="try every Nth only")
+    arguments = parser.parse_args()
+    chosen = [m for m in TESTS if not arguments.words or any(word in m for word in arguments.words)]
+    equivalent = {entry.split(" # ")[0].strip() for entry in _entries("equivalent.txt")}
+    tried = killed = 0
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder)
+        ignore = shutil.ignore_patterns("__pycache__")
+        for name in ("src", "tests"):
+            shutil.copytree(ROOT / name, work / name, ignore=ignore)
+        for name in ("examples", "recipes", "pyproject.toml"):
+            (work / name).symlink_to(ROOT / name)
+        for name in ONCE:
+            importlib.import_module(name)
+        for module in chosen:
+            source = (work / "src" / "unmingle" / module).read_text(encoding="utf-8")
+            own = [mutant for mutant in mutants(module, source) if mutant.name not in equivalent]
+            own = own[:: arguments.every]
+            alive = []
+            for mutant in own:
+                if arguments.list:
+                    print(mutant.name)
+                elif survives(mutant, work):
+                    alive.append(mutant)
+                    print(f"  survives, line {mutant.line}: {mutant.name}", flush=True)
+            tried, killed = tried + len(own), killed + len(own) - len(alive)
+            print(f"{module}: {len(own) - len(alive)} of {len(own)} killed", flush=True)
+    print(f"all: {killed} of {tried} killed ({100 * killed / max(tried, 1):.1f} %)")
+
+
+if __name__ == "__main__":
+    main()
