@@ -239,7 +239,7 @@ def test_librimix_tells_speakers_and_genders(tmp_path: Path) -> None:
     assert item.gender_pair == "different"
     assert (item.details["speaker_2"], item.details["corpus_1"]) == ("61", "librispeech")
     assert item.details["seconds"] == "0.500"
-    assert PremixedMixtures(home, "train", 8000, 2, 0).example(0, 100).sources.shape == (2, 100)
+    assert PremixedMixtures([home], "train", 8000, 2, 0).example(0, 100).sources.shape == (2, 100)
     tiny_sound(home / "dev" / "s1" / "174-1-0000_61-70968-0065.wav")
     _refused("librimix", tmp_path, r"not whole: .*dev/mix_clean/174-1-0000")
 

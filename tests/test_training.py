@@ -25,10 +25,12 @@ from unmingle.errors import UnmingleError
 from unmingle.models import ModelFacts, load_system, save_system
 from unmingle.systems import EmbeddingSeparator, MaskInference, MaskInferenceConfig, TwoStage
 from unmingle.training.fixed_attractors import fix_attractors
+from unmingle.training.initial import fresh_system
 from unmingle.training.loop import Options, train
 from unmingle.training.mixtures import training_mixer, validation_mixer
-from unmingle.training.recipe import Recipe, shrink
-from unmingle.training.run_folder import RunFolder
+from unmingle.training.recipe import Recipe, Stage, shrink
+from unmingle.training.run_folder import Progress, RunFolder
+from unmingle.training.schedule import learning_rate
 
 
 def _recipe(corpus: Path, steps: int = 6, **changes: object) -> Recipe:
@@ -249,7 +251,7 @@ def test_training_on_mixtures_made_before(example_corpus: Path, tmp_path: Path) 
     recipe = _recipe(tmp_path / "made", steps=3)
     assert train(recipe, tmp_path / "run", Options(workers=1)).total_steps == 3
     both = recipe.model_copy(update={"data": [*recipe.data, str(example_corpus)]})
-    with pytest.raises(UnmingleError, match="only --data"):
+    with pytest.raises(UnmingleError, match="one kind"):
         train(both, tmp_path / "other", Options(workers=0))
 
 
@@ -305,8 +307,7 @@ def test_validation_looks_at_the_speakers_wherever_they_stand(tmp_path: Path) ->
             for folder, samples in zip(("s1", "s2", "s3"), sources, strict=True):
                 write_audio(made / split / folder / f"{name}.wav", samples, 8000)
             write_audio(made / split / "mix" / f"{name}.wav", sum(sources), 8000)  # type: ignore[arg-type]
-    system = tiny_values(speakers=3, fewest_speakers=1)
-    recipe = _recipe(made, system=system, mixing={"speakers": 3, "fewest_speakers": 1}, steps=3)
+    recipe = _recipe(made, system=tiny_values(speakers=3), mixing={"speakers": 3}, steps=3)
     recipe = recipe.model_copy(update={"validation": recipe.validation.model_copy(update={"count": 30})})
     train(recipe, tmp_path / "run", Options(workers=0))
     score = float(_log(tmp_path / "run")[-1]["validation_si_sdr_improvement"])
@@ -318,7 +319,7 @@ def test_errors_of_the_worker_process_are_one_sentence(example_corpus: Path, tmp
     for name, split in (("tr", "train"), ("cv", "valid")):
         config = MixtureFolderConfig(corpora=[str(example_corpus)], split=split, count=2, seed=1)
         write_mixture_folder(tmp_path / "made" / name, config)
-    mixtures = PremixedMixtures(tmp_path / "made", "train", 16000, 2, 0)
+    mixtures = PremixedMixtures([tmp_path / "made"], "train", 16000, 2, 0)
     with pytest.raises(UnmingleError, match=r"^[^\n]*8000 Hz[^\n]*$"):
         list(iterate(Crops(mixtures, 0.5, 2, batches=2), workers=1))
 
@@ -344,19 +345,128 @@ def test_what_does_not_fit_is_refused_before_the_work(example_corpus: Path, tmp_
         )
 
 
-def test_a_stage_may_have_its_own_number_of_speakers(crowd_corpus: Path) -> None:
+def test_a_stage_may_have_its_own_number_of_speakers(crowd_corpus: Path, tmp_path: Path) -> None:
     stage = {"seconds": 0.5, "steps": 1, "batch_size": 2}
     recipe = _recipe(
         crowd_corpus,
         system=tiny_values(speakers=3, fewest_speakers=2),
         mixing={"speakers": 3, "fewest_speakers": 2},
-        stages=[stage | {"fewest_speakers": 3}, stage],
+        stages=[stage | {"most_speakers": 2}, stage | {"fewest_speakers": 3}, stage],
     )
-    counts = []
-    for each in recipe.stages:
-        mixer = training_mixer(recipe, None, each)
-        counts.append({int(active_sources(mixer.example(k, 4000)).sum()) for k in range(20)})
-    assert counts == [{3}, {2, 3}]
+    for opened in (training_mixer, validation_mixer):
+        counts = []
+        for each in recipe.stages:
+            mixer = opened(recipe, None, each)
+            counts.append({int(active_sources(mixer.example(k, 4000)).sum()) for k in range(20)})
+        assert counts == [{2}, {3}, {2, 3}]
+        assert mixer.example(0, 4000).sources.shape == (3, 4000)
+    train(recipe, tmp_path / "run", Options(workers=0))
+    with pytest.raises(ValueError, match="more than most_speakers"):
+        Recipe.model_validate(
+            recipe.model_dump() | {"stages": [stage | {"most_speakers": 2, "fewest_speakers": 3}]}
+        )
+
+
+def test_stages_are_validated_on_their_own_numbers_of_speakers(crowd_corpus: Path, tmp_path: Path) -> None:
+    """Two speakers, then two and three: the loss of the same weights is that of other mixtures."""
+    stage = {"seconds": 0.5, "steps": 1, "batch_size": 2, "learning_rate": 1e-12}
+    recipe = _recipe(
+        crowd_corpus,
+        system=tiny_values(speakers=3, fewest_speakers=2),
+        mixing={"speakers": 3, "fewest_speakers": 2},
+        stages=[stage | {"fewest_speakers": 3}, stage, stage],
+        validation={"count": 12, "seconds": 1.0},
+    )
+    train(recipe, tmp_path / "run", Options(workers=0))
+    first, second, third = (float(row["validation_loss"]) for row in _log(tmp_path / "run"))
+    assert first != pytest.approx(second, rel=1e-3)
+    assert second == pytest.approx(third, rel=1e-5)
+
+
+def test_a_folder_of_two_and_one_of_three_speakers_are_trained_on_together(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for count in (2, 3):
+        for split in ("tr", "cv"):
+            sources = 0.1 * rng.standard_normal((count, 8000), dtype=np.float32)
+            write_audio(tmp_path / str(count) / split / "mix" / "a.wav", sources.sum(axis=0), 8000)
+            for number, samples in enumerate(sources, start=1):
+                write_audio(tmp_path / str(count) / split / f"s{number}" / "a.wav", samples, 8000)
+    both = {"speakers": 3, "fewest_speakers": 2}
+    recipe = _recipe(tmp_path / "2", steps=2, system=tiny_values(**both), mixing=both)
+    recipe = recipe.model_copy(update={"data": [str(tmp_path / "2"), str(tmp_path / "3")]})
+    assert train(recipe, tmp_path / "run", Options(workers=0)).total_steps == 2
+    alone = recipe.model_copy(update={"data": [str(tmp_path / "3")]})
+    with pytest.raises(UnmingleError, match="give --data of 2 speakers"):
+        train(alone, tmp_path / "alone", Options(workers=0))
+    assert not (tmp_path / "alone").exists()
+
+
+def test_mixtures_and_corpora_are_not_trained_on_together(example_corpus: Path, tmp_path: Path) -> None:
+    write_audio(tmp_path / "made" / "tr" / "mix" / "a.wav", np.zeros(80, dtype=np.float32), 8000)
+    recipe = _recipe(example_corpus).model_copy(
+        update={"data": [str(example_corpus), str(tmp_path / "made")]}
+    )
+    with pytest.raises(UnmingleError, match="one kind"):
+        train(recipe, tmp_path / "run", Options(workers=0))
+
+
+@pytest.mark.parametrize(("kept", "average"), [("best", None), ("best", 0.5), ("last", None)])
+def test_a_stage_that_stops_early_hands_over_its_best_weights(
+    kept: str, average: float | None, example_corpus: Path, tmp_path: Path
+) -> None:
+    """The rate is so high that the first epoch stays the best; the second stage does not move."""
+    stage = {"seconds": 0.5, "batch_size": 2, "steps": 6, "validate_every": 1}
+    stages = [
+        stage | {"learning_rate": 5.0, "stop_after": 2} | ({} if kept == "best" else {"hand_over": "last"}),
+        stage | {"learning_rate": 1e-12, "steps": 1, "schedule": "constant"},
+    ]
+    recipe = _recipe(example_corpus, stages=stages, average=average, seed=3)
+    train(recipe, tmp_path / "run", Options(workers=0))
+    rows = _log(tmp_path / "run")
+    first = [float(row["validation_loss"]) for row in rows if row["stage"] == "1"]
+    then = float(rows[-1]["validation_loss"])
+    assert min(first) < first[-1]
+    assert then == pytest.approx(min(first) if kept == "best" else first[-1], rel=1e-4)
+    assert len(first) == first.index(min(first)) + 3
+
+
+def test_best_weights_survive_a_stop(example_corpus: Path, tmp_path: Path) -> None:
+    stage = {"seconds": 0.5, "batch_size": 2, "steps": 6, "validate_every": 1, "learning_rate": 5.0}
+    recipe = _recipe(example_corpus, stages=[stage | {"stop_after": 2}], seed=3)
+    train(recipe, tmp_path / "whole", Options(workers=0))
+    steps = len(_log(tmp_path / "whole"))
+    train(recipe, tmp_path / "parts", Options(workers=0, minutes=0.0))
+    for _ in range(steps - 2):
+        train(recipe, tmp_path / "parts", Options(workers=0, minutes=0.0, resume=True))
+    train(recipe, tmp_path / "parts", Options(workers=0, resume=True))
+    torch.testing.assert_close(_weights(tmp_path / "parts"), _weights(tmp_path / "whole"))
+    losses = [float(row["validation_loss"]) for row in _log(tmp_path / "whole")]
+    assert min(losses) < losses[-1]
+
+
+def test_the_exponential_schedule_and_early_stopping_follow_the_recipe() -> None:
+    def stage(**changes: object) -> Stage:
+        return Stage.model_validate({"seconds": 1.0, "steps": 9000, "learning_rate": 1e-3} | changes)
+
+    falling = stage(schedule="exponential", decay_factor=0.95, decay_steps=2000)
+    for step, power in ((0, 0), (1999, 0), (2000, 1), (5999, 2), (6000, 3)):
+        assert learning_rate(falling, Progress(step=step)) == pytest.approx(1e-3 * 0.95**power)
+    assert (stage().patience, stage().keeps_best) == (10, True)
+    assert (falling.patience, falling.keeps_best) == (None, False)
+    halving = stage(schedule="halving", stop_after=30)
+    assert (halving.patience, halving.keeps_best) == (30, True)
+    assert not stage(hand_over="last").keeps_best
+
+
+def test_statistics_come_from_as_many_minutes_as_the_recipe_says(example_corpus: Path) -> None:
+    recipe = _recipe(example_corpus, statistics_minutes=2.0)
+    mixer = training_mixer(recipe, None)
+    system = fresh_system(recipe, mixer)
+    mixtures = torch.from_numpy(np.stack([mixer.example(k, 4000).mixture for k in range(240)]))
+    expected = EmbeddingSeparator(system.config)
+    expected.fit(mixtures)
+    torch.testing.assert_close(system.frontend.mean, expected.frontend.mean)
+    torch.testing.assert_close(system.frontend.deviation, expected.frontend.deviation)
 
 
 def test_a_corpus_without_validation_speakers_is_left_out_of_validation(tmp_path: Path) -> None:

@@ -46,8 +46,12 @@ class MixtureItem:
         return "same" if len(set(genders)) == 1 else "different"
 
 
-def read_mixture_folder(folder: Path) -> list[MixtureItem]:
+def read_mixture_folder(folder: Path, *, fewest: int | None = None) -> list[MixtureItem]:
     """The mixtures of a folder with their references, by name.
+
+    Args:
+        folder: in one of the layouts above.
+        fewest: the least number of speakers: down to it, last references of a mixture may be missing (default: none).
 
     Raises:
         UnmingleError: it has no ``mix/`` (or ``mix_clean/``) and ``s1/``, no ``noisy/`` and ``clean/``,
@@ -75,6 +79,8 @@ def read_mixture_folder(folder: Path) -> list[MixtureItem]:
         path for path in mixes.iterdir() if path.is_file() and not path.name.startswith(".")
     ):
         sources = tuple(source_folder / mixture.name for source_folder in source_folders)
+        while fewest is not None and len(sources) > fewest and not sources[-1].is_file():
+            sources = sources[:-1]
         missing = [source for source in sources if not source.is_file()]
         if missing:
             raise UnmingleError(

@@ -1,7 +1,11 @@
-"""Training crops from mixtures that were made before: WSJ0-2mix, LibriMix, or `unmingle mix` folders."""
+"""Training crops from mixtures that were made before: WSJ0-2mix, LibriMix, or `unmingle mix` folders.
+
+Folders of two and of three speakers may be given together; so may one folder in which some mixtures lack ``s3``.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +13,7 @@ import numpy as np
 
 from unmingle.audio import active_level
 from unmingle.data.examples import Example
-from unmingle.data.mixture_folders import read_item, read_mixture_folder
+from unmingle.data.mixture_folders import MixtureItem, read_item, read_mixture_folder
 from unmingle.data.noise import noise_level
 from unmingle.errors import UnmingleError
 
@@ -36,43 +40,82 @@ def _find(folder: Path, split: str) -> Path | None:
 class PremixedPlan:
     """A stretch of one mixture."""
 
+    speakers: int
     item: int
+    """Its place among the mixtures of so many speakers."""
     position: float
     """Where it begins, as a share of what may be left out."""
     samples: int
 
 
 class PremixedMixtures:
-    """Draws crops of a folder's mixtures: crop k is a pure function of (seed, k).
+    """Draws crops of folders' mixtures, each number of speakers as often: crop k is a pure function of (seed, k).
 
     Args:
-        folder: with one folder a split, each in the layout of ``unmingle mix``.
+        folders: each with one folder per split, in the layout of ``unmingle mix``.
         split: ``train``, ``valid`` or ``test``.
         sample_rate: that all files must have, in hertz.
         speakers: the number of sources wanted; where a mixture has fewer, silence follows.
         seed: of the run.
+        fewest: the least number of speakers that is wanted. Mixtures of more than ``speakers`` or fewer than this are
+            left out. If not given, all must be of one number.
 
     Raises:
-        UnmingleError: no such split, or too many sources.
+        UnmingleError: a folder has no such split, or a wanted number of speakers lacks.
     """
 
-    def __init__(self, folder: Path, split: str, sample_rate: int, speakers: int, seed: int) -> None:
-        found = _find(folder, split)
-        if found is None:
-            raise UnmingleError(
-                f"{folder} has no split for {split}: it needs one of the folders {', '.join(_SPLITS[split])}."
-            )
-        self._items = read_mixture_folder(found)
-        if len(self._items[0].sources) > speakers:
-            raise UnmingleError(
-                f"{found} has {len(self._items[0].sources)} sources a mixture, the recipe {speakers} speakers."
-            )
+    def __init__(
+        self,
+        folders: Sequence[Path],
+        split: str,
+        sample_rate: int,
+        speakers: int,
+        seed: int,
+        *,
+        fewest: int | None = None,
+    ) -> None:
+        self._items: dict[int, list[MixtureItem]] = {}
+        for folder in folders:
+            found = _find(folder, split)
+            if found is None:
+                raise UnmingleError(
+                    f"{folder} has no split for {split}: it needs one of the folders {', '.join(_SPLITS[split])}."
+                )
+            for item in read_mixture_folder(found, fewest=fewest and min(2, fewest)):
+                self._items.setdefault(len(item.sources), []).append(item)
+        self._check(" and ".join(map(str, folders)), speakers, fewest)
+        self._numbers = sorted(self._items)
         self.sample_rate, self.seed, self._speakers = sample_rate, seed, speakers
+
+    def _check(self, folders: str, speakers: int, fewest: int | None) -> None:
+        there = sorted(self._items)
+        told = " and ".join(map(str, there))
+        if fewest is None:
+            if len(there) > 1:
+                raise UnmingleError(
+                    f"Mixtures of {folders} have {told} sources; give one folder, or fewest_speakers in the recipe."
+                )
+            if there[0] > speakers:
+                raise UnmingleError(
+                    f"{folders} has {there[0]} sources per mixture, the recipe {speakers} speakers."
+                )
+            return
+        lacking = [number for number in range(fewest, speakers + 1) if number not in self._items]
+        if lacking:
+            raise UnmingleError(
+                f"The recipe wants mixtures of {fewest} to {speakers} speakers; those of {folders} have {told}: "
+                f"give --data of {lacking[0]} speakers too, or change fewest_speakers."
+            )
+        self._items = {number: self._items[number] for number in range(fewest, speakers + 1)}
 
     def crop(self, index: int, samples: int) -> PremixedPlan:
         """Plan of crop ``index``, of a fixed length."""
         rng = np.random.default_rng([self.seed, index])
-        return PremixedPlan(int(rng.integers(len(self._items))), float(rng.random()), samples)
+        # Of one number, nothing is drawn: a run goes on with the mixtures that it had.
+        which = int(rng.integers(len(self._numbers))) if len(self._numbers) > 1 else 0
+        speakers = self._numbers[which]
+        item = int(rng.integers(len(self._items[speakers])))
+        return PremixedPlan(speakers, item, float(rng.random()), samples)
 
     def example(self, index: int, samples: int) -> Example:
         """Crop ``index``, of a fixed length; noise is what the mixture holds beside its sources."""
@@ -84,7 +127,7 @@ class PremixedMixtures:
         Raises:
             UnmingleError: a file is damaged, or has another sample rate.
         """
-        item = self._items[plan.item]
+        item = self._items[plan.speakers][plan.item]
         mixture, sources, rate = read_item(item)
         if rate != self.sample_rate:
             raise UnmingleError(

@@ -35,6 +35,11 @@ class WeightAverage:
         current = dict(self._system.named_parameters())
         torch._foreach_lerp_([self._average[name] for name in names], [current[name] for name in names], move)
 
+    def restart(self) -> None:
+        """Begin at the weights as they are now; what was averaged before is forgotten."""
+        for name, parameter in self._system.named_parameters():
+            self._average[name].copy_(parameter.detach())
+
     @contextmanager
     def applied(self) -> Iterator[None]:
         """Within this context the system has the averaged weights."""

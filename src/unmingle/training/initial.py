@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,10 @@ _SAME = (
 def fresh_system(recipe: Recipe, mixer: MixtureSource) -> System:
     """A system with random weights and the statistics of the first training mixtures."""
     system = build_system(recipe.system)
-    system.fit(_first_mixtures(recipe, mixer, system.statistics_mixtures))
+    count = system.statistics_mixtures
+    if recipe.statistics_minutes is not None:
+        count = math.ceil(60 * recipe.statistics_minutes / recipe.stages[0].seconds)
+    system.fit(_first_mixtures(recipe, mixer, count))
     return system
 
 

@@ -147,6 +147,10 @@ def keep_freed_memory() -> None:
         pass  # Another C library: slower, no less right.
 
 
+def _speakers(stage: Stage) -> tuple[int | None, int | None]:
+    return stage.fewest_speakers, stage.most_speakers
+
+
 class _Loop:
     def __init__(
         self,
@@ -160,7 +164,6 @@ class _Loop:
         self.on_step = on_step
         fabric.seed_everything(recipe.seed + fabric.global_rank, verbose=False)
         self.mixer = training_mixer(recipe, options.cache)
-        self.validation = Validation(recipe, options.cache, fabric.global_rank, fabric.world_size)
         self.system = (
             system_from_model(recipe, options.init_from, self.mixer)
             if options.init_from
@@ -171,6 +174,9 @@ class _Loop:
         self.module, self.optimizer = fabric.setup(self.system, build_optimizer(recipe, self.system))
         self.module.mark_forward_method("loss")
         self.average = WeightAverage(self.system, recipe.average) if recipe.average else None
+        self.stage_best: dict[str, torch.Tensor] | None = None
+        """The weights of this stage's least validation loss, where the stage keeps them."""
+        self.validation: Validation | None = None
         if options.resume:
             self._restore()
         self.stopped = False
@@ -182,8 +188,10 @@ class _Loop:
         while self.progress.stage < len(self.recipe.stages) and not self.stopped:
             stage = self.recipe.stages[self.progress.stage]
             self.system.choose_part(stage.part)
+            self._prepare_validation(stage)
             self._run_stage(stage)
             if not self.stopped:
+                self._hand_over()
                 if self.fabric.is_global_zero:
                     self._save_model(self.folder.stage(self.progress.stage + 1))
                 self.progress = replace(
@@ -196,6 +204,32 @@ class _Loop:
                 )
                 self._save()
         return self.progress
+
+    def _prepare_validation(self, stage: Stage) -> None:
+        """A stage is validated on mixtures of the numbers of speakers that it trains."""
+        number, stages = self.progress.stage, self.recipe.stages
+        anew = number > 0 and _speakers(stages[number - 1]) != _speakers(stage)
+        if anew and self.progress.step == 0:
+            self.progress.best = -math.inf  # Scores on other mixtures do not compare.
+        if anew or self.validation is None:
+            fabric = self.fabric
+            self.validation = Validation(
+                self.recipe, self.options.cache, fabric.global_rank, fabric.world_size, stage
+            )
+
+    def _keep_stage_best(self) -> None:
+        """Remember the weights that were just validated."""
+        with self._kept_weights():
+            self.stage_best = {name: value.clone() for name, value in self.system.state_dict().items()}
+
+    def _hand_over(self) -> None:
+        """End a stage with the weights of its least validation loss, if it keeps them."""
+        if self.stage_best is None:
+            return
+        self.system.load_state_dict(self.stage_best)
+        self.stage_best = None
+        if self.average is not None:
+            self.average.restart()
 
     def _batches(self, stage: Stage) -> Iterator[MixtureBatch]:
         # Every stage draws mixtures of its own.
@@ -228,7 +262,7 @@ class _Loop:
             if self.progress.step % stage.validate_every == 0 or self.progress.step == stage.steps:
                 self._validate(stage, sum(losses) / len(losses), speed)
                 losses, marked, marked_audio = [], time.monotonic(), self.progress.audio_seconds
-                if stage.schedule == "plateau" and self.progress.since_best >= stage.stop_after:
+                if stage.patience is not None and self.progress.since_best >= stage.patience:
                     return
             minutes = self.options.minutes
             over = minutes is not None and time.monotonic() - self.session_began > 60 * minutes
@@ -274,14 +308,17 @@ class _Loop:
             if isinstance(system, EmbeddingSeparator) and system.formation.collected:
                 points = collect_fixed_attractors(system, self.mixer, _FIXED_MIXTURES, stage.seconds)
                 store_fixed_attractors(system, points)
+            assert self.validation is not None
             sums = self.validation.sums(self.system, self.fabric.device)
         total = cast(torch.Tensor, self.fabric.all_reduce(sums, reduce_op="sum"))
         self.score = float(total[0] / total[1].clamp_min(1))
         validation_loss = float(total[2] / total[3])
         progress = self.progress
         # A stop in the middle of an epoch is scored, but is no epoch to the schedule.
-        if progress.step % stage.validate_every == 0:
+        if progress.step % stage.validate_every == 0 or progress.step == stage.steps:
             adapt_rate(stage, progress, validation_loss)
+            if stage.keeps_best and progress.since_best == 0:
+                self._keep_stage_best()
         best = self.score > progress.best
         progress.best = max(progress.best, self.score)
         progress.work_seconds = time.monotonic() - self.began
@@ -329,6 +366,8 @@ class _Loop:
             }
             if self.average is not None:
                 state["average"] = self.average.state_dict()
+            if self.stage_best is not None:
+                state["stage_best"] = self.stage_best
             self.folder.save(state, self.progress)
             self._save_model(self.folder.last)
         self.saved_at = time.monotonic()
@@ -341,6 +380,7 @@ class _Loop:
             torch.set_rng_state(state["generators"][self.fabric.global_rank])
         if self.average is not None and "average" in state:
             self.average.load_state_dict(state["average"])
+        self.stage_best = state.get("stage_best")
         self.score = state["score"]
 
     def _report(self, stage: Stage, loss: float, speed: float) -> None:

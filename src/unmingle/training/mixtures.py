@@ -31,6 +31,10 @@ def prepare(recipe: Recipe, cache: Path | None, on_decoded: Callable[[int, int],
     Raises:
         UnmingleError: the data is missing or malformed.
     """
+    if any_premixed(recipe.data):
+        for stage in recipe.stages:  # What lacks is known before any work.
+            training_mixer(recipe, cache, stage)
+            validation_mixer(recipe, cache, stage)
     for split in ("train", "valid"):
         if not any_premixed(recipe.data):
             decode(read_corpora(recipe.data, split), recipe.system.sample_rate, cache, on_decoded)
@@ -43,21 +47,49 @@ def prepare(recipe: Recipe, cache: Path | None, on_decoded: Callable[[int, int],
 
 def training_mixer(recipe: Recipe, cache: Path | None, stage: Stage | None = None) -> MixtureSource:
     """Mixes the training split as the recipe, or one of its stages, says."""
-    mixing = recipe.mixing
-    if stage is not None and stage.fewest_speakers is not None:
-        mixing = mixing.model_copy(update={"fewest_speakers": stage.fewest_speakers})
-    return open_mixtures(
+    mixing = _of_stage(recipe.mixing, stage)
+    source = open_mixtures(
         recipe.data, "train", recipe.system.sample_rate, mixing, recipe.seed, cache, recipe.noise_data
     )
+    return _with_all_sources(source, recipe, mixing)
 
 
-def validation_mixer(recipe: Recipe, cache: Path | None) -> MixtureSource:
+def _of_stage(mixing: MixingConfig, stage: Stage | None) -> MixingConfig:
+    """The recipe's, with a stage's own numbers of speakers."""
+    if stage is None:
+        return mixing
+    most = stage.most_speakers or mixing.speakers
+    fewest = stage.fewest_speakers or mixing.fewest_speakers
+    return mixing.model_copy(update={"speakers": most, "fewest_speakers": fewest and min(fewest, most)})
+
+
+class _WithAllSources:
+    """Mixtures of fewer speakers, with silence for the other sources that the system was built for."""
+
+    def __init__(self, source: MixtureSource, speakers: int) -> None:
+        self._source, self._speakers = source, speakers
+        self.sample_rate, self.seed = source.sample_rate, source.seed
+
+    def example(self, index: int, samples: int) -> Example:
+        self._source.seed = self.seed
+        example = self._source.example(index, samples)
+        lacking = self._speakers - len(example.sources)
+        return replace(example, sources=np.pad(example.sources, ((0, lacking), (0, 0))))
+
+
+def _with_all_sources(source: MixtureSource, recipe: Recipe, mixing: MixingConfig) -> MixtureSource:
+    most = recipe.mixing.speakers
+    return source if mixing.speakers == most else _WithAllSources(source, most)
+
+
+def validation_mixer(recipe: Recipe, cache: Path | None, stage: Stage | None = None) -> MixtureSource:
     """Mixes the validation split at original speed, through the recordings' own microphones.
 
-    A share of the mixtures are conversations, if the recipe says so; in the others all speak all the time.
-    Speakers who begin ``late`` do so here too, as in recordings.
+    The numbers of speakers are those of the stage, or of the recipe. A share of the mixtures are conversations, if
+    the recipe says so; in the others all speak all the time. Speakers who begin ``late`` do so here too, as in
+    recordings.
     """
-    mixing = _of_validation(recipe)
+    mixing = _of_stage(_of_validation(recipe), stage)
     fewest, noise, talk = mixing.fewest_speakers, mixing.noise, mixing.conversation
     share = recipe.validation.conversations
     changes = {
@@ -68,10 +100,10 @@ def validation_mixer(recipe: Recipe, cache: Path | None) -> MixtureSource:
         "single_speaker": 0.0,
         "microphone": None,
         # A single speaker's mixture cannot be improved.
-        "fewest_speakers": fewest and max(2, fewest),
+        "fewest_speakers": fewest and min(max(2, fewest), mixing.speakers),
         "noise": noise and noise.model_copy(update={"noise_only": 0.0}),
     }
-    return open_mixtures(
+    source = open_mixtures(
         recipe.data,
         "valid",
         recipe.system.sample_rate,
@@ -80,6 +112,7 @@ def validation_mixer(recipe: Recipe, cache: Path | None) -> MixtureSource:
         cache,
         recipe.noise_data,
     )
+    return _with_all_sources(source, recipe, mixing)
 
 
 def _of_validation(recipe: Recipe) -> MixingConfig:
@@ -105,7 +138,7 @@ def open_mixtures(
     cache: Path | None,
     noise_data: Sequence[str] = (),
 ) -> MixtureSource:
-    """Mixtures of a split: drawn from corpora, or from a folder of mixtures that were made before.
+    """Mixtures of a split: drawn from corpora, or from folders of mixtures that were made before.
 
     Where ``mixing`` wants noise, it comes from ``noise_data``, or from ``noise.csv`` in the corpora if that is empty.
 
@@ -113,7 +146,10 @@ def open_mixtures(
         UnmingleError: the data is missing or malformed.
     """
     if any_premixed(data):
-        return PremixedMixtures(Path(data[0]), split, sample_rate, mixing.speakers, seed)
+        fewest = mixing.fewest_speakers
+        return PremixedMixtures(
+            [Path(d) for d in data], split, sample_rate, mixing.speakers, seed, fewest=fewest
+        )
     utterances = read_corpora(data, split)
     speech, noise = decode(utterances, sample_rate, cache), None
     if mixing.noise is not None:
@@ -135,22 +171,26 @@ def _noise(noise_data: Sequence[str], data: Sequence[str], split: str) -> list[U
 
 
 def any_premixed(data: Sequence[str]) -> bool:
-    """Whether the data is a folder of mixtures that were made before.
+    """Whether the data are folders of mixtures that were made before.
 
     Raises:
-        UnmingleError: it is one, and not the only data.
+        UnmingleError: some are, and others are corpora.
     """
     premixed = [is_premixed(Path(source)) for source in data]
-    if any(premixed) and len(premixed) > 1:
-        raise UnmingleError("A folder of mixtures must be the only --data; mixtures are not mixed again.")
+    if any(premixed) and not all(premixed):
+        raise UnmingleError(
+            "Folders of mixtures and corpora cannot be trained on together; give --data of one kind."
+        )
     return any(premixed)
 
 
 class Validation:
-    """The validation mixtures of one process, rendered once."""
+    """The validation mixtures of one process, of one stage's numbers of speakers, rendered once."""
 
-    def __init__(self, recipe: Recipe, cache: Path | None, rank: int, world_size: int) -> None:
-        mixer = validation_mixer(recipe, cache)
+    def __init__(
+        self, recipe: Recipe, cache: Path | None, rank: int, world_size: int, stage: Stage | None = None
+    ) -> None:
+        mixer = validation_mixer(recipe, cache, stage)
         samples = round(recipe.validation.seconds * mixer.sample_rate)
         mine = range(rank, recipe.validation.count, world_size)
         groups: dict[int, list[Example]] = {}

@@ -27,7 +27,7 @@ class ValidationConfig(Config):
 
 
 class Stage(Config):
-    """One stage of the curriculum. It starts from the weights that the last one ended with."""
+    """One stage of the curriculum. It starts from the weights that the last one hands over."""
 
     seconds: float = Field(gt=0.0)
     """Length of a crop; at a hop of 8 ms, 0.8 is the papers' 100 frames and 3.2 their 400."""
@@ -37,20 +37,46 @@ class Stage(Config):
     learning_rate: float = Field(1e-3, gt=0.0)
     warmup_steps: int = Field(0, ge=0)
     """Steps over which the rate rises from zero."""
-    schedule: Literal["plateau", "constant", "halving", "decay"] = "plateau"
-    """``plateau``: halved after ``halve_after`` validations without a better loss, ended after
-    ``stop_after``, as Luo does; ``halving``: halved after every ``halve_after`` validations, as Isik
-    does; ``decay``: linear to zero over the stage."""
+    schedule: Literal["plateau", "constant", "halving", "decay", "exponential"] = "plateau"
+    """``plateau``: halved after ``halve_after`` validations without a better loss, as Luo does;
+    ``halving``: halved after every ``halve_after`` validations, as Isik does; ``decay``: linear to zero over
+    the stage; ``exponential``: times ``decay_factor`` every ``decay_steps`` steps, as Mobin trains DANet."""
     fewest_speakers: int | None = Field(None, ge=1)
-    """Of this stage's mixtures; as ``mixing`` has it if not given."""
+    """Of this stage's mixtures, those of its validation, too (default: as ``mixing`` has it)."""
+    most_speakers: int | None = Field(None, ge=1)
+    """Likewise; the other sources are silence (default: all)."""
     part: str = "all"
     """What is trained, one of the system's ``trainable_parts``. Of a system of two stages: ``first``, then
     ``second`` with the first held fixed, then ``all``. Of local experts: ``apart`` (or ``gate`` alone, or its
     ``choice`` by score), then ``all``, together through the soft gate."""
     halve_after: int = Field(3, ge=1)
-    stop_after: int = Field(10, ge=1)
+    decay_factor: float = Field(0.95, gt=0.0, lt=1.0)
+    decay_steps: int = Field(2000, ge=1)
+    stop_after: int | None = Field(None, ge=1)
+    """The stage ends after so many validations without a better loss (default: 10 with ``plateau``, else never)."""
+    hand_over: Literal["best", "last"] | None = None
+    """The weights with which the stage ends: those of its least validation loss, or of its last step (default:
+    ``best`` where it stops early, as the papers do; else ``last``)."""
     validate_every: int = Field(250, ge=1)
-    """Steps between validations; with ``plateau``, the length of an epoch."""
+    """Steps between validations; with ``plateau`` and ``halving``, the length of an epoch."""
+
+    @property
+    def patience(self) -> int | None:
+        """Validations without a better loss after which the stage ends; None for any number."""
+        return 10 if self.stop_after is None and self.schedule == "plateau" else self.stop_after
+
+    @property
+    def keeps_best(self) -> bool:
+        """Whether it hands over the weights of its least validation loss."""
+        return self.patience is not None if self.hand_over is None else self.hand_over == "best"
+
+    @model_validator(mode="after")
+    def _counts(self) -> Stage:
+        if self.fewest_speakers and self.most_speakers and self.fewest_speakers > self.most_speakers:
+            raise ValueError(
+                f"fewest_speakers {self.fewest_speakers} is more than most_speakers {self.most_speakers}"
+            )
+        return self
 
 
 class Recipe(Config):
@@ -65,6 +91,9 @@ class Recipe(Config):
     """Corpora of noise, where ``mixing`` wants noise; ``noise.csv`` beside the speech if not given."""
     system: AnySystemConfig
     mixing: MixingConfig = MixingConfig()
+    statistics_minutes: float | None = Field(None, gt=0.0)
+    """Minutes of training mixtures whose features give the front end its mean and deviation (default: 64 crops of
+    the first stage, 400 for local experts)."""
     validation: ValidationConfig = ValidationConfig()
     stages: list[Stage] = Field(min_length=1)
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
@@ -83,8 +112,9 @@ class Recipe(Config):
             mixed, separated = getattr(self.mixing, name), getattr(self.system, name)
             if mixed != separated:
                 raise ValueError(f"mixing has {name} {mixed}, the system {separated}; make them the same")
-        if any((stage.fewest_speakers or 1) > self.mixing.speakers for stage in self.stages):
-            raise ValueError(f"a stage's fewest_speakers is more than the {self.mixing.speakers} speakers")
+        for name in ("fewest_speakers", "most_speakers"):
+            if any((getattr(stage, name) or 1) > self.mixing.speakers for stage in self.stages):
+                raise ValueError(f"a stage's {name} is more than the {self.mixing.speakers} speakers")
         parts = self.system.trainable_parts
         if not {stage.part for stage in self.stages} <= set(parts):
             raise ValueError(f"a stage's part must be one of {', '.join(parts)} for this system")
@@ -154,7 +184,7 @@ def _merge(base: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]
         if (
             isinstance(value, Mapping)
             and isinstance(before, Mapping)
-            and value.get("kind") in (None, before.get("kind"))
+            and (before.get("kind") is None or value.get("kind") in (None, before["kind"]))
         ):
             merged[key] = _merge(before, value)
         else:
@@ -177,9 +207,10 @@ def shrink(recipe: Recipe) -> Recipe:
         for stage in recipe.stages
     ]
     validation = recipe.validation.model_copy(update={"count": 2, "seconds": 1.0})
-    return recipe.model_copy(
-        update={"stages": stages, "validation": validation, "system": _tiny(recipe.system)}
-    )
+    system = _tiny(recipe.system)
+    changes = {"stages": stages, "validation": validation, "system": system}
+    # A front end's statistics of a few mixtures are enough to run.
+    return recipe.model_copy(update=changes | {"statistics_minutes": None})
 
 
 def _tiny(config: Config) -> Config:

@@ -23,6 +23,8 @@ def learning_rate(stage: Stage, progress: Progress) -> float:
     rate = stage.learning_rate * progress.factor
     if stage.schedule == "decay":
         rate *= 1 - step / stage.steps
+    elif stage.schedule == "exponential":
+        rate *= stage.decay_factor ** (step // stage.decay_steps)
     return rate * min(1.0, (step + 1) / stage.warmup_steps) if stage.warmup_steps else rate
 
 
