@@ -202,3 +202,53 @@ def test_bad_recipes_are_refused(tmp_path: Path, text: str, word: str) -> None:
     (tmp_path / "bad.yaml").write_text(text)
     with pytest.raises(UnmingleError, match=word):
         read_recipe(tmp_path / "bad.yaml")
+
+
+def _row(name: str) -> Recipe:
+    return read_recipe(FOLDER / f"{name}.yaml")
+
+
+def test_table_5_of_luo_chooses_three_of_six_anchors_and_has_a_row_for_every_system() -> None:
+    for small in (False, True):
+        recipe = read_recipe(FOLDER / "luo2018/table5-adanet.yaml", small=small)
+        system = recipe.system
+        assert isinstance(system, EmbeddingSeparatorConfig)
+        assert (system.anchors, system.speakers, system.fewest_speakers) == (6, 3, 2)
+    for name in ("danet", "adanet", "upit-blstm", "upit-blstm-st"):
+        recipe = _row(f"luo2018/table5-{name}")
+        assert [stage.fewest_speakers for stage in recipe.stages[:2]] == [3, 3]
+        assert recipe.mixing.fewest_speakers == 2
+        assert all(stage.keeps_best for stage in recipe.stages)
+
+
+def test_isik_stops_early_and_mixes_as_the_text_says() -> None:
+    for path in sorted((FOLDER / "isik2016").glob("*.yaml")):
+        recipe = read_recipe(path)
+        assert recipe.mixing.snr == (0, 10), path
+        assert recipe.statistics_minutes == 10, path
+        assert all(stage.patience == 30 and stage.keeps_best for stage in recipe.stages), path
+    both = _row("isik2016/table5-trained-on-both")
+    assert [stage.most_speakers for stage in both.stages] == [2, 2, None]
+    assert both.stages[:2] == [
+        stage.model_copy(update={"most_speakers": 2}) for stage in _row("isik2016/table5-trained-on-2").stages
+    ]
+
+
+def test_mobins_danet_is_trained_as_the_paper_says() -> None:
+    recipe = _row("mobin2018/table2-danet")
+    with torch.device("meta"):
+        assert build_system(recipe.system).parameter_count() == pytest.approx(23.1e6, rel=0.01)
+    assert recipe.optimizer == "rmsprop"
+    (stage,) = recipe.stages
+    assert (stage.learning_rate, stage.schedule, stage.decay_factor, stage.decay_steps) == (
+        1e-3,
+        "exponential",
+        0.95,
+        2000,
+    )
+
+
+def test_sivaramans_rows_hear_magnitudes() -> None:
+    for path in sorted((FOLDER / "sivaraman2020").glob("figure*.yaml")):
+        stft = read_recipe(path).system.stft
+        assert (stft.feature, stft.level, stft.window_length, stft.hop) == ("magnitude", "running", 1024, 256)

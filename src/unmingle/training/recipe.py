@@ -184,7 +184,7 @@ def _merge(base: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]
         if (
             isinstance(value, Mapping)
             and isinstance(before, Mapping)
-            and (before.get("kind") is None or value.get("kind") in (None, before["kind"]))
+            and value.get("kind") in (None, before.get("kind"))
         ):
             merged[key] = _merge(before, value)
         else:
