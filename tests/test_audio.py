@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from unmingle.audio import active_level, encode_audio, pick_channel, read_audio, resample, write_audio
 from unmingle.errors import UnmingleError
+from unmingle.temporary import Replacement
 
 
 def _sine(rate: int, seconds: float = 0.5, frequency: float = 440.0) -> np.ndarray:
@@ -50,10 +51,10 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
     write_audio(tmp_path / "a.wav", _sine(8000), 8000)
     before = (tmp_path / "a.wav").read_bytes()
 
-    def full(self: Path, content: bytes) -> int:
+    def full(self: Replacement, content: bytes) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr(Replacement, "write", full)
     with pytest.raises(UnmingleError, match="no space left on device"):
         write_audio(tmp_path / "a.wav", 0 * _sine(8000), 8000)
     monkeypatch.undo()

@@ -15,8 +15,10 @@ from conftest import MIXTURE
 SOURCE = Path(unmingle.__file__).parent
 LAYERS = [
     {"errors", "config", "batch", "padding", "version"},
-    {"device"},
-    {"audio", "stft", "masks", "clustering", "networks"},
+    {"device", "temporary", "workers"},
+    {"audio_containers"},
+    {"audio_reading"},
+    {"audio", "arrays", "stft", "masks", "clustering", "networks"},
     {"audio_blocks", "audio_stream", "file_batches"},
     {"metrics"},
     {"scoring", "frontend"},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import logging
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -10,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from unmingle.audio import CONTAINER_SUFFIXES
+from unmingle.audio_containers import audio_files
 from unmingle.errors import UnmingleError
 
-AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".mp3", ".aif", ".aiff", *CONTAINER_SUFFIXES)
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,8 @@ class Output:
     """Template; ``{stem}`` is the input's name without its suffix, ``{n}`` counts speakers from 1."""
     bits: int | None = None
     overwrite: bool = False
+    roots: Sequence[Path] = ()
+    """Folders that were named as inputs: what lies in a folder below one gets the same folder in the output."""
 
 
 @dataclass(frozen=True)
@@ -53,41 +56,61 @@ def go_through(
     work: Callable[[Path, str, Result], None],
     done: str,
     on_done: Callable[[Result], None] | None,
+    roots: Sequence[Path] = (),
 ) -> None:
-    """Do ``work`` with every file, its distinct stem and its result; one that fails does not stop the others."""
-    for path, stem, result in zip(paths, distinct_stems(paths), results, strict=True):
+    """Do ``work`` with every file, its distinct stem and its result; one that fails does not stop the others.
+
+    Args:
+        paths: of the files.
+        results: one per file; gets the error.
+        work: reads the file and writes what the stem names.
+        done: what ``work`` does, for the sentence: ``separated``.
+        on_done: told each result.
+        roots: folders that were named; see :attr:`Output.roots`.
+    """
+    for path, stem, result in zip(paths, distinct_stems(paths, roots), results, strict=True):
         began = time.perf_counter()
         try:
             work(path, stem, result)
-            result.real_time_factor = (time.perf_counter() - began) / result.seconds
+            result.real_time_factor = (time.perf_counter() - began) / max(result.seconds, 1e-9)
         except UnmingleError as error:
             result.error = str(error)
-        except (OSError, MemoryError, RuntimeError) as error:
+        except Exception as error:
             # Whatever a file manages to break, the others are still done.
-            result.error = f"{path} could not be {done} ({' '.join(str(error).split())})."
+            _log.debug("%s could not be %s", path, done, exc_info=True)
+            result.error = f"{path} could not be {done} ({in_one_line(error)})."
         if on_done:
             on_done(result)
+
+
+def in_one_line(error: Exception) -> str:
+    """What an unexpected error says; its kind where it says nothing."""
+    if isinstance(error, MemoryError):
+        return "there is not enough memory"
+    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
 
 
 def find_inputs(names: Sequence[str]) -> tuple[list[Path], list[InputProblem]]:
     """Files, the audio files in folders (sub-folders too), and what globs match, in order.
 
     A name that does not exist is kept, so that its error is told beside the other files' results. For a
-    folder without audio, or a glob that matches nothing, a result with the error is returned.
+    folder without audio, a glob that matches nothing, or an empty name, a result with the error is returned.
     """
     found: list[Path] = []
     problems = []
     for name in names:
         path = Path(name)
-        if _is_folder(path):
-            inside = _audio_files(path)
+        if not name:
+            problems.append(InputProblem(name, "An input has an empty name; is a variable unset?"))
+        elif _is_folder(path):
+            inside = audio_files(path)
             if not inside:
                 problems.append(InputProblem(name, f"The folder {path} holds no audio files; name another."))
             found += inside
-        elif glob.has_magic(name) and not os.path.exists(name):
+        elif glob.has_magic(name) and not os.path.lexists(name):
             matched = [Path(each) for each in sorted(glob.glob(name, recursive=True))]
             inside = [
-                file for each in matched for file in (_audio_files(each) if _is_folder(each) else [each])
+                file for each in matched for file in (audio_files(each) if _is_folder(each) else [each])
             ]
             if not inside:
                 problems.append(InputProblem(name, f"No file matches {name}; check the pattern."))
@@ -97,31 +120,35 @@ def find_inputs(names: Sequence[str]) -> tuple[list[Path], list[InputProblem]]:
     return list(dict.fromkeys(found)), problems
 
 
+def find_roots(names: Sequence[str]) -> list[Path]:
+    """The folders among the inputs' names; see :attr:`Output.roots`."""
+    return [Path(name) for name in names if name and _is_folder(Path(name))]
+
+
 def _is_folder(path: Path) -> bool:
     try:
         return path.is_dir()
-    except OSError:
+    except (OSError, ValueError):
         return False  # A name that nothing can have; reading it will say so.
 
 
-def _audio_files(folder: Path) -> list[Path]:
-    return sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in AUDIO_SUFFIXES and path.is_file() and not path.name.startswith(".")
-    )
+def distinct_stems(paths: Sequence[Path], roots: Sequence[Path] = ()) -> list[str]:
+    """The stem of every path, numbered where two inputs share one, so that no output is overwritten.
 
-
-def distinct_stems(paths: Sequence[Path]) -> list[str]:
-    """The stem of every path, numbered where two inputs share one, so that no output is overwritten."""
+    Below one of ``roots``, the folders in between are put before it: ``monday/talk``.
+    """
     taken: set[str] = set()
     stems = []
     for path in paths:
-        stem, number = path.stem, 1
+        above = max(
+            (root for root in roots if root in path.parents), key=lambda r: len(r.parts), default=None
+        )
+        first = str(path.relative_to(above).with_name(path.stem)) if above is not None else path.stem
+        stem, number = first, 1
         # Case is folded because some file systems do.
         while stem.casefold() in taken:
             number += 1
-            stem = f"{path.stem}-{number}"
+            stem = f"{first}-{number}"
         taken.add(stem.casefold())
         stems.append(stem)
     return stems

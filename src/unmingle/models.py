@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,11 @@ from typing import Any
 import torch
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from unmingle.errors import UnmingleError
 from unmingle.systems import AnySystemConfig, System, SystemConfig, build_system
+from unmingle.temporary import replace_files
 
 FORMAT_VERSION = "3"
 PRETRAINED = Path(__file__).parent / "pretrained"
@@ -42,6 +42,9 @@ def save_system(system: System, path: Path, facts: ModelFacts, *, half: bool = T
     """Write a system as safetensors with its config, under a temporary name first.
 
     Parameters are stored in half precision unless ``half`` is false; they are computed in float32.
+
+    Raises:
+        UnmingleError: the disk refuses.
     """
     parameters = dict(system.named_parameters(remove_duplicate=False))
     # Statistics and counters among the buffers may leave the range of half precision.
@@ -54,11 +57,8 @@ def save_system(system: System, path: Path, facts: ModelFacts, *, half: bool = T
         "config": system.config.model_dump_json(),
         "facts": facts.model_dump_json(),
     }
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_file(state, partial, metadata=metadata)
-    partial.chmod(0o644)  # safetensors makes files that only their owner may read
-    partial.replace(path)
+    # As bytes: of its own files safetensors does not tell when the disk is full, and only their owner may read them.
+    replace_files([(path, save(state, metadata=metadata))])
 
 
 def _distinct(system: System) -> dict[str, torch.Tensor]:

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from unmingle.audio import active_level, read_audio, resample, to_mono
-from unmingle.data.corpora import Utterance
+from unmingle.audio import active_level, is_constant, read_audio, resample, to_mono
+from unmingle.data.corpora import Utterance, state_of
 from unmingle.errors import UnmingleError
+from unmingle.temporary import refusal, replace_files, temporary_folder
+from unmingle.workers import worker_pool
 
 _PEAK = 0.95
+_INDEX = "index.npz"
+_NAMED = 10
+"""So many silent files are named in the error."""
 
 
 class DecodedSpeech:
@@ -28,7 +33,7 @@ class DecodedSpeech:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        index = np.load(folder / "index.npz")
+        index = np.load(folder / _INDEX)
         self._offsets: NDArray[np.int64] = index["offsets"]
         self._levels: NDArray[np.float32] = index["levels"]
         self._samples = np.load(folder / "samples.npy", mmap_mode="r")
@@ -75,7 +80,7 @@ class PickedSpeech:
 
 def is_decoded(utterances: Sequence[Utterance], sample_rate: int, cache: Path | None = None) -> bool:
     """Whether :func:`decode` would only open its cache."""
-    return (_folder(utterances, sample_rate, cache) / "index.npz").is_file()
+    return (_folder(utterances, sample_rate, cache) / _INDEX).is_file()
 
 
 def _folder(utterances: Sequence[Utterance], sample_rate: int, cache: Path | None) -> Path:
@@ -96,46 +101,87 @@ def decode(
 ) -> DecodedSpeech:
     """Decode and resample ``utterances``, or open the cache where that has been done before.
 
-    The cache is named by the hash of paths, sizes, modification times and rate; it is written
-    under a temporary name and renamed when it is complete.
+    The cache is named by the hash of paths, sizes, modification times and rate; it appears when it is complete.
 
     Raises:
-        UnmingleError: a file cannot be read, or holds no sample.
+        UnmingleError: a file cannot be read, holds no sample or is silent, or the cache cannot be written.
     """
     folder = _folder(utterances, sample_rate, cache)
-    if (folder / "index.npz").is_file():
+    if (folder / _INDEX).is_file():
         return DecodedSpeech(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with temporary_folder(folder) as partial_folder:
+            _decode_into(partial_folder, [one.path for one in utterances], sample_rate, on_progress)
+            if not (folder / _INDEX).is_file():  # Another process may have been faster.
+                shutil.rmtree(folder, ignore_errors=True)
+                partial_folder.rename(folder)
+    except OSError as error:
+        if not (folder / _INDEX).is_file():
+            raise cache_refusal(folder, error) from error
+    return DecodedSpeech(folder)
+
+
+def _decode_into(
+    folder: Path, paths: Sequence[Path], sample_rate: int, on_progress: Callable[[int, int], None] | None
+) -> None:
     lengths: list[int] = []
     levels: list[float] = []
-    raw = folder / f"samples.{os.getpid()}.partial"
-    with ProcessPoolExecutor() as pool, raw.open("wb") as file:
-        paths = [utterance.path for utterance in utterances]
+    silent: list[Path] = []
+    raw = folder / "raw"
+    with worker_pool() as pool, raw.open("wb") as file:
         for samples, level in pool.map(partial(_decode_one, sample_rate=sample_rate), paths, chunksize=16):
             if not len(samples):
                 raise UnmingleError(
                     f"{paths[len(lengths)]} holds no sample at {sample_rate} Hz; leave it out of the corpus."
                 )
+            if level == 0.0:
+                silent.append(paths[len(lengths)])
             file.write(samples.tobytes())
             lengths.append(len(samples))
             levels.append(level)
             if on_progress:
                 on_progress(len(lengths), len(paths))
-    flat = np.memmap(raw, dtype=np.int16, mode="r")
-    np.save(folder / f"{os.getpid()}.partial.npy", flat)
+    if silent:
+        names = ", ".join(str(path) for path in silent[:_NAMED]) + (" ..." if len(silent) > _NAMED else "")
+        raise UnmingleError(
+            f"{len(silent)} of {len(paths)} files are silent; leave them out of the corpus: {names}"
+        )
+    with (folder / "samples.npy").open("wb") as file:
+        np.save(file, np.memmap(raw, dtype=np.int16, mode="r"))
     raw.unlink()
-    (folder / f"{os.getpid()}.partial.npy").rename(folder / "samples.npy")
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    np.savez(
-        folder / f"{os.getpid()}.partial.npz", offsets=offsets, levels=np.array(levels, dtype=np.float32)
+    with (folder / _INDEX).open("wb") as file:
+        np.savez(file, offsets=offsets, levels=np.array(levels, dtype=np.float32))
+
+
+def save_in_cache(contents: Sequence[tuple[Path, bytes | memoryview]]) -> None:
+    """Write files into the cache: all appear, or none.
+
+    Raises:
+        UnmingleError: the cache cannot be written.
+    """
+    try:
+        replace_files(contents)
+    except UnmingleError as error:
+        if isinstance(error.__cause__, OSError):
+            raise cache_refusal(contents[0][0], error.__cause__) from error
+        raise
+
+
+def cache_refusal(path: Path, error: OSError) -> UnmingleError:
+    """The sentence about a cache that cannot be written."""
+    return refusal(
+        path, error, "it is a cache: make room there, or name another folder by the variable XDG_CACHE_HOME"
     )
-    (folder / f"{os.getpid()}.partial.npz").rename(folder / "index.npz")
-    return DecodedSpeech(folder)
 
 
 def _decode_one(path: Path, sample_rate: int) -> tuple[NDArray[np.int16], float]:
+    """Samples and active level; the level of a silent file is 0."""
     recording = read_audio(path)
-    samples = resample(to_mono(recording.samples), recording.sample_rate, sample_rate)
+    mono = to_mono(recording.samples)
+    if is_constant(mono):
+        return np.zeros(mono.shape, dtype=np.int16), 0.0
+    samples = resample(mono, recording.sample_rate, sample_rate)
     samples = samples * (_PEAK / max(float(np.abs(samples).max(initial=0.0)), 1e-9))
     return np.round(samples * 32767.0).astype(np.int16), active_level(samples, sample_rate)
 
@@ -143,7 +189,6 @@ def _decode_one(path: Path, sample_rate: int) -> tuple[NDArray[np.int16], float]
 def _fingerprint(utterances: Sequence[Utterance], sample_rate: int) -> str:
     digest = hashlib.sha256(str(sample_rate).encode())
     for utterance in utterances:
-        stat = utterance.path.stat() if utterance.path.exists() else None
-        state = (stat.st_size, int(stat.st_mtime)) if stat else None
-        digest.update(f"{utterance.path.resolve()}|{state}\n".encode())
+        size, changed = state_of(utterance)
+        digest.update(f"{utterance.path.resolve()}|{(size, changed)}\n".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()[:16]

@@ -10,16 +10,17 @@ A corpus is one of
 
 from __future__ import annotations
 
-import csv
 import hashlib
+import os
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from unmingle.audio_containers import audio_files
+from unmingle.data.tables import read_table
 from unmingle.errors import UnmingleError
 
-AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aif", ".aiff", ".sph")
 SPLITS = ("train", "valid", "test")
 
 
@@ -83,8 +84,7 @@ def read_noise(
         elif not beside_speech and not (source / "speech.csv").is_file():
             recordings += [
                 Utterance(path, source.name, path.parent.name, "unknown", split_of(path.name))
-                for path in sorted(source.rglob("*"))
-                if path.suffix.lower() in AUDIO_SUFFIXES
+                for path in audio_files(source)
             ]
     kept = [recording for recording in recordings if split is None or recording.split == split]
     if not kept:
@@ -93,6 +93,22 @@ def read_noise(
         mend = "name some with --noise" if beside_speech else "it needs noise.csv, or audio files"
         raise UnmingleError(f"There is no noise in {where}{names}; {mend}.")
     return kept
+
+
+def state_of(utterance: Utterance) -> tuple[int, int]:
+    """Size in bytes and time of the last change in seconds of an utterance's file.
+
+    Raises:
+        UnmingleError: there is no such file.
+    """
+    try:
+        found = utterance.path.stat()
+    except (OSError, ValueError) as error:
+        raise UnmingleError(
+            f"{utterance.path} does not exist, though the corpus {utterance.corpus} lists it; "
+            "bring it back, or take it off the list."
+        ) from error
+    return found.st_size, int(found.st_mtime)
 
 
 def by_speaker(utterances: Sequence[Utterance]) -> dict[str, dict[str, list[int]]]:
@@ -113,18 +129,23 @@ def _read_corpus(source: Path) -> list[Utterance]:
 
 
 def _read_manifest(manifest: Path, speaker: str = "speaker") -> list[Utterance]:
-    try:
-        with manifest.open(newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file)
-            rows = list(reader)
-            columns = set(reader.fieldnames or ())
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UnmingleError(f"The manifest {manifest} is not a UTF-8 CSV file ({error}).") from error
-    missing = {"path", speaker} - columns
-    if not missing and any(not row["path"] or not row[speaker] for row in rows):
-        raise UnmingleError(f"The manifest {manifest} has a row without path or {speaker}; complete it.")
-    if missing:
+    columns, rows = read_table(manifest, "The manifest")
+    if missing := {"path", speaker} - set(columns):
         raise UnmingleError(f"The manifest {manifest} lacks the column {' and '.join(sorted(missing))}.")
+    for number, row in enumerate(rows, start=2):
+        if not row["path"] or not row[speaker]:
+            raise UnmingleError(f"The manifest {manifest} has a row without path or {speaker}; complete it.")
+        if not row["path"].isprintable():
+            raise UnmingleError(
+                f"The manifest {manifest} has a path with a line break or another character that is not to be seen "
+                f"in row {number}; rename the file: {row['path'][:80]!r}"
+            )
+    splits = {row["split"] for row in rows if row.get("split")}
+    if unknown := sorted(splits - set(SPLITS)):
+        raise UnmingleError(
+            f"The manifest {manifest} has the split {', '.join(map(repr, unknown[:5]))}; splits are "
+            f"{', '.join(SPLITS)}, or left empty."
+        )
     return [
         Utterance(
             path=manifest.parent / row["path"],
@@ -146,11 +167,10 @@ def read_speaker_folders(root: Path) -> list[Utterance]:
         UnmingleError: there is none.
     """
     utterances = []
-    for folder in sorted(path for path in root.iterdir() if path.is_dir()):
+    for folder in sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")):
         speaker = f"{root.name}:{folder.name}"
-        for path in sorted(folder.rglob("*")):
-            if path.suffix.lower() in AUDIO_SUFFIXES:
-                utterances.append(Utterance(path, root.name, speaker, "unknown", split_of(speaker)))
+        for path in audio_files(folder):
+            utterances.append(Utterance(path, root.name, speaker, "unknown", split_of(speaker)))
     if not utterances:
         raise UnmingleError(f"{root} holds neither speech.csv nor folders speaker/*.flac.")
     return utterances
@@ -162,5 +182,5 @@ def _gender(value: str | None) -> str:
 
 def split_of(speaker: str) -> str:
     """A split that depends on the speaker's name alone: 80 % train, 10 % valid, 10 % test."""
-    bucket = hashlib.sha256(speaker.encode()).digest()[0] % 10
+    bucket = hashlib.sha256(os.fsencode(speaker)).digest()[0] % 10
     return "valid" if bucket == 8 else "test" if bucket == 9 else "train"

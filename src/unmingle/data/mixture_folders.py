@@ -13,8 +13,8 @@ speaker in noise is a folder of the layout that users of VoiceBank-DEMAND know, 
 
 from __future__ import annotations
 
-import csv
 import hashlib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from unmingle.audio import Samples, read_audio
+from unmingle.data.tables import read_table
 from unmingle.errors import UnmingleError
 
 
@@ -106,11 +107,12 @@ def _noisy_folders(folder: Path) -> tuple[Path, Path] | None:
 def _read_details(path: Path) -> dict[str, dict[str, str]]:
     if not path.is_file():
         return {}
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            return {row["name"]: row for row in csv.DictReader(file) if "name" in row}
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UnmingleError(f"{path} is not a UTF-8 CSV file ({error}); save it as one.") from error
+    columns, rows = read_table(path)
+    if "name" not in columns:
+        raise UnmingleError(
+            f"{path} lacks the column name; without it nobody knows which row is which mixture."
+        )
+    return {row["name"]: row for row in rows}
 
 
 def read_item(item: MixtureItem) -> tuple[Samples, Samples, int]:
@@ -136,7 +138,7 @@ def list_hash(items: Sequence[MixtureItem]) -> str:
     """Twelve digits that stand for the names and the bytes of the mixtures and their references."""
     digest = hashlib.sha256()
     for item in items:
-        digest.update(item.name.encode())
+        digest.update(os.fsencode(item.name))
         for path in (item.mixture, *item.sources):
             digest.update(path.read_bytes())
     return digest.hexdigest()[:12]

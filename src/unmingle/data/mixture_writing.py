@@ -6,35 +6,33 @@ What is done lies in a hidden folder beside the wanted one until all is there; m
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import json
 import math
 import os
 import shutil
-import signal
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, model_validator
 
-from unmingle.audio import active_level, replace_files, write_audio
+from unmingle.audio import active_level, write_audio
 from unmingle.config import Config
 from unmingle.data.cache import DecodedSpeech, PickedSpeech, decode, is_decoded
-from unmingle.data.corpora import Utterance, read_corpora, read_noise
+from unmingle.data.corpora import Utterance, read_corpora, read_noise, state_of
 from unmingle.data.data_card import data_card
 from unmingle.data.examples import Example, MixturePlan
 from unmingle.data.mixing import Mixer, MixingConfig
 from unmingle.data.mixture_folders import list_hash, read_mixture_folder
 from unmingle.data.noise import NoiseConfig, NoiseMaker
 from unmingle.data.rooms import RoomConfig
+from unmingle.data.tables import write_table
 from unmingle.errors import UnmingleError
+from unmingle.temporary import alone, refusal, remove_partials, replace_files
+from unmingle.workers import available_cores, worker_pool
 
 _ROWS, _PLAN = "rows", "plan.json"
 
@@ -110,19 +108,18 @@ def write_mixture_folder(
     mixer = _mixer(config, utterances, recordings, cache, on_decoded)
     partial = folder.with_name(f".{folder.name}.partial")
     try:
-        _begin(partial, config, [*utterances, *recordings])
-        work = _Work(partial, config, mixer, utterances)
-        names = _write_all(work, on_progress, processes or len(os.sched_getaffinity(0)))
-        _finish(partial, config, names, utterances, recordings)
-        partial.rename(folder)
-    except BrokenProcessPool as error:
-        raise UnmingleError(
-            "A worker process was ended from outside, perhaps for want of memory; the same command goes on."
-        ) from error
+        partial.mkdir(parents=True, exist_ok=True)
+        with alone(partial, "mixing"):
+            _begin(partial, config, [*utterances, *recordings])
+            work = _Work(partial, config, mixer, utterances)
+            names = _write_all(work, on_progress, processes or available_cores())
+            _finish(partial, config, names, utterances, recordings)
+            partial.rename(folder)
     except OSError as error:
-        raise UnmingleError(
-            f"{folder} cannot be written ({(error.strerror or str(error)).lower()})."
-        ) from error
+        raise refusal(folder, error) from error
+    finally:
+        with suppress(OSError):  # Something is in it, to go on from.
+            partial.rmdir()
 
 
 def _mixer(
@@ -152,14 +149,16 @@ def _begin(partial: Path, config: MixtureFolderConfig, audio: Sequence[Utterance
     """Keep what an equal call left; drop what another one did."""
     digest = hashlib.sha256(config.model_dump_json().encode())
     for utterance in audio:
-        digest.update(f"{utterance.path}|{utterance.speaker}|{utterance.path.stat().st_size}\n".encode())
+        size, _ = state_of(utterance)
+        digest.update(os.fsencode(f"{utterance.path}|{utterance.speaker}|{size}\n"))
     plan = digest.hexdigest()
     if not (partial / _PLAN).is_file() or (partial / _PLAN).read_text() != plan:
-        shutil.rmtree(partial, ignore_errors=True)
-    for half_written in partial.rglob(".*.partial"):
-        half_written.unlink()
-    (partial / _ROWS).mkdir(parents=True, exist_ok=True)
-    (partial / _PLAN).write_text(plan)
+        # Not the folder itself, which is locked.
+        for path in partial.iterdir():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    remove_partials(partial)
+    (partial / _ROWS).mkdir(exist_ok=True)
+    replace_files([(partial / _PLAN, plan.encode())])
 
 
 @dataclass(frozen=True)
@@ -205,20 +204,10 @@ _work: _Work
 def _begin_worker(work: _Work) -> None:
     global _work
     _work = work
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer.
 
 
 def _write_one(index: int) -> None:
     _work.write(index)
-
-
-@contextmanager
-def _pool(work: _Work, processes: int) -> Iterator[ProcessPoolExecutor]:
-    pool = ProcessPoolExecutor(processes, initializer=_begin_worker, initargs=(work,))
-    try:
-        yield pool
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def _write_all(
@@ -227,7 +216,7 @@ def _write_all(
     """Write what is missing; return the rows of all."""
     missing = work.missing()
     done = work.config.count - len(missing)
-    with _pool(work, min(processes, max(1, len(missing)))) as pool:
+    with worker_pool(min(processes, max(1, len(missing))), _begin_worker, (work,)) as pool:
         for _ in pool.map(_write_one, missing, chunksize=max(1, min(8, len(missing) // (4 * processes)))):
             done += 1
             if on_progress:
@@ -242,16 +231,13 @@ def _finish(
     utterances: Sequence[Utterance],
     recordings: Sequence[Utterance],
 ) -> None:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
+    table = write_table(list(rows[0]), [list(row.values()) for row in rows])
     recipe = config.model_dump_json(indent=2)
     card = data_card(recipe, rows, utterances, recordings, list_hash(read_mixture_folder(folder)))
     replace_files(
         [
             (folder / "recipe.json", recipe.encode()),
-            (folder / "mixtures.csv", text.getvalue().encode()),
+            (folder / "mixtures.csv", table),
             (folder / "README.md", card.encode()),
         ]
     )
@@ -262,7 +248,8 @@ def _finish(
 
 def _name(index: int, plan: MixturePlan, utterances: Sequence[Utterance]) -> str:
     stems = [utterances[voice.segments[0].utterance].path.stem[-24:] for voice in plan.voices]
-    return "_".join([f"{index:05d}", *stems])
+    # A line break in a name would be one in every list of the mixtures.
+    return "".join(letter if letter.isprintable() else "_" for letter in "_".join([f"{index:05d}", *stems]))
 
 
 def _row(

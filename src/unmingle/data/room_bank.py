@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import os
-from concurrent.futures import ProcessPoolExecutor
+import io
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from unmingle.data.cache import default_cache_folder
+from unmingle.data.cache import default_cache_folder, save_in_cache
 from unmingle.data.rooms import Room, RoomConfig, RoomMaker
+from unmingle.workers import worker_pool
 
 
 class RoomBank:
@@ -52,15 +52,14 @@ def open_room_bank(
         maker = RoomMaker(config, sample_rate, seed)
         length = round(config.rt60[1] * sample_rate) + sample_rate // 10
         bank = np.zeros((config.bank, speakers, length), dtype=np.float16)
-        with ProcessPoolExecutor() as pool:
+        with worker_pool() as pool:
             rooms = pool.map(partial(_draw, maker, speakers, seed), range(config.bank), chunksize=8)
             for number, room in enumerate(rooms):
                 for position, response in enumerate(room.responses):
                     bank[number, position, : min(length, len(response))] = response[:length]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial_path = path.with_name(f".{path.stem}.{os.getpid()}.npy")
-        np.save(partial_path, bank)
-        partial_path.replace(path)
+        encoded = io.BytesIO()
+        np.save(encoded, bank)
+        save_in_cache([(path, encoded.getbuffer())])
     return RoomBank(path, config)
 
 

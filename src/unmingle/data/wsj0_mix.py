@@ -15,14 +15,12 @@ written. MATLAB was not run to compare: its functions are followed by their defi
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import io
 import json
 import math
 import os
 import re
-import shutil
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -35,9 +33,11 @@ import soundfile
 from numpy.typing import NDArray
 
 from unmingle import __version__
-from unmingle.audio import read_audio, replace_files
+from unmingle.audio import read_audio
 from unmingle.data.speech_level import halve_rate, wsj0_mix_level
+from unmingle.data.tables import write_table
 from unmingle.errors import UnmingleError
+from unmingle.temporary import refusal, replace_files, temporary_folder
 
 CORPUS_RATE = 16000
 """Of WSJ0, in hertz."""
@@ -183,17 +183,13 @@ def write_wsj0_mix(
         "sample_rate": sample_rate,
         "mode": mode,
     }
-    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
     try:
-        _write(partial, entries, files, sample_rate, mode, on_progress)
-        replace_files([(partial / "recipe.json", json.dumps(recipe, indent=2).encode())])
-        partial.rename(folder)
+        with temporary_folder(folder) as partial:
+            _write(partial, entries, files, sample_rate, mode, on_progress)
+            replace_files([(partial / "recipe.json", json.dumps(recipe, indent=2).encode())])
+            partial.rename(folder)
     except OSError as error:
-        raise UnmingleError(
-            f"{folder} cannot be written ({(error.strerror or str(error)).lower()})."
-        ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        raise refusal(folder, error) from error
 
 
 def _write(
@@ -226,11 +222,8 @@ def _write(
         rows.append(_row(entry, len(mixture) / sample_rate))
         if on_progress:
             on_progress(done, len(entries))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    replace_files([(folder / "mixtures.csv", text.getvalue().encode())])
+    table = write_table(list(rows[0]), [list(row.values()) for row in rows])
+    replace_files([(folder / "mixtures.csv", table)])
 
 
 def _row(entry: Entry, seconds: float) -> dict[str, str]:
@@ -310,6 +303,6 @@ def _read(path: Path) -> Signal:
             f"WSJ0 has one channel at {CORPUS_RATE} Hz."
         )
     if recording.warning:
-        raise UnmingleError(f"{path} ends early; copy it again from the corpus.")
+        raise UnmingleError(f"{recording.warning}; copy {path} again from the corpus.")
     samples: Signal = recording.samples[0].astype(np.float64)
     return samples

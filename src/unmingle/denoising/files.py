@@ -8,11 +8,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from unmingle.audio import check_format, read_header
-from unmingle.audio_blocks import AudioWriter, Blocks, must_be_decoded_whole
+from unmingle.audio import check_format
+from unmingle.audio_blocks import AudioWriter
+from unmingle.audio_reading import AudioFile
 from unmingle.denoising.enhancer import BLOCK_SECONDS, LOOK_AHEAD_SECONDS, Enhancer
 from unmingle.errors import UnmingleError
-from unmingle.file_batches import Output, check_template, go_through, refuse_too_long, targets_of
+from unmingle.file_batches import Output, check_template, go_through, targets_of
 
 
 @dataclass
@@ -40,8 +41,17 @@ def denoise_files(
     enhancer: Enhancer,
     output: Output,
     on_done: Callable[[DenoisingResult], None] | None = None,
+    *,
+    track: int | None = None,
 ) -> list[DenoisingResult]:
     """Clean files one after the other; one that fails does not stop the others.
+
+    Args:
+        paths: of the files.
+        enhancer: cleans them.
+        output: how and where the results are written.
+        on_done: told each result.
+        track: which of several audio tracks of a file, from 1 on (default: the first, with a warning).
 
     Raises:
         UnmingleError: the options themselves are impossible; nothing was done then.
@@ -53,35 +63,31 @@ def denoise_files(
     def work(path: Path, stem: str, result: DenoisingResult) -> None:
         (target,) = targets_of(stem, 1, output, taken)
         taken.add(os.path.realpath(target))
-        _denoise_file(path, target, enhancer, output, result)
+        _denoise_file(path, target, enhancer, output, result, track)
 
     results = [DenoisingResult(str(path)) for path in paths]
-    go_through(paths, results, work, "cleaned", on_done)
+    go_through(paths, results, work, "cleaned", on_done, output.roots)
     return results
 
 
 def _denoise_file(
-    path: Path, target: Path, enhancer: Enhancer, output: Output, result: DenoisingResult
+    path: Path, target: Path, enhancer: Enhancer, output: Output, result: DenoisingResult, track: int | None
 ) -> None:
     if target.exists() and not output.overwrite:
         raise UnmingleError(f"{target} exists; add --overwrite, or name another folder with -o.")
-    header = read_header(path)
-    if header is not None and must_be_decoded_whole(path):
-        refuse_too_long(path, header.seconds, 12.0 * header.seconds * header.sample_rate * header.channels)
-    recording = Blocks(path, BLOCK_SECONDS)
-    stream = enhancer.stream(recording.sample_rate, recording.channels, look_ahead_seconds=LOOK_AHEAD_SECONDS)
-    samples = 0
-    rate, channels = recording.sample_rate, recording.channels
-    with AudioWriter(target, rate, channels, output.format, output.bits, recording.seconds) as writer:
-        for block in recording:
-            samples += block.shape[1]
-            writer.write(stream.push(block))
-        if not samples:
-            raise UnmingleError(f"{path} holds 0 samples; there is nothing to read.")
-        writer.write(stream.flush())
-    result.seconds, result.sample_rate = samples / recording.sample_rate, recording.sample_rate
+    with AudioFile(path, track) as recording:
+        rate, channels, seconds = recording.sample_rate, recording.channels, recording.seconds or 0.0
+        stream = enhancer.stream(rate, channels, look_ahead_seconds=LOOK_AHEAD_SECONDS)
+        samples = 0
+        with AudioWriter(target, rate, channels, output.format, output.bits, seconds) as writer:
+            for block in recording.blocks(round(BLOCK_SECONDS * rate)):
+                samples += block.shape[1]
+                writer.write(stream.push(block))
+            if not samples:
+                raise UnmingleError(f"{path} holds 0 samples; there is nothing to read.")
+            writer.write(stream.flush())
+        result.warnings += recording.warnings
+    result.seconds, result.sample_rate = samples / rate, rate
     result.output, result.switches = str(target), stream.masks.switches
-    if recording.warning:
-        result.warnings.append(recording.warning)
     if writer.clipped:
         result.warnings.append(f"{writer.clipped} samples were clipped; write 32-bit wav to keep them")

@@ -12,6 +12,7 @@ RUN/curve.png          the same as a picture
 from __future__ import annotations
 
 import csv
+import io
 import pickle
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -20,6 +21,7 @@ from typing import Any
 import torch
 
 from unmingle.errors import UnmingleError
+from unmingle.temporary import replace_files
 from unmingle.training.recipe import Recipe
 
 
@@ -76,14 +78,14 @@ class RunFolder:
 
     def create(self, recipe: Recipe) -> None:
         """Make the folder and store the recipe in it."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        (self.path / "recipe.json").write_text(recipe.model_dump_json(indent=2), encoding="utf-8")
+        replace_files([(self.path / "recipe.json", recipe.model_dump_json(indent=2).encode())])
 
     def save(self, state: dict[str, Any], progress: Progress) -> None:
         """Write the checkpoint; a kill at any moment leaves the old one or the new one."""
-        partial = self.checkpoint.with_suffix(".partial")
-        torch.save({**state, "progress": asdict(progress)}, partial)
-        partial.replace(self.checkpoint)
+        # In memory first: torch does not tell when the disk is full, the operating system does.
+        encoded = io.BytesIO()
+        torch.save({**state, "progress": asdict(progress)}, encoded)
+        replace_files([(self.checkpoint, encoded.getbuffer())])
 
     def load(self) -> tuple[dict[str, Any], Progress]:
         """The checkpoint's state and progress.
@@ -100,20 +102,26 @@ class RunFolder:
             raise UnmingleError(f"{self.checkpoint} is damaged; start the run anew.") from error
 
     def add_row(self, row: LogRow) -> None:
-        """Append to the log."""
-        is_new = not self.log.exists()
-        with self.log.open("a", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            if is_new:
-                writer.writerow([field.name for field in fields(LogRow)])
-            writer.writerow([f"{v:.6g}" if isinstance(v, float) else v for v in asdict(row).values()])
+        """Append to the log; rows of this step or a later one, that a killed run left, are replaced."""
+        kept = [old for old in self._rows() if (int(old["stage"]), int(old["step"])) < (row.stage, row.step)]
+        text = io.StringIO()
+        writer = csv.writer(text)
+        writer.writerow([field.name for field in fields(LogRow)])
+        writer.writerows(old.values() for old in kept)
+        writer.writerow([f"{v:.6g}" if isinstance(v, float) else v for v in asdict(row).values()])
+        replace_files([(self.log, text.getvalue().encode())])
+
+    def _rows(self) -> list[dict[str, str]]:
+        if not self.log.exists():
+            return []
+        with self.log.open(newline="", encoding="utf-8") as file:
+            return list(csv.DictReader(file))
 
     def draw_curve(self) -> None:
         """Picture of loss and validation score over the hours of audio seen."""
         from matplotlib.figure import Figure
 
-        with self.log.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
+        rows = self._rows()
         hours = [float(row["audio_hours"]) for row in rows]
         figure = Figure(figsize=(8, 4.5), layout="constrained")
         left = figure.subplots()
@@ -124,6 +132,6 @@ class RunFolder:
         scores = [float(row["validation_si_sdr_improvement"]) for row in rows]
         right.plot(hours, scores, color="tab:blue", marker=".")
         right.set_ylabel("validation SI-SDR improvement (dB)", color="tab:blue")
-        partial = self.path / "curve.partial.png"
-        figure.savefig(partial, dpi=120)
-        partial.replace(self.path / "curve.png")
+        encoded = io.BytesIO()
+        figure.savefig(encoded, format="png", dpi=120)
+        replace_files([(self.path / "curve.png", encoded.getbuffer())])

@@ -7,8 +7,6 @@ A corpus of speech gets ``ROOT/speech.csv``, one of noise ``ROOT/noise.csv``, bo
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +15,7 @@ from typing import Literal
 from unmingle.audio import read_header, replace_files
 from unmingle.data.corpora import SPLITS
 from unmingle.data.fetching import STATE, Archive, unfinished
+from unmingle.data.tables import read_table, write_table
 from unmingle.errors import UnmingleError
 
 SPEECH_COLUMNS = ("path", "corpus", "speaker", "gender", "seconds", "split", "license", "text")
@@ -204,7 +203,7 @@ def write_mixtures(
                 cell for speaker in row.speakers for cell in (speaker.corpus, speaker.name, speaker.gender)
             ]
             lines.append((row.name, *cells, f"{row.seconds:.3f}"))
-        contents.append((folder / "mixtures.csv", _csv((*columns, "seconds"), lines)))
+        contents.append((folder / "mixtures.csv", write_table((*columns, "seconds"), lines)))
         speakers = {speaker.name for row in rows for speaker in row.speakers} - {"unknown"}
         where = folder.relative_to(root).as_posix()
         counts.append(Count(where, len(rows), len(speakers), sum(row.seconds for row in rows)))
@@ -213,7 +212,12 @@ def write_mixtures(
 
 
 def _inside(root: Path, path: Path) -> str:
-    return path.relative_to(root).as_posix()
+    inside = path.relative_to(root).as_posix()
+    if not inside.isprintable():  # Bytes that are no UTF-8 among them.
+        raise UnmingleError(
+            f"The file {inside!r} in {root} has a name that a manifest cannot hold; rename it, or take it out."
+        )
+    return inside
 
 
 def _write(manifest: Path, columns: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
@@ -224,25 +228,16 @@ def _write(manifest: Path, columns: Sequence[str], lines: Sequence[Sequence[str]
             f"{manifest} lists another corpus ({', '.join(sorted(others))}); "
             "keep every corpus in a folder of its own."
         )
-    replace_files([(manifest, _csv(columns, lines))])
+    replace_files([(manifest, write_table(columns, lines))])
 
 
 def _corpora_in(manifest: Path) -> set[str]:
     if not manifest.is_file():
         return set()
     try:
-        with manifest.open(newline="", encoding="utf-8") as file:
-            return {row.get("corpus") or "unnamed" for row in csv.DictReader(file)}
-    except (UnicodeDecodeError, csv.Error):
+        return {row.get("corpus") or "unnamed" for row in read_table(manifest)[1]}
+    except UnmingleError:
         return {"unreadable"}
-
-
-def _csv(columns: Sequence[str], lines: Iterable[Sequence[str]]) -> bytes:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows(lines)
-    return text.getvalue().encode()
 
 
 def _count(rows: Iterable[tuple[str, str, float]]) -> list[Count]:

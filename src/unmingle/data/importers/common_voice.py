@@ -84,7 +84,7 @@ def _read(path: Path, *columns: str) -> Iterator[Clip]:
     if not path.is_file():
         return
     try:
-        with path.open(newline="", encoding="utf-8") as file:
+        with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
             if missing := set(columns) - set(reader.fieldnames or ()):
                 raise UnmingleError(

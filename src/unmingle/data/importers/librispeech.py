@@ -74,7 +74,7 @@ def find_genders(root: Path) -> dict[str, str] | None:
     if path is None:
         return None
     # 14   | F | train-clean-360  | 25.03 | Kristin LeMoine
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
     cells = [[cell.strip() for cell in line.split("|")] for line in lines if not line.startswith(";")]
     return {row[0]: gender(row[1]) for row in cells if len(row) > 2}
 
@@ -105,7 +105,7 @@ def _read_part(root: Path, folder: Path, genders: dict[str, str]) -> Iterator[Sp
         transcript = chapter / f"{speaker}-{chapter.name}.trans.txt"
         if not transcript.is_file():
             raise half_there(root, _TITLE, str(transcript.relative_to(root)))
-        for line in transcript.read_text(encoding="utf-8").splitlines():
+        for line in transcript.read_text(encoding="utf-8-sig").splitlines():
             name, _, text = line.partition(" ")
             path = chapter / f"{name}.flac"
             if not path.is_file():

@@ -65,7 +65,7 @@ def _read_licences(path: Path) -> dict[str, str]:
     """
     if not path.is_file():
         return {}
-    text = path.read_text(encoding="utf-8", errors="replace")
+    text = path.read_text(encoding="utf-8-sig", errors="replace")
     if not _FILE_NAME.search(text):
         return {"": _licence(text)}
     blocks = re.split(r"^=+\s*$", text, flags=re.MULTILINE)

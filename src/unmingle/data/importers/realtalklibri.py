@@ -18,6 +18,7 @@ from pathlib import Path
 from unmingle.data.importers.base import Importer, Index, Speaker, half_there, not_there
 from unmingle.data.importers.mixtures import index_mixtures
 from unmingle.errors import UnmingleError
+from unmingle.temporary import refusal, temporary_folder
 
 _TITLE = "RealTalkLibri"
 _SPLITS = ("train", "test")
@@ -49,27 +50,23 @@ def _arrange(root: Path) -> None:
     if not mixtures:
         wanted = ("RTL/extracted_N/libri/FOLDER/*mixed*.wav", "test/mix, test/s1 and test/s2")
         raise not_there(root, _TITLE, *wanted)
-    partial = root / f".mixtures.{os.getpid()}.partial"
     try:
-        names: set[str] = set()
-        for mixture in mixtures:
-            number = mixture.parents[2].name.removeprefix("extracted_")
-            name = "_".join([number, mixture.parent.name, *mixture.name.split("_")[:2]]) + mixture.suffix
-            if name in names:
-                raise UnmingleError(
-                    f"{mixture.parent} has two mixtures of the same number ({name}); leave one of them out."
-                )
-            names.add(name)
-            files = (mixture, *_sources(root, mixture))
-            for folder, path in zip(("mix", "s1", "s2"), files, strict=True):
-                _link(path, partial / ("test" if number in _TEST else "train") / folder / name)
-        partial.rename(root / "mixtures")
+        with temporary_folder(root / "mixtures") as partial:
+            names: set[str] = set()
+            for mixture in mixtures:
+                number = mixture.parents[2].name.removeprefix("extracted_")
+                name = "_".join([number, mixture.parent.name, *mixture.name.split("_")[:2]]) + mixture.suffix
+                if name in names:
+                    raise UnmingleError(
+                        f"{mixture.parent} has two mixtures of the same number ({name}); leave one of them out."
+                    )
+                names.add(name)
+                files = (mixture, *_sources(root, mixture))
+                for folder, path in zip(("mix", "s1", "s2"), files, strict=True):
+                    _link(path, partial / ("test" if number in _TEST else "train") / folder / name)
+            partial.rename(root / "mixtures")
     except OSError as error:
-        raise UnmingleError(
-            f"{root} cannot be written ({(error.strerror or str(error)).lower()})."
-        ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        raise refusal(root, error) from error
 
 
 def _sources(root: Path, mixture: Path) -> list[Path]:

@@ -49,7 +49,7 @@ def _index(root: Path) -> Index:
                     path, "vctk", speaker, genders.get(speaker, "unknown"), seconds_of(path),
                     # The corpus has no splits: by speaker, as in a corpus without a manifest.
                     split_of(speaker), "CC-BY-4.0",
-                    text.read_text(encoding="utf-8", errors="replace").strip() if text.is_file() else "",
+                    text.read_text(encoding="utf-8-sig", errors="replace").strip() if text.is_file() else "",
                 )
             )  # fmt: skip
     if not rows:
@@ -59,7 +59,7 @@ def _index(root: Path) -> Index:
 
 def _read_genders(path: Path) -> dict[str, str]:
     # p225  23  F    English    Southern  England
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()[1:]
+    lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()[1:]
     cells = [line.split() for line in lines]
     return {row[0]: gender(row[2]) for row in cells if len(row) > 2}
 

@@ -56,7 +56,7 @@ def _index(root: Path) -> Index:
 def _listed(path: Path) -> set[str]:
     if not path.is_file():
         return set()
-    with path.open(newline="", encoding="utf-8", errors="replace") as file:
+    with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
         return {row["utterance_id"] for row in csv.DictReader(file) if row.get("utterance_id")}
 
 

@@ -1,0 +1,396 @@
+"""What audio files look like from outside: which names they have, where they end, and what their headers lack.
+
+libsndfile believes headers: of two files joined into one it reads the first, and of a recording whose recorder was
+killed nothing. :func:`inspect` looks at the content itself, before anything is decoded.
+"""
+
+from __future__ import annotations
+
+import math
+import mmap
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from io import FileIO
+from pathlib import Path
+from typing import Literal
+
+import soundfile
+
+_LIBSNDFILE = {
+    "AIFF": (".aif", ".aiff", ".aifc"), "AU": (".au", ".snd"), "AVR": (".avr",), "CAF": (".caf",),
+    "FLAC": (".flac",), "HTK": (".htk",), "IRCAM": (".sf", ".ircam"), "MP3": (".mp3", ".mp2", ".mpga"),
+    "NIST": (".sph", ".nist", ".wv1", ".wv2"), "OGG": (".ogg", ".oga", ".opus"), "PAF": (".paf",),
+    "PVF": (".pvf",), "RF64": (".rf64",), "SVX": (".8svx", ".iff", ".svx"), "VOC": (".voc",),
+    "W64": (".w64",), "WAV": (".wav", ".wave", ".bwf"),
+}  # fmt: skip
+"""Names by libsndfile's formats, those for speech and music; which of them this libsndfile has, it says itself."""
+_PYAV = (
+    ".3g2", ".3gp", ".aac", ".ac3", ".amr", ".ape", ".asf", ".avi", ".dts", ".eac3", ".flv", ".m2ts", ".m4a",
+    ".m4b", ".m4v", ".mka", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".spx", ".tta", ".vob", ".webm",
+    ".wma", ".wmv", ".wv",
+)  # fmt: skip
+"""Names of what the FFmpeg inside PyAV (the extra ``media``) reads beside that."""
+AUDIO_SUFFIXES = frozenset(
+    suffix for name in soundfile.available_formats() for suffix in _LIBSNDFILE.get(name, ())
+) | frozenset(_PYAV)
+"""The one list: what is taken from a folder by its name."""
+
+_MAGIC = re.compile(
+    rb"RIFF....WAVE|RIFX....WAVE|RF64....WAVE|FORM....AIF[FC]|riff\x2e\x91\xcf\x11|caff\x00\x01|\.snd\x00\x00"
+    rb"|fLaC\x00|OggS\x00|NIST_1A\n|ID3[\x02-\x04]|Creative Voice File|....ftyp(?:M4A|M4B|isom|mp4|3g)|\x1aE\xdf\xa3",
+    re.DOTALL,
+)
+"""How the content begins of audio without a name that tells it, such as ``REC0001``."""
+
+
+def is_audio(path: Path) -> bool:
+    """Whether a file of a folder is audio: by its name, or else by how its content begins. Hidden files are not."""
+    if path.name.startswith(".") or not path.is_file():
+        return False
+    if path.suffix.lower() in AUDIO_SUFFIXES:
+        return True
+    try:
+        with path.open("rb") as file:
+            return _MAGIC.match(file.read(32)) is not None
+    except OSError:
+        return False
+
+
+def audio_files(folder: Path) -> list[Path]:
+    """The audio files in a folder and the folders in it, sorted; none that is hidden, or in a hidden folder."""
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if not any(part.startswith(".") for part in path.relative_to(folder).parts) and is_audio(path)
+    )
+
+
+_TRAILER = 1024
+"""Bytes behind the audio that no word is lost about: tags and padding."""
+_STOPPED = "does not say how long it is, as if its recorder was stopped; it was read to its end"
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One complete file among those that were joined; mostly all of it."""
+
+    start: int
+    end: int
+    patches: tuple[tuple[int, bytes], ...] = ()
+    """What the header says wrongly, put right: places in the file, and the bytes that belong there."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a file is made up."""
+
+    pieces: tuple[Piece, ...]
+    warnings: tuple[str, ...] = ()
+    """What is wrong with it, without the file's name: ``ends early``."""
+
+
+def inspect(file: FileIO) -> Layout:
+    """Look at an open file's content; its position does not matter and may change.
+
+    What is no container that is known here is one piece.
+    """
+    size = file.seek(0, os.SEEK_END)
+    pieces: list[Piece] = []
+    warnings: list[str] = []
+    start, magic = 0, b""
+    while start < size:
+        file.seek(start)
+        head = file.read(64)
+        kind = b"ID3" if _is_mpeg(head) else head[:4]
+        if pieces and kind != magic:
+            if size - start > _TRAILER:
+                warnings.append(f"holds {size - start} bytes behind its audio, which were not read")
+            break
+        piece, found = _piece(file, head, start, size)
+        pieces.append(piece)
+        warnings += found
+        start, magic = piece.end, kind
+    if len(pieces) > 1:
+        warnings.append(
+            f"holds {len(pieces)} recordings joined into one file; they were read one after the other"
+        )
+    return Layout(tuple(pieces) or (Piece(0, size),), tuple(dict.fromkeys(warnings)))
+
+
+def _piece(file: FileIO, head: bytes, start: int, size: int) -> tuple[Piece, list[str]]:
+    if (kind := _kind_of(head)) is not None:
+        return _chunked(file, kind, start, size)
+    if head[:4] == b".snd":
+        return _counted(start, int.from_bytes(head[4:8], "big"), int.from_bytes(head[8:12], "big"), 8, size)
+    if head[:7] == b"NIST_1A":
+        file.seek(start)
+        return _sphere(file.read(4096), start, size)
+    if head[:4] in (b"OggS", b"fLaC") or _is_mpeg(head):
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            if head[:4] == b"OggS":
+                return _ogg(content, start)
+            if head[:4] == b"fLaC":
+                end = re.compile(rb"fLaC[\x00\x80]\x00\x00\x22").search(content, start + 4)
+                return Piece(start, end.start() if end else size), []
+            return Piece(start, _mpeg_end(content, start)), []
+    return Piece(start, size), []
+
+
+@dataclass(frozen=True)
+class _Chunks:
+    """A format of chunks, each with a name and a length."""
+
+    first: int
+    """Where the first chunk begins."""
+    name: int
+    length: int
+    """Bytes of a chunk's name, and of its length."""
+    order: Literal["little", "big"]
+    whole: bool
+    """Whether the length counts name and length too."""
+    align: int
+    data: bytes
+
+
+_RIFF = _Chunks(12, 4, 4, "little", False, 2, b"data")
+_KINDS = {
+    b"RIFF": _RIFF,
+    b"RF64": _RIFF,
+    b"RIFX": _Chunks(12, 4, 4, "big", False, 2, b"data"),
+    b"FORM": _Chunks(12, 4, 4, "big", False, 2, b"SSND"),
+    b"riff": _Chunks(40, 16, 8, "little", True, 8, b"data"),
+    b"caff": _Chunks(8, 4, 8, "big", False, 1, b"data"),
+}
+
+
+def _kind_of(head: bytes) -> _Chunks | None:
+    if head[:4] == b"RIFF" and head[8:12] != b"WAVE":
+        return None  # A video or a picture.
+    return _KINDS.get(head[:4])
+
+
+def _chunked(file: FileIO, kind: _Chunks, start: int, size: int) -> tuple[Piece, list[str]]:
+    """Walk through the chunks up to the end of the file, or the beginning of another one."""
+    file.seek(start)
+    magic = file.read(4)
+    position, width = start + kind.first, kind.name + kind.length
+    place_of_size, sized = 0, None
+    patches: list[tuple[int, bytes]] = []
+    warnings: list[str] = []
+    while position + width <= size:
+        file.seek(position)
+        header = file.read(width)
+        if position > start + kind.first and header[:4] == magic:
+            return Piece(start, position, tuple(patches)), warnings
+        name = header[: kind.name]
+        length = int.from_bytes(header[kind.name :], kind.order)
+        begin, place = position + width, position + kind.name
+        if kind.whole:
+            length -= width
+        if magic == b"RF64" and name == b"ds64":
+            file.seek(begin + 8)
+            place_of_size, sized = begin + 8, int.from_bytes(file.read(8), "little")
+        if name.startswith(kind.data):
+            bytes_of_size = kind.length
+            if sized is not None and length == 0xFFFFFFFF:
+                length, place, bytes_of_size = sized, place_of_size, 8
+            rest = size - begin
+            if rest and _says_nothing(file, kind, length, begin, rest, bytes_of_size):
+                warnings.append(_STOPPED)
+                told = rest + width if kind.whole else rest
+                most = 256**bytes_of_size - 1
+                patches.append((place, min(told, most).to_bytes(bytes_of_size, kind.order)))
+                return Piece(start, size, tuple(patches)), warnings
+            if length > rest:
+                right = rest.to_bytes(kind.length, kind.order)
+                # libsndfile puts this right itself, but for CAF.
+                return Piece(start, size, ((place, right),) if magic == b"caff" else ()), ["ends early"]
+        position = begin + length
+        position += -(position - start) % kind.align
+    return Piece(start, size, tuple(patches)), warnings
+
+
+def _says_nothing(file: FileIO, kind: _Chunks, length: int, begin: int, rest: int, width: int) -> bool:
+    """Whether the length of the audio is none: left at 0, a mark of "unknown", or in the middle of the audio."""
+    if length < 0 or length >= 256**width - (1 << 16):
+        return True
+    if width == 4 and length > rest and (length & 0xFFFFF000) in (0x7FFFF000, 0x80000000):
+        return True
+    if length >= rest:
+        return False
+    end = begin + length + (-(begin + length) % kind.align if kind.align < 8 else -length % 8)
+    if end >= begin + rest:
+        return False
+    file.seek(end)
+    behind = file.read(4)
+    # A chunk's name is four letters, digits or spaces; samples hardly ever are, and padding is nothing.
+    return re.fullmatch(rb"[A-Za-z0-9_ .+-]{1,4}", behind) is None and (
+        length == 0 or behind.strip(b"\0") != b""
+    )
+
+
+def _counted(start: int, offset: int, length: int, width: int, size: int) -> tuple[Piece, list[str]]:
+    """Audio of a stated length behind a header: Sun and NeXT's AU."""
+    begin = start + offset
+    if length == 0xFFFFFFFF or begin >= size:
+        return Piece(start, size), []  # "Unknown" is what the format says of a stream.
+    if length == 0:
+        return (
+            Piece(start, size, ((start + width, b"\xff\xff\xff\xff"),)),
+            [_STOPPED],
+        )
+    if begin + length > size:
+        return Piece(start, size), ["ends early"]
+    return Piece(start, begin + length), []
+
+
+def _sphere(head: bytes, start: int, size: int) -> tuple[Piece, list[str]]:
+    """NIST SPHERE: the header is text and counts samples."""
+    numbers = {name: int(value) for name, value in re.findall(rb"(\w+) -i (\d{1,18})", head)}
+    counts = [numbers.get(name) for name in (b"sample_count", b"channel_count", b"sample_n_bytes")]
+    header = head[8:16].strip()
+    if None in counts or not header.isdigit() or b"embedded" in head:
+        return Piece(start, size), []
+    end = start + int(header) + math.prod(count or 0 for count in counts)
+    return (Piece(start, size), ["ends early"]) if end > size else (Piece(start, end), [])
+
+
+def _ogg(content: mmap.mmap, start: int) -> tuple[Piece, list[str]]:
+    """Pages up to the next beginning of a stream; the last page says that it is the last."""
+    position, began, last, flags = start, True, start, 0
+    while (position := content.find(b"OggS", position)) >= 0:
+        header = content[position : position + 27]
+        if len(header) < 27 or header[4] != 0:
+            position += 4
+            continue
+        first = bool(header[5] & 2)
+        if first and not began:
+            return Piece(start, position), [] if flags & 4 else ["ends early"]
+        began, flags = first, header[5]
+        sizes = content[position + 27 : position + 27 + header[26]]
+        position += 27 + header[26] + sum(sizes)
+        last = position
+    whole = flags & 4 and last <= len(content)
+    return Piece(start, len(content)), [] if whole else ["ends early"]
+
+
+_RATES = (44100, 48000, 32000)
+_LAYER_3 = (
+    (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
+    (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
+)
+"""Kilobits a second of MPEG 1, and of MPEG 2 and 2.5."""
+
+
+def _is_mpeg(head: bytes) -> bool:
+    return head[:3] == b"ID3" or _frame_size(head[:4]) > 0
+
+
+def _frame_size(header: bytes) -> int:
+    """Bytes of the MPEG layer 3 frame that begins so; 0 if none does."""
+    if len(header) < 4 or header[0] != 0xFF or header[1] & 0xE6 != 0xE2:
+        return 0
+    version, rate, bits = header[1] >> 3 & 3, header[2] >> 2 & 3, header[2] >> 4
+    if version == 1 or rate == 3 or bits in (0, 15):
+        return 0
+    hertz = _RATES[rate] >> (0 if version == 3 else 1 if version == 2 else 2)
+    samples = 144 if version == 3 else 72
+    return samples * 1000 * _LAYER_3[version != 3][bits - 1] // hertz + (header[2] >> 1 & 1)
+
+
+def _mpeg_end(content: mmap.mmap, start: int) -> int:
+    """Where the next MP3 file begins: at a tag, at a frame that tells a length, or behind all frames told."""
+    position = _behind_tag(content, start)
+    told, frames, told_end = 0, -1, 0
+    while position < len(content):
+        size = _frame_size(content[position : position + 4])
+        if not size:
+            found = _next_frame(content, position)
+            tag = content.find(b"ID3", position, found)
+            if frames >= 0 and tag >= 0 and _behind_tag(content, tag) <= found < len(content):
+                return tag
+            position = found
+            continue
+        length = _length_told(content[position : position + size])
+        if frames < 0:
+            told, frames = length or 0, 1 if length is None else 0
+        elif length is not None:
+            return position
+        else:
+            frames += 1
+            if told and frames > told + 2:
+                return told_end
+        position += size
+        if frames == told:
+            told_end = position
+    return len(content)
+
+
+def _behind_tag(content: mmap.mmap, start: int) -> int:
+    head = content[start : start + 10]
+    if head[:3] != b"ID3" or len(head) < 10:
+        return start
+    return (
+        start + 10 + sum((byte & 0x7F) << shift for byte, shift in zip(head[6:], (21, 14, 7, 0), strict=True))
+    )
+
+
+def _next_frame(content: mmap.mmap, position: int) -> int:
+    """Where two frames follow each other."""
+    while (position := content.find(b"\xff", position + 1)) >= 0:
+        size = _frame_size(content[position : position + 4])
+        if size and (
+            position + size >= len(content) or _frame_size(content[position + size : position + size + 4])
+        ):
+            return position
+    return len(content)
+
+
+def _length_told(frame: bytes) -> int | None:
+    """Frames that follow, by Xing's, LAME's or Fraunhofer's frame; 0 where it does not say; None: another frame."""
+    mono = frame[3] >> 6 == 3
+    side = (17 if mono else 32) if frame[1] >> 3 & 3 == 3 else (9 if mono else 17)
+    if frame[4 + side : 8 + side] in (b"Xing", b"Info"):
+        flags = int.from_bytes(frame[8 + side : 12 + side], "big")
+        return int.from_bytes(frame[12 + side : 16 + side], "big") if flags & 1 else 0
+    if frame[36:40] == b"VBRI":
+        return int.from_bytes(frame[50:54], "big")
+    return None
+
+
+class View:
+    """A piece of an open file as a file of its own, with what is wrong in its header put right."""
+
+    def __init__(self, descriptor: int, piece: Piece) -> None:
+        self._descriptor, self._piece, self._place = descriptor, piece, 0
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        size = self._piece.end - self._piece.start
+        self._place = offset + (0, self._place, size)[whence]
+        return self._place
+
+    def tell(self) -> int:
+        return self._place
+
+    def read(self, size: int = -1) -> bytes:
+        place = self._piece.start + self._place
+        rest = max(0, self._piece.end - place)
+        os.lseek(self._descriptor, place, os.SEEK_SET)
+        content = bytearray(os.read(self._descriptor, rest if size < 0 else min(size, rest)))
+        for where, right in self._piece.patches:
+            for offset, byte in enumerate(right):
+                if 0 <= where + offset - place < len(content):
+                    content[where + offset - place] = byte
+        self._place += len(content)
+        return bytes(content)
+
+    def write(self, content: bytes) -> int:
+        raise OSError("read only")
+
+
+def views(descriptor: int, layout: Layout) -> Iterator[View]:
+    """Each piece of a file as a file of its own."""
+    for piece in layout.pieces:
+        yield View(descriptor, piece)

@@ -1,0 +1,418 @@
+"""Read audio files: any format that libsndfile or PyAV knows, whole or block by block, from one open file.
+
+Whatever is odd about a file that can be read all the same is a warning in the result.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import shutil
+import stat
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from io import FileIO
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import soundfile
+import soxr
+from numpy.typing import NDArray
+
+from unmingle.audio_containers import Layout, View, inspect
+from unmingle.errors import UnmingleError
+
+LOWEST_SAMPLE_RATE = 1000
+"""In hertz; below it there is no speech left to separate."""
+LOUDEST_SAMPLE = 1e10
+"""Beyond it the squares of spectra leave the range of float32; 32-bit integers taken for floats are below."""
+_BLOCK = 1 << 12
+"""Samples that are decoded at a time: where a file is damaged, so many are lost at most."""
+_ENDS_EARLY_SECONDS = 0.25
+_SILENT = 1e-7
+"""From the lowest to the highest sample: less than a step of 24 bits."""
+
+Samples = NDArray[np.float32]
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A decoded file."""
+
+    samples: Samples
+    """``(channels, samples)``."""
+    sample_rate: int
+    """In hertz."""
+    warnings: tuple[str, ...] = ()
+    """What is odd about the file, though it could be read."""
+
+    @property
+    def warning(self) -> str | None:
+        """The warnings in one line, or None."""
+        return "; ".join(self.warnings) or None
+
+
+@dataclass(frozen=True)
+class Declared:
+    """What a file's header says, before anything is decoded."""
+
+    seconds: float
+    sample_rate: int
+    channels: int
+
+
+class AudioFile:
+    """An open recording, to be gone through once in blocks; used as a context, it is closed at the end.
+
+    The file is opened once: one that is replaced while it is read does not mix with its replacement.
+
+    Args:
+        path: of the file; a pipe is read to its end first.
+        track: which of several audio tracks, from 1 on (default: the first, with a warning).
+
+    Raises:
+        UnmingleError: no such file, not audio, no such track, or a rate below 1 kHz.
+    """
+
+    def __init__(self, path: Path | str, track: int | None = None) -> None:
+        self.path = Path(path)
+        self._warnings: list[str] = []
+        self._silent, self._samples = True, 0
+        self._closing = ExitStack()
+        try:
+            self._file = self._closing.enter_context(_open(self.path))
+            self._state = _state(self._file.fileno())
+            layout = inspect(self._file)
+            self._decoder: _Sndfile | _Av = self._decode(layout, track)
+            self.sample_rate, self.channels = self._decoder.sample_rate, self._decoder.channels
+            """In hertz; how many."""
+            self.seconds = self._decoder.seconds
+            """By the header; None where it does not say."""
+            check_rate(self.path, self.sample_rate)
+        except UnmingleError:
+            self._closing.close()
+            raise
+        except OSError as error:
+            self._closing.close()
+            raise UnmingleError(f"{self.path} may not be read ({reason(error)}).") from error
+        except Exception as error:
+            self._closing.close()
+            raise self._unreadable(error) from error
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What is odd about the file; complete when it has been read to its end."""
+        found = list(self._warnings)
+        if self._samples and self._silent:
+            found.append("is silent")
+        return tuple(f"{self.path.name} {text}" for text in dict.fromkeys(found))
+
+    def blocks(self, size: int) -> Iterator[Samples]:
+        """All of it, ``(channels, samples)`` with ``size`` samples a block; the last may be shorter.
+
+        Raises:
+            UnmingleError: it cannot be decoded, or holds samples that are not finite or absurdly large.
+        """
+        parts: list[Samples] = []
+        waiting = 0
+        for part in self._parts():
+            parts.append(part)
+            waiting += part.shape[1]
+            if waiting >= size:
+                joined = np.concatenate(parts, axis=1)
+                while joined.shape[1] >= size:
+                    yield np.ascontiguousarray(joined[:, :size])
+                    joined = joined[:, size:]
+                parts, waiting = [joined], joined.shape[1]
+        if waiting:
+            yield np.ascontiguousarray(np.concatenate(parts, axis=1))
+
+    def _parts(self) -> Iterator[Samples]:
+        parts = self._decoder.parts()
+        while True:
+            try:
+                part = next(parts, None)
+            except Exception as error:
+                if not self._samples:
+                    raise self._unreadable(error) from error
+                _log.debug("%s is damaged", self.path, exc_info=True)
+                self._warnings.append(
+                    f"ends early or is damaged after {self._samples / self.sample_rate:.2f} s; "
+                    "what comes before was used"
+                )
+                break
+            if part is None:
+                self._check_end()
+                break
+            check_samples(part, str(self.path))
+            self._silent = self._silent and is_constant(part)
+            self._samples += part.shape[1]
+            yield part
+
+    def _check_end(self) -> None:
+        lost = (self.seconds or 0.0) - self._samples / self.sample_rate
+        if lost > self._decoder.tolerance:
+            self._warnings.append(
+                f"ends early; the {self._samples / self.sample_rate:.2f} s that are there were used"
+            )
+        if _state(self._file.fileno()) != self._state:
+            self._warnings.append("was changed while it was read; read it again when nobody writes to it")
+
+    def _decode(self, layout: Layout, track: int | None) -> _Sndfile | _Av:
+        try:
+            decoder = self._closing.enter_context(_Sndfile(self._file.fileno(), layout))
+        except Exception as error:
+            _log.debug("libsndfile cannot read %s", self.path, exc_info=True)
+            # Another codec than it knows is no damage.
+            malformed = not re.search(
+                "recognised|unknown|unsupported|unimplemented|encoding", str(error).lower()
+            )
+        else:
+            if track not in (None, 1):
+                raise UnmingleError(f"{self.path} has one audio track; leave the number of the track out.")
+            self._warnings += decoder.warnings
+            for text in layout.warnings:
+                self._warnings.append(f"{text}; what is there was used" if text == "ends early" else text)
+            return decoder
+        try:
+            import av  # noqa: F401
+        except ImportError as error:
+            raise UnmingleError(
+                f"{self.path} cannot be read as audio by libsndfile; PyAV may read it, install it with: "
+                "pip install 'unmingle[media]'"
+            ) from error
+        tracks = self._closing.enter_context(_Av(self._file, self.path, track))
+        if malformed:
+            self._warnings.append("is malformed; what could be decoded was used")
+        if tracks.count > 1 and track is None:
+            self._warnings.append(
+                f"has {tracks.count} audio tracks; the first was used (--track names another)"
+            )
+        return tracks
+
+    def _unreadable(self, error: Exception) -> UnmingleError:
+        if isinstance(error, UnmingleError):
+            return error
+        _log.debug("%s cannot be read", self.path, exc_info=error)
+        kind = self.path.suffix or "sound"
+        return UnmingleError(f"{self.path} cannot be read as audio; is it really a {kind} file, and whole?")
+
+    def __enter__(self) -> AudioFile:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._closing.close()
+
+
+class _Stream(soundfile.SoundFile):  # type: ignore[misc]
+    """soundfile seeks after every read: MP3 loses samples by it, and GSM cannot."""
+
+    def seekable(self) -> bool:
+        return False
+
+
+class _Sndfile:
+    """The pieces of a file through libsndfile, one after the other, with the first one's rate and channels."""
+
+    tolerance = 1e-3
+    """Seconds; what is rounded where pieces have other rates."""
+
+    def __init__(self, descriptor: int, layout: Layout) -> None:
+        self._descriptor, self._layout = descriptor, layout
+        self.warnings: list[str] = []
+        frames = 0
+        for number in range(len(layout.pieces)):
+            with self._open(number) as file:
+                if number == 0:
+                    self.sample_rate, self.channels = int(file.samplerate), int(file.channels)
+                elif (file.samplerate, file.channels) != (self.sample_rate, self.channels):
+                    self.warnings.append(
+                        f"goes on with {file.channels} channels at {file.samplerate} Hz, which were converted"
+                    )
+                known = 0 < file.frames < 2**62
+                frames += int(file.frames * self.sample_rate / file.samplerate) if known else 0
+        self.seconds: float | None = frames / self.sample_rate if frames else None
+
+    def _open(self, number: int) -> soundfile.SoundFile:
+        piece = self._layout.pieces[number]
+        if len(self._layout.pieces) > 1 or piece.patches:
+            return _Stream(View(self._descriptor, piece))
+        # By its descriptor: no name has to be translated, none can be taken for an option.
+        os.lseek(self._descriptor, 0, os.SEEK_SET)
+        return _Stream(self._descriptor, closefd=False)
+
+    def parts(self) -> Iterator[Samples]:
+        for number in range(len(self._layout.pieces)):
+            with self._open(number) as file:
+                while len(block := file.read(_BLOCK, dtype="float32", always_2d=True)):
+                    yield self._fitted(block.T, int(file.samplerate))
+
+    def _fitted(self, block: Samples, rate: int) -> Samples:
+        if len(block) != self.channels:
+            block = np.repeat(block.mean(axis=0, keepdims=True), self.channels, axis=0)
+        if rate != self.sample_rate:
+            block = soxr.resample(block.T, rate, self.sample_rate, quality="HQ").T
+        return np.asarray(block, dtype=np.float32)
+
+    def __enter__(self) -> _Sndfile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+class _Av:
+    """One track of a file through PyAV."""
+
+    tolerance = _ENDS_EARLY_SECONDS
+    """Seconds; encoders' padding makes lengths of containers inexact."""
+
+    def __init__(self, file: FileIO, path: Path, track: int | None) -> None:
+        import av
+
+        file.seek(0)
+        # Titles may be in any encoding; and a playlist must not make it open other files or addresses.
+        options = {"protocol_whitelist": "none"}
+        opened: Any = av.open(file, metadata_errors="replace", options=options)
+        self._container = opened
+        try:
+            audio = self._container.streams.audio
+            self.count = len(audio)
+            if not self.count:
+                raise UnmingleError(f"{path} cannot be read: it has no audio track.")
+            if track is not None and not 1 <= track <= self.count:
+                raise UnmingleError(f"{path} has {self.count} audio tracks; there is no track {track}.")
+            self._stream = audio[(track or 1) - 1]
+            context = self._stream.codec_context
+            self.sample_rate, self.channels = int(context.sample_rate), int(context.channels)
+            if self.sample_rate < 1 or self.channels < 1:
+                raise UnmingleError(f"{path} has an audio track that cannot be decoded.")
+            self._resampler: Any = av.AudioResampler(
+                format="fltp", layout=context.layout, rate=self.sample_rate
+            )
+            length, base = self._stream.duration, self._stream.time_base
+            self.seconds: float | None = float(length * base) if length and base else None
+            if self.seconds is None and self._container.duration:
+                self.seconds = self._container.duration / av.time_base
+        except BaseException:
+            self._container.close()
+            raise
+
+    def parts(self) -> Iterator[Samples]:
+        for frame in self._container.decode(self._stream):
+            yield from self._converted(frame)
+        yield from self._converted(None)
+
+    def _converted(self, frame: Any) -> Iterator[Samples]:
+        for part in self._resampler.resample(frame):
+            yield np.ascontiguousarray(part.to_ndarray(), dtype=np.float32)
+
+    def __enter__(self) -> _Av:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with suppress(Exception):
+            self._container.close()
+
+
+def read_audio(path: Path | str, track: int | None = None) -> Recording:
+    """Decode a file: WAV, FLAC, OGG, MP3 and what else libsndfile reads; others through PyAV if it is installed.
+
+    Args:
+        path: of the file.
+        track: which of several audio tracks, from 1 on (default: the first, with a warning).
+
+    Raises:
+        UnmingleError: no such file or track, not audio, no samples, samples that are not finite or beyond
+            1e10, or a rate below 1 kHz.
+    """
+    with AudioFile(path, track) as file:
+        parts = list(file._parts())
+        if not parts:
+            raise UnmingleError(f"{path} holds 0 samples; there is nothing to read.")
+        return Recording(np.ascontiguousarray(np.concatenate(parts, axis=1)), file.sample_rate, file.warnings)
+
+
+def read_header(path: Path, track: int | None = None) -> Declared | None:
+    """Length, rate and channels by the header, or None where it cannot tell."""
+    try:
+        with AudioFile(path, track) as file:
+            if file.seconds is None:
+                return None
+            return Declared(file.seconds, file.sample_rate, file.channels)
+    except UnmingleError:
+        return None
+
+
+def check_rate(path: Path, sample_rate: int) -> None:
+    """Refuse a file whose sample rate leaves no speech.
+
+    Raises:
+        UnmingleError: it is below 1 kHz.
+    """
+    if sample_rate < LOWEST_SAMPLE_RATE:
+        raise UnmingleError(
+            f"{path} has a sample rate of {sample_rate} Hz; at least {LOWEST_SAMPLE_RATE} Hz is needed."
+        )
+
+
+def check_samples(samples: Samples, what: str) -> None:
+    """Refuse samples that nothing can be computed with.
+
+    Args:
+        samples: of any shape.
+        what: they are of, the sentence's first words.
+
+    Raises:
+        UnmingleError: some are NaN, infinite, or beyond 1e10.
+    """
+    # NaN is in no order with a number: the comparison is false.
+    if samples.size and not float(np.abs(samples).max()) <= LOUDEST_SAMPLE:
+        raise UnmingleError(
+            f"{what} holds samples that are NaN or infinite, or beyond 1e10; export it again."
+        )
+
+
+def is_constant(samples: Samples) -> bool:
+    """Whether every channel of ``(channels, samples)``, or ``(samples,)``, is silent, but for an offset."""
+    return bool(np.ptp(samples, axis=-1).max(initial=0.0) <= _SILENT)
+
+
+def reason(error: OSError) -> str:
+    """What the system says, to be put into a sentence."""
+    return (error.strerror or str(error)).lower()
+
+
+def _open(path: Path) -> FileIO:
+    if path.is_dir():
+        raise UnmingleError(f"{path} is a folder; name an audio file.")
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        raise UnmingleError(f"{path} does not exist; check the name.") from None
+    except ValueError as error:  # A name with a NUL.
+        raise UnmingleError(f"{str(path)!r} is no name that a file can have; check it.") from error
+    if stat.S_ISFIFO(mode):
+        file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115
+        with path.open("rb") as pipe:
+            shutil.copyfileobj(pipe, file)
+        return file
+    if not stat.S_ISREG(mode):
+        raise UnmingleError(f"{path} is no file; name an audio file.")
+    if path.stat().st_size == 0:
+        raise UnmingleError(f"{path} is empty (0 bytes); there is nothing to read.")
+    # Unbuffered: libsndfile moves the descriptor behind the buffer's back.
+    return path.open("rb", buffering=0)
+
+
+def _state(descriptor: int) -> tuple[int, int]:
+    found = os.fstat(descriptor)
+    return found.st_size, found.st_mtime_ns
