@@ -25,7 +25,7 @@ def test_estimates_add_up_to_the_mixture_at_any_rate(
     tiny_model: Path, example_sources: Samples, rate: int
 ) -> None:
     mixture = resample(example_sources.sum(axis=0)[:48000], 16000, rate)
-    estimates = load(tiny_model).separate(mixture, rate)
+    estimates = load(tiny_model).separate(mixture, rate).estimates
     assert estimates.shape == (2, len(mixture))
     np.testing.assert_allclose(estimates.sum(axis=0), mixture, atol=1e-4)
 
@@ -34,28 +34,28 @@ def test_level_is_kept_and_the_input_is_untouched(tiny_model: Path, example_sour
     model = load(tiny_model)
     mixture = example_sources.sum(axis=0)[:32000]
     copy = mixture.copy()
-    quiet, loud = model.separate(0.01 * mixture, 16000), model.separate(mixture, 16000)
+    quiet, loud = (model.separate(gain * mixture, 16000).estimates for gain in (0.01, 1.0))
     np.testing.assert_allclose(quiet, 0.01 * loud, atol=1e-5)
     for gain in (1e-8, 1e9):  # Floats at any scale, 32-bit integers among them.
-        np.testing.assert_allclose(model.separate(gain * mixture, 16000) / gain, loud, atol=1e-3)
+        np.testing.assert_allclose(model.separate(gain * mixture, 16000).estimates / gain, loud, atol=1e-3)
     np.testing.assert_array_equal(mixture, copy)
 
 
 def test_torch_in_torch_out_integers_and_batches(tiny_model: Path) -> None:
     model = load(tiny_model)
     mixture = (0.1 * np.random.default_rng(0).standard_normal(8000)).astype(np.float32)
-    expected = model.separate(mixture, 8000)
-    as_tensor = model.separate(torch.from_numpy(mixture), 8000)
+    expected = model.separate(mixture, 8000).estimates
+    as_tensor = model.separate(torch.from_numpy(mixture), 8000).estimates
     assert isinstance(as_tensor, torch.Tensor)
     np.testing.assert_array_equal(as_tensor.numpy(), expected)
     shares: list[float] = []
-    batch = model.separate(np.stack([mixture, 0 * mixture]), 8000, on_progress=shares.append)
+    batch = model.separate(np.stack([mixture, 0 * mixture]), 8000, on_progress=shares.append).estimates
     assert shares == sorted(shares)
     assert {0.5, 1.0} <= set(shares)
     assert batch.shape == (2, 2, 8000)
     np.testing.assert_array_equal(batch[0], expected)
     assert not batch[1].any()
-    integers = model.separate(np.round(mixture * 32768).astype(np.int16), 8000)
+    integers = model.separate(np.round(mixture * 32768).astype(np.int16), 8000).estimates
     np.testing.assert_allclose(integers, expected, atol=2e-3)
 
 
@@ -63,7 +63,7 @@ def test_torch_in_torch_out_integers_and_batches(tiny_model: Path) -> None:
 @given(samples=st.integers(1, 3000), rate=st.sampled_from([1000, 8000, 11025, 48000]))
 def test_any_length_works(tiny_model: Path, samples: int, rate: int) -> None:
     mixture = np.random.default_rng(samples).standard_normal(samples).astype(np.float32)
-    estimates = load(tiny_model).separate(mixture, rate)
+    estimates = load(tiny_model).separate(mixture, rate).estimates
     np.testing.assert_allclose(estimates.sum(axis=0), mixture, atol=1e-3)
 
 

@@ -272,7 +272,8 @@ def test_bad_blocks_and_streams_are_refused_and_the_stream_goes_on() -> None:
     for block, word in (
         (np.full(10, np.nan, dtype=np.float32), "NaN"),
         (np.zeros((2, 10), dtype=np.float32), "has 1 channels"),
-        (np.zeros(10, dtype=np.int16), "floating point"),
+        (np.zeros(10, dtype=np.int64), "floating point"),
+        (np.full(10, 1e19, dtype=np.float32), "beyond 1e10"),
     ):
         with pytest.raises(UnmingleError, match=word):
             stream.push(block)

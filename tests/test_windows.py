@@ -83,6 +83,7 @@ def _separated(
 def test_a_short_recording_is_separated_as_a_whole() -> None:
     system = tiny_system()
     mixture = np.random.default_rng(0).standard_normal(20000).astype(np.float32)
+    mixture -= mixture.mean()
     estimates = _separated(system, mixture)
     whole = system.separate(torch.from_numpy(mixture)[None], 2).sources[0].numpy()
     # Masks are kept in half precision.
@@ -119,6 +120,14 @@ def test_block_size_does_not_change_the_result(samples: int, block: int) -> None
     pieces = _separated(tiny_system(), mixture, block, window_seconds=1.0, overlap_seconds=0.25)
     assert pieces.shape == (2, samples)
     np.testing.assert_allclose(pieces, whole, atol=1e-5)
+
+
+def test_a_constant_offset_changes_nothing_and_is_given_back() -> None:
+    mixture = np.random.default_rng(3).standard_normal(30000).astype(np.float32)
+    plain = _separated(tiny_system(), mixture, window_seconds=1.0, overlap_seconds=0.25)
+    offset = _separated(tiny_system(), mixture + np.float32(0.3), window_seconds=1.0, overlap_seconds=0.25)
+    np.testing.assert_allclose(offset, plain + 0.15, atol=5e-3)
+    np.testing.assert_allclose(offset.sum(axis=0), mixture + 0.3, atol=1e-4)
 
 
 def test_neighbouring_masks_fade_into_each_other() -> None:

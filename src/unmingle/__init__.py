@@ -3,7 +3,7 @@
 >>> import unmingle
 >>> unmingle.separate("meeting.wav")                                    # doctest: +SKIP
 >>> model = unmingle.load()                                             # doctest: +SKIP
->>> estimates = model.separate(samples, sample_rate=44100, speakers=2)   # doctest: +SKIP
+>>> estimates = model.separate(samples, sample_rate=44100, speakers=2).estimates  # doctest: +SKIP
 >>> cleaned = unmingle.load_denoiser().denoise(samples, sample_rate=48000)  # doctest: +SKIP
 """
 

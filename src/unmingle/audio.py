@@ -6,11 +6,13 @@ Arrays of a file are ``(channels, samples)``, float32 in [-1, 1]; one channel is
 from __future__ import annotations
 
 import io
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
 import soundfile
 import soxr
+from numpy.typing import NDArray
 
 from unmingle.audio_reading import LOWEST_SAMPLE_RATE as LOWEST_SAMPLE_RATE
 from unmingle.audio_reading import Declared as Declared
@@ -131,9 +133,7 @@ def down_mix(samples: Samples, channel: str = "mix") -> tuple[Samples, tuple[str
         mono, loudest = _mean_or_loudest(samples)
         if loudest is None:
             return mono, ()
-        return mono, (
-            f"the channels cancel each other out; channel {loudest + 1} was used (--channel picks another)",
-        )
+        return mono, (_cancelled(loudest),)
     number = {"left": "1", "right": "2"}.get(channel, channel)
     if not (number.isascii() and number.isdecimal() and len(number) < 10):
         raise UnmingleError(f"There is no channel {channel!r}; say mix, left, right, or a number from 1 on.")
@@ -145,15 +145,53 @@ def down_mix(samples: Samples, channel: str = "mix") -> tuple[Samples, tuple[str
     ) else ()
 
 
+def down_mixer(
+    blocks: Iterable[Samples], channels: int, channel: str = "mix"
+) -> tuple[Callable[[Samples], Samples], tuple[str, ...]]:
+    """As :func:`down_mix` for a recording in blocks: what picks one channel of each of them, and warnings.
+
+    Args:
+        blocks: ``(channels, samples)`` each; gone through once where the whole recording must be known, which
+            is where there are several channels.
+        channels: of each.
+        channel: ``mix``, ``left``, ``right``, or a number from 1 on.
+
+    Raises:
+        UnmingleError: the recording has no such channel.
+    """
+    if channels == 1 or channel != "mix":
+        down_mix(np.zeros((channels, 1), dtype=np.float32), channel)  # Refuses a channel that is not there.
+        return lambda block: down_mix(block, channel)[0], ()
+    count, sums, squares = 0, np.zeros(channels + 1), np.zeros(channels + 1)
+    for block in blocks:
+        rows = np.concatenate([block, block.mean(axis=0, keepdims=True, dtype=np.float32)]).astype(np.float64)
+        count += rows.shape[1]
+        sums, squares = sums + rows.sum(axis=1), squares + np.square(rows).sum(axis=1)
+    powers = squares / max(count, 1) - np.square(sums / max(count, 1))
+    if not _cancel(powers[-1], powers[:-1]):
+        return lambda block: block.mean(axis=0, dtype=np.float32), ()
+    loudest = int(np.argmax(powers[:-1]))
+    return lambda block: block[loudest], (_cancelled(loudest),)
+
+
+def _cancelled(loudest: int) -> str:
+    return f"the channels cancel each other out; channel {loudest + 1} was used (--channel picks another)"
+
+
+def _cancel(mean: float, powers: NDArray[np.float64]) -> bool:
+    """Whether the power of the mean over channels is far below that of channels that are independent."""
+    # These leave the sum of their powers over their number's square.
+    return bool(mean < _CANCELLED * powers.sum() / len(powers) ** 2)
+
+
 def _mean_or_loudest(samples: Samples) -> tuple[Samples, int | None]:
     """The mean over channels, or, where they cancel, the loudest channel and its index."""
     if len(samples) == 1 or samples.shape[1] == 0:
         return samples[0], None
     mono: Samples = samples.mean(axis=0, dtype=np.float32)
     # Variances: an offset of all channels is no sound that is left.
-    powers = [np.var(channel, dtype=np.float64) for channel in samples]
-    # Channels that have nothing to do with each other leave the sum of their powers over their number's square.
-    if np.var(mono, dtype=np.float64) >= _CANCELLED * sum(powers) / len(samples) ** 2:
+    powers = np.var(samples, axis=1, dtype=np.float64)
+    if not _cancel(float(np.var(mono, dtype=np.float64)), powers):
         return mono, None
     loudest = int(np.argmax(powers))
     return samples[loudest], loudest

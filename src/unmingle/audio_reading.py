@@ -68,7 +68,7 @@ class Declared:
 
 
 class AudioFile:
-    """An open recording, to be gone through once in blocks; used as a context, it is closed at the end.
+    """An open recording, to be gone through in blocks; used as a context, it is closed at the end.
 
     The file is opened once: one that is replaced while it is read does not mix with its replacement.
 
@@ -121,6 +121,7 @@ class AudioFile:
         """
         parts: list[Samples] = []
         waiting = 0
+        self._silent, self._samples = True, 0
         for part in self._parts():
             parts.append(part)
             waiting += part.shape[1]
@@ -276,6 +277,11 @@ class _Av:
     """Seconds; encoders' padding makes lengths of containers inexact."""
 
     def __init__(self, file: FileIO, path: Path, track: int | None) -> None:
+        self._source = file, path, track
+        self._gone_through = False
+        self._open(file, path, track)
+
+    def _open(self, file: FileIO, path: Path, track: int | None) -> None:
         import av
 
         file.seek(0)
@@ -307,6 +313,11 @@ class _Av:
             raise
 
     def parts(self) -> Iterator[Samples]:
+        if self._gone_through:
+            # Not every container can be sought in: it is opened once more.
+            self._container.close()
+            self._open(*self._source)
+        self._gone_through = True
         for frame in self._container.decode(self._stream):
             yield from self._converted(frame)
         yield from self._converted(None)

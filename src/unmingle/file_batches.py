@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
 
+from unmingle.audio import check_format
 from unmingle.audio_containers import audio_files
 from unmingle.errors import UnmingleError
+from unmingle.temporary import check_writable
 
 _log = logging.getLogger(__name__)
 
@@ -167,6 +169,17 @@ def check_template(name: str, outputs: int) -> None:
         raise UnmingleError(f"The name {name!r} is not a template; use {fields}.") from error
     if len(set(names)) < len(names):
         raise UnmingleError(f"The name {name!r} needs {fields}, or outputs would overwrite each other.")
+
+
+def check_output(output: Output, outputs: int) -> None:
+    """Find out before the work what no file could be written with.
+
+    Raises:
+        UnmingleError: the format or the template will not do, or the folder cannot be written into.
+    """
+    check_format(output.format, 48000, output.bits)
+    check_template(output.name, outputs)
+    check_writable(output.folder)
 
 
 def targets_of(stem: str, speakers: int, output: Output, taken: set[str]) -> list[Path]:

@@ -17,6 +17,7 @@ from unmingle.cli.options import (
     NameTemplate,
     Overwrite,
     Threads,
+    Track,
     set_threads,
 )
 from unmingle.errors import UnmingleError
@@ -29,9 +30,7 @@ if TYPE_CHECKING:
 def command(
     files: Annotated[
         list[str] | None,
-        typer.Argument(
-            metavar="[FILE...]", help="Audio files, folders, quoted globs; or - - for a pipe of raw samples."
-        ),
+        typer.Argument(metavar="[FILE...]", help="Audio files, folders, quoted globs; or - - for a pipe."),
     ] = None,
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the outputs.")
@@ -52,6 +51,7 @@ def command(
     live: Annotated[
         bool, typer.Option("--live", help="Clean the microphone to the loudspeaker until Ctrl-C.")
     ] = False,
+    track: Track = None,
     threads: Threads = None,
     as_json: Json = False,
 ) -> None:
@@ -59,10 +59,11 @@ def command(
 
     For recordings of one speaker. Outputs have the rate, level, length and channels of the input. The
     model works up to 8 kHz; sound above is attenuated as much as the octave below. Long files need no
-    more memory than short ones, except MP3 and m4a, which are decoded whole.
+    more memory than short ones.
 
     \b
       unmingle denoise talk.wav              denoised/talk_denoised.wav
+      unmingle denoise - - <noisy.wav >clean.wav
       unmingle denoise --live                needs the extra "live"
       arecord -t raw -f S16_LE -r 16000 | unmingle denoise - - --raw s16le:16000 | aplay ...
     """
@@ -71,28 +72,31 @@ def command(
     if live and files:
         raise UnmingleError("--live takes no files; give one or the other.")
     if piped and files != ["-", "-"]:
-        raise UnmingleError("A pipe is `unmingle denoise - - --raw s16le:16000`; - does not go with files.")
-    if piped != (raw is not None):
-        raise UnmingleError(
-            "A pipe needs both - - and --raw FORMAT:RATE, as in: denoise - - --raw s16le:16000"
-        )
+        raise UnmingleError("A pipe is `unmingle denoise - -`; - does not go with files.")
+    if raw is not None and not piped:
+        raise UnmingleError("--raw is for a pipe, as in: denoise - - --raw s16le:16000")
     if not files and not live:
         raise UnmingleError("Name a file to clean; see unmingle denoise --help.")
 
     from unmingle.denoising import load_denoiser
-    from unmingle.file_batches import Output
+    from unmingle.file_batches import Output, check_output, find_roots
     from unmingle.live import run_live
     from unmingle.models import DEFAULT_DENOISER
 
+    target = Output(output, format.lower(), name, bits, overwrite, find_roots(files or []))
+    if files and not piped:
+        check_output(target, 1)
     enhancer = load_denoiser(model or DEFAULT_DENOISER)
     if live:
         print("Cleaning the microphone; Ctrl-C ends.", file=sys.stderr)
         run_live(enhancer)
     elif raw is not None:
         _pipe(enhancer, raw)
+    elif piped:
+        _through(enhancer, format.lower(), bits)
     else:
         assert files
-        _files(files, enhancer, Output(output, format.lower(), name, bits, overwrite), as_json)
+        _files(files, enhancer, target, as_json, track)
 
 
 def _pipe(enhancer: Enhancer, text: str) -> None:
@@ -107,7 +111,27 @@ def _pipe(enhancer: Enhancer, text: str) -> None:
     )
 
 
-def _files(names: list[str], enhancer: Enhancer, output: Output, as_json: bool) -> None:
+def _through(enhancer: Enhancer, format: str, bits: int | None) -> None:
+    """A whole audio file from stdin, cleaned, to stdout."""
+    import shutil
+    import tempfile
+
+    from unmingle.cli.options import stdin_file
+    from unmingle.denoising import denoise_files
+    from unmingle.file_batches import Output
+
+    with stdin_file() as path, tempfile.TemporaryDirectory() as folder:
+        (result,) = denoise_files([path], enhancer, Output(Path(folder), format, "{stem}", bits))
+        if result.error:
+            raise UnmingleError(result.error.replace(str(path), "What comes from stdin"))
+        for warning in result.warnings:
+            print(f"unmingle: {warning}", file=sys.stderr)
+        with open(result.output, "rb") as file:
+            shutil.copyfileobj(file, sys.stdout.buffer)
+        sys.stdout.buffer.flush()
+
+
+def _files(names: list[str], enhancer: Enhancer, output: Output, as_json: bool, track: int | None) -> None:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -123,7 +147,7 @@ def _files(names: list[str], enhancer: Enhancer, output: Output, as_json: bool) 
         transient=True, disable=not console.is_terminal,
     ) as progress:  # fmt: skip
         task = progress.add_task("denoising", total=len(paths))
-        results = denoise_files(paths, enhancer, output, lambda _: progress.advance(task))
+        results = denoise_files(paths, enhancer, output, lambda _: progress.advance(task), track=track)
     failures = [r.error for r in results if r.error] + [p.error for p in problems if p.error]
     if as_json:
         told = [result.as_dict() for result in results]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import signal
 import sys
 from contextlib import suppress
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -53,8 +55,13 @@ def _options(
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Say on stderr where errors come from; goes before the command.")
+    ] = False,
 ) -> None:
-    pass
+    if debug:
+        logging.basicConfig(level=logging.WARNING)
+        logging.getLogger("unmingle").setLevel(logging.DEBUG)
 
 
 app.command("separate")(separate.command)
@@ -74,16 +81,49 @@ def main() -> None:
     # Ended politely, a command cleans up as it does after Ctrl-C.
     with suppress(ValueError):  # Not in the main thread of a program that calls this.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    _prepare_streams()
     try:
-        app()
+        try:
+            if "" in sys.argv[1:]:
+                raise UnmingleError("An argument is empty; is a variable unset?")
+            app()
+        finally:
+            sys.stdout.flush()  # A full disk is found here, not when Python has ended.
     except UnmingleError as error:
-        print(f"unmingle: {error}", file=sys.stderr)
+        _say(str(error))
         sys.exit(2)
     except SystemExit as stop:
         if stop.code == 130:  # typer's word for Ctrl-C
-            print("unmingle: interrupted; nothing half-written is taken for whole.", file=sys.stderr)
+            _say("interrupted; nothing half-written is taken for whole.")
         raise
     except BrokenPipeError:
         # The reader of our output went away, as `| head` does.
         sys.stderr.close()
         sys.exit(141)
+    except OSError as error:
+        _unexpected(error, (error.strerror or str(error)).lower())
+    except Exception as error:
+        _unexpected(error, " ".join(str(error).split())[:200] or type(error).__name__)
+
+
+def _prepare_streams() -> None:
+    """What a terminal cannot show is escaped; what was closed swallows all."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+        elif hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _say(text: str) -> None:
+    print(f"unmingle: {text}", file=sys.stderr)
+
+
+def _unexpected(error: Exception, what: str) -> NoReturn:
+    """A mistake of ours, or a refusal of the system that no command expects."""
+    logging.getLogger("unmingle").debug("unexpected", exc_info=error)
+    _say(f"it could not be done ({what}); `unmingle --debug ...` says where it went wrong.")
+    with suppress(OSError):
+        sys.stdout.close()  # What a full disk did not take is not tried once more at the end.
+    sys.exit(2)

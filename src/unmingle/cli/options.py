@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -29,6 +33,10 @@ NameTemplate = Annotated[
         "--name", metavar="TEMPLATE", help="Name of an output without its suffix; {stem} is the input's name."
     ),
 ]
+Track = Annotated[
+    int | None,
+    typer.Option("--track", metavar="N", help="Audio track of a video with several (default: the first)."),
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing outputs.")]
 
 
@@ -41,6 +49,25 @@ def set_threads(threads: int | None) -> None:
     import torch
 
     torch.set_num_threads(threads)
+
+
+@contextmanager
+def stdin_file() -> Iterator[Path]:
+    """What comes from stdin, as a file named ``stdin`` while the context lasts.
+
+    Raises:
+        UnmingleError: stdin is closed.
+    """
+    import shutil
+    import tempfile
+
+    if sys.stdin is None:
+        raise UnmingleError("stdin is closed; there is nothing to read.")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "stdin"
+        with path.open("wb") as file:
+            shutil.copyfileobj(sys.stdin.buffer, file)
+        yield path
 
 
 def require(extra: str, *modules: str) -> None:

@@ -18,7 +18,9 @@ from unmingle.cli.options import (
     NameTemplate,
     Overwrite,
     Threads,
+    Track,
     set_threads,
+    stdin_file,
 )
 from unmingle.errors import UnmingleError
 
@@ -27,8 +29,10 @@ if TYPE_CHECKING:
 
 
 def command(
+    context: typer.Context,
     files: Annotated[
-        list[str], typer.Argument(metavar="FILE...", help="Audio files, folders, or quoted globs.")
+        list[str],
+        typer.Argument(metavar="FILE...", help="Audio files, folders, quoted globs; - reads stdin."),
     ],
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the outputs.")
@@ -54,6 +58,7 @@ def command(
         ),
     ] = "mix",
     overwrite: Overwrite = False,
+    track: Track = None,
     timeline: Annotated[
         Path | None,
         typer.Option(
@@ -66,9 +71,9 @@ def command(
 ) -> None:
     """Separate speakers into one file each.
 
-    Reads WAV, FLAC, OGG and MP3 at any sample rate; m4a, mp4 and webm need the extra "media". Outputs
-    have the rate and level of the input and add up to it. Speaker 1 is the one who speaks first. Put
-    file names that begin with a dash after "--".
+    Reads WAV, FLAC, OGG, MP3 and more at any sample rate; m4a, mp4, webm and others need the extra
+    "media". Outputs have the rate and level of the input and add up to it. Speaker 1 is the one who
+    speaks first. Put file names that begin with a dash after "--".
 
     \b
       unmingle separate meeting.wav                  separated/meeting_speaker1.wav, ..._speaker2.wav
@@ -78,7 +83,7 @@ def command(
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-    from unmingle.file_batches import Output, find_inputs
+    from unmingle.file_batches import Output, check_output, find_inputs, find_roots
     from unmingle.models import DEFAULT_MODEL
     from unmingle.separation import FileResult, load, separate_files
     from unmingle.separation.timeline import check_timeline_path, write_timelines
@@ -87,11 +92,15 @@ def command(
     wanted = _number(speakers)
     if timeline is not None:
         check_timeline_path(timeline)
+    if "-" in files:
+        path = context.with_resource(stdin_file())
+        files = [str(path) if name == "-" else name for name in files]
     paths, problems = find_inputs(files)
     if not paths:
         raise UnmingleError(str(problems[0].error))
+    target = Output(output, format.lower(), name, bits, overwrite, find_roots(files))
+    check_output(target, 2)
     separator = load(model or DEFAULT_MODEL, device)
-    target = Output(output, format.lower(), name, bits, overwrite)
     console = Console(stderr=True)
     with Progress(
         TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn(), console=console,
@@ -110,7 +119,14 @@ def command(
             progress.update(task, completed=100 * done, description=paths[min(done, len(paths) - 1)].name)
 
         results = separate_files(
-            paths, separator, target, speakers=wanted, channel=channel, on_done=advance, on_progress=show
+            paths,
+            separator,
+            target,
+            speakers=wanted,
+            channel=channel,
+            track=track,
+            on_done=advance,
+            on_progress=show,
         )
     if timeline is not None:
         write_timelines(timeline, [(r.input, r.seconds, r.timeline) for r in results if not r.error])

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import overload
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from unmingle.audio import Samples, read_audio
+from unmingle.arrays import as_rate, as_samples, like
+from unmingle.audio import Samples, read_audio, split_offset
 from unmingle.denoising.stream import DenoisingStream
 from unmingle.errors import UnmingleError
 from unmingle.models import DEFAULT_DENOISER, find_model, load_system
@@ -19,6 +20,7 @@ from unmingle.systems import DenoisingSystem
 LOOK_AHEAD_SECONDS = 10.0
 """A file is judged in pieces of so much, each with one choice of the gate; a shorter recording has one."""
 BLOCK_SECONDS = 10.0
+_MOST_CHANNELS = 64
 
 
 class Enhancer:
@@ -50,33 +52,55 @@ class Enhancer:
         )
 
     @overload
-    def denoise(self, audio: NDArray[np.generic], sample_rate: int) -> Samples: ...
+    def denoise(
+        self, audio: NDArray[np.generic], sample_rate: int, *, channels_last: bool = False
+    ) -> Samples: ...
 
     @overload
-    def denoise(self, audio: Tensor, sample_rate: int) -> Tensor: ...
+    def denoise(self, audio: Tensor, sample_rate: int, *, channels_last: bool = False) -> Tensor: ...
 
-    def denoise(self, audio: NDArray[np.generic] | Tensor, sample_rate: int) -> Samples | Tensor:
+    def denoise(
+        self, audio: NDArray[np.generic] | Tensor, sample_rate: int, *, channels_last: bool = False
+    ) -> Samples | Tensor:
         """Clean one recording.
 
         Args:
-            audio: ``(samples,)`` or ``(channels, samples)``, float in [-1, 1]; it is not changed.
+            audio: ``(samples,)`` or ``(channels, samples)``, float in [-1, 1] or signed integers; it is not changed.
             sample_rate: of ``audio``, in hertz. It is never guessed.
+            channels_last: ``audio`` is ``(samples, channels)``, as soundfile reads it.
 
         Returns:
             The same shape, float32 at the rate and level of the input, NumPy or torch as the input was.
 
         Raises:
-            UnmingleError: the audio is not finite or of a wrong shape, or the rate is below 1 kHz.
+            UnmingleError: the audio is not finite or of a wrong kind or shape, or the rate is below 1 kHz.
         """
-        array = audio.detach().cpu().numpy() if isinstance(audio, Tensor) else np.asarray(audio)
-        if array.ndim not in (1, 2) or (array.ndim == 2 and len(array) > 64):
-            raise UnmingleError(f"Audio must be (samples,) or (channels, samples); got {array.shape}.")
-        channels = 1 if array.ndim == 1 else len(array)
-        stream = self.stream(sample_rate, channels, look_ahead_seconds=LOOK_AHEAD_SECONDS)
-        size = round(BLOCK_SECONDS * sample_rate)
-        blocks = [stream.push(array[..., k : k + size]) for k in range(0, array.shape[-1], size)]
-        cleaned = np.concatenate([*blocks, stream.flush()], axis=-1) if blocks else array.astype(np.float32)
-        return torch.from_numpy(cleaned) if isinstance(audio, Tensor) else cleaned
+        samples, rate = as_samples(audio, channels_last=channels_last), as_rate(sample_rate)
+        if samples.ndim == 2 and len(samples) > _MOST_CHANNELS:
+            raise UnmingleError(
+                f"The audio has {len(samples)} channels; if it is (samples, channels), say channels_last=True."
+            )
+        cleaned = samples
+        if samples.size:
+            channels = 1 if samples.ndim == 1 else len(samples)
+            stream = self.stream(rate, channels, look_ahead_seconds=LOOK_AHEAD_SECONDS)
+            size = round(BLOCK_SECONDS * rate)
+            blocks = (samples[..., start : start + size] for start in range(0, samples.shape[-1], size))
+            cleaned = np.concatenate(list(clean_blocks(stream, blocks)), axis=-1)
+        return like(cleaned, audio, channels_last=channels_last)
+
+
+def clean_blocks(stream: DenoisingStream, blocks: Iterable[Samples]) -> Iterator[Samples]:
+    """What a stream makes of a recording's blocks of :data:`BLOCK_SECONDS`, its constant offset taken off meanwhile.
+
+    The offset (the mean of the first block) is no noise to learn from; it is given back.
+    """
+    offset: Samples = np.zeros(1, dtype=np.float32)
+    for number, block in enumerate(blocks):
+        if number == 0:
+            offset = split_offset(block)[1]
+        yield stream.push(block - offset) + offset
+    yield stream.flush() + offset
 
 
 def load_denoiser(name: str | Path = DEFAULT_DENOISER) -> Enhancer:

@@ -11,7 +11,7 @@ from typing import Any
 from unmingle.audio import check_format
 from unmingle.audio_blocks import AudioWriter
 from unmingle.audio_reading import AudioFile
-from unmingle.denoising.enhancer import BLOCK_SECONDS, LOOK_AHEAD_SECONDS, Enhancer
+from unmingle.denoising.enhancer import BLOCK_SECONDS, LOOK_AHEAD_SECONDS, Enhancer, clean_blocks
 from unmingle.errors import UnmingleError
 from unmingle.file_batches import Output, check_template, go_through, targets_of
 
@@ -80,12 +80,11 @@ def _denoise_file(
         stream = enhancer.stream(rate, channels, look_ahead_seconds=LOOK_AHEAD_SECONDS)
         samples = 0
         with AudioWriter(target, rate, channels, output.format, output.bits, seconds) as writer:
-            for block in recording.blocks(round(BLOCK_SECONDS * rate)):
-                samples += block.shape[1]
-                writer.write(stream.push(block))
+            for cleaned in clean_blocks(stream, recording.blocks(round(BLOCK_SECONDS * rate))):
+                samples += cleaned.shape[1]
+                writer.write(cleaned)
             if not samples:
                 raise UnmingleError(f"{path} holds 0 samples; there is nothing to read.")
-            writer.write(stream.flush())
         result.warnings += recording.warnings
     result.seconds, result.sample_rate = samples / rate, rate
     result.output, result.switches = str(target), stream.masks.switches

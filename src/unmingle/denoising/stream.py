@@ -7,7 +7,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from unmingle.audio import LOWEST_SAMPLE_RATE, Samples
+from unmingle.arrays import as_rate, as_samples
+from unmingle.audio import Samples
 from unmingle.audio_stream import Frames, OtherRate, StftStream
 from unmingle.denoising.expert_choice import ExpertMasks
 from unmingle.errors import UnmingleError
@@ -44,10 +45,7 @@ class DenoisingStream:
         expert: int | None = None,
         look_ahead_seconds: float = 0.0,
     ) -> None:
-        if sample_rate < LOWEST_SAMPLE_RATE:
-            raise UnmingleError(
-                f"The sample rate is {sample_rate} Hz; at least {LOWEST_SAMPLE_RATE} Hz is needed."
-            )
+        sample_rate = as_rate(sample_rate)
         if channels < 1:
             raise UnmingleError(f"A stream needs at least one channel; got {channels}.")
         if not 0.0 <= look_ahead_seconds <= 3600.0:
@@ -74,7 +72,8 @@ class DenoisingStream:
         """Some more audio ``(samples,)`` or ``(channels, samples)``; what is ready comes back.
 
         Raises:
-            UnmingleError: another number of channels, samples that are not finite, or a stream that has ended.
+            UnmingleError: another number of channels, samples that are not finite or beyond 1e10, or a stream that
+                has ended. The stream stays as it was.
         """
         if self._ended:
             raise UnmingleError("The stream has ended; open another.")
@@ -132,19 +131,14 @@ class DenoisingStream:
         return waited
 
     def _checked(self, block: NDArray[np.generic]) -> Samples:
-        audio = np.asarray(block)
-        self._flat = audio.ndim == 1
-        audio = audio[None] if self._flat else audio
-        if audio.ndim != 2 or len(audio) != self.channels:
+        samples = as_samples(block)
+        flat = samples.ndim == 1
+        if (1 if flat else len(samples)) != self.channels:
             raise UnmingleError(
                 f"The stream has {self.channels} channels; a block must be (channels, samples), got {block.shape}."
             )
-        if not np.issubdtype(audio.dtype, np.floating):
-            raise UnmingleError(f"A block must be floating point in [-1, 1]; got {audio.dtype}.")
-        samples = np.ascontiguousarray(audio, dtype=np.float32)
-        if not np.isfinite(samples).all():
-            raise UnmingleError("A block holds samples that are NaN or infinite; the stream stays as it was.")
-        return samples
+        self._flat = flat
+        return samples[None] if flat else samples
 
     def _answer(self, audio: Samples) -> Samples:
         self._given += audio.shape[1]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from unmingle.audio import check_format, pick_channel, read_audio
-from unmingle.audio_blocks import AudioWriter, Blocks
+from unmingle.audio import Samples, check_format, down_mix, down_mixer, read_audio
+from unmingle.audio_blocks import AudioWriter
+from unmingle.audio_reading import AudioFile
 from unmingle.errors import UnmingleError
 from unmingle.file_batches import Output, check_template, go_through, targets_of
 from unmingle.models import DEFAULT_MODEL
@@ -53,31 +54,24 @@ class FileResult:
         return asdict(self)
 
 
-@dataclass(frozen=True)
-class Separated(Separation):
-    """One file, separated."""
-
-    sample_rate: int
-
-
 def separate(
     path: Path | str,
     *,
     speakers: Speakers = None,
     model: str | Path = DEFAULT_MODEL,
     channel: str = "mix",
+    track: int | None = None,
     device: str = "auto",
-) -> Separated:
+) -> Separation[Samples]:
     """Separate one file; the estimates come back as an array, nothing is written.
 
     Raises:
         UnmingleError: the file, the model or the number of speakers will not do; the text says why.
     """
     separator = load(model, device)
-    recording = read_audio(path)
-    mixture = pick_channel(recording.samples, channel)
-    separation = separator.separate_recording(mixture, recording.sample_rate, speakers)
-    return Separated(separation.estimates, separation.tracks, recording.sample_rate)
+    recording = read_audio(path, track)
+    mixture, _ = down_mix(recording.samples, channel)
+    return separator.separate(mixture, recording.sample_rate, speakers)
 
 
 def separate_files(
@@ -87,6 +81,7 @@ def separate_files(
     *,
     speakers: Speakers = None,
     channel: str = "mix",
+    track: int | None = None,
     on_done: Callable[[FileResult], None] | None = None,
     on_progress: Callable[[float], None] | None = None,
 ) -> list[FileResult]:
@@ -98,6 +93,7 @@ def separate_files(
         output: where estimates go, and how.
         speakers: in each file; see :data:`~unmingle.separation.offline.Speakers`.
         channel: of the file: ``mix`` (their mean), ``left``, ``right`` or a number.
+        track: which of several audio tracks of a file, from 1 on (default: the first, with a warning).
         on_done: called with the result of each file.
         on_progress: called with the share of the file at work that is done, 0 to 1.
 
@@ -108,17 +104,18 @@ def separate_files(
     check_format(output.format, 48000, output.bits)
     check_template(output.name, 2)
     taken = {os.path.realpath(path) for path in paths}
+    source = _Source(channel, track)
 
     def work(path: Path, stem: str, result: FileResult) -> None:
         # Where speakers are counted, there is room for as many as the model can find.
         targets = targets_of(stem, wanted or separator.speakers, output, taken)
         taken.update(os.path.realpath(target) for target in targets)
         _separate_file(
-            path, targets, separator, output, channel, result, counted=wanted is None, on_progress=on_progress
+            path, targets, separator, output, source, result, counted=wanted is None, on_progress=on_progress
         )
 
     results = [FileResult(str(path)) for path in paths]
-    go_through(paths, results, work, "separated", on_done)
+    go_through(paths, results, work, "separated", on_done, output.roots)
     return results
 
 
@@ -127,7 +124,7 @@ def _separate_file(
     targets: list[Path],
     separator: Separator,
     output: Output,
-    channel: str,
+    source: _Source,
     result: FileResult,
     *,
     counted: bool,
@@ -136,40 +133,100 @@ def _separate_file(
     existing = [target for target in targets if target.exists()]
     if existing and not output.overwrite:
         raise UnmingleError(f"{existing[0]} exists; add --overwrite, or name another folder with -o.")
-    recording = Blocks(path, _BLOCK_SECONDS)
-    rate = recording.sample_rate
-    check_format(output.format, rate, output.bits)
-    if not counted and len(targets) > 1 and not separator.trained_for(len(targets)):
-        result.warnings.append(f"the model was trained for {separator.speakers} speakers")
     report = on_progress or (lambda _: None)
-    total = max(recording.seconds * rate, 1.0)
-    with RecordingSeparation(separator.system, rate, None if counted else len(targets)) as separation:
-        samples = 0
-        for block in recording:
-            separation.push(pick_channel(block, channel))
-            samples += block.shape[1]
-            report(MASKING_SHARE * min(1.0, samples / total))
-        if not samples:
-            raise UnmingleError(f"{path} holds 0 samples; there is nothing to read.")
-        result.seconds, result.sample_rate = samples / rate, rate
-        tracks = separation.finish()
-        result.speakers, result.confidence = tracks.speakers, tracks.count_confidence
-        result.timeline = timeline(tracks)
+    with AudioFile(path, source.track) as file:
+        rate = file.sample_rate
+        check_format(output.format, rate, output.bits)
+        if not counted and len(targets) > 1 and not separator.trained_for(len(targets)):
+            result.warnings.append(f"the model was trained for {separator.speakers} speakers")
+        recording = _Mono(file, source.channel)
+        total = max((file.seconds or 0.0) * rate, 1.0)
+        with RecordingSeparation(separator.system, rate, None if counted else len(targets)) as separation:
+            samples = 0
+            for block in recording:
+                separation.push(block)
+                samples += len(block)
+                report(MASKING_SHARE * min(1.0, samples / total))
+            if not samples:
+                raise UnmingleError(f"{path} holds 0 samples; there is nothing to read.")
+            result.seconds, result.sample_rate = samples / rate, rate
+            tracks = separation.finish()
+            result.speakers, result.confidence = tracks.speakers, tracks.count_confidence
+            result.timeline = timeline(tracks)
+            written = targets[: tracks.speakers]
+            _write_all(separation, recording, output, written, samples, result)
+        result.warnings += [*file.warnings, *(f"{path.name}: {text}" for text in recording.warnings)]
         result.warnings += _doubts(tracks)
-        written = targets[: tracks.speakers]
-        writing = _Writing(separation, recording, channel, output, written, samples)
-        peak = writing.run(1.0)
-        if peak > 1.0 and not (output.format == "wav" and output.bits in (None, 32)):
-            # Once more, quieter: one gain for all speakers keeps their balance.
-            result.gain_db = 20 * float(np.log10(0.999 / peak))
-            writing.run(0.999 / peak)
-        report(1.0)
-    if recording.warning:
-        result.warnings.append(recording.warning)
+    report(1.0)
     for stale in targets[len(written) :]:
         # --overwrite: a third speaker of an earlier run would look like one of this run.
         stale.unlink(missing_ok=True)
     result.outputs = [str(target) for target in written]
+
+
+@dataclass(frozen=True)
+class _Source:
+    """What of a file is separated."""
+
+    channel: str
+    track: int | None
+
+
+class _Mono:
+    """One channel of a file, to be gone through in blocks ``(samples,)`` as often as wanted."""
+
+    def __init__(self, file: AudioFile, channel: str) -> None:
+        self.file, self._size = file, round(_BLOCK_SECONDS * file.sample_rate)
+        self._pick, self.warnings = down_mixer(file.blocks(self._size), file.channels, channel)
+
+    def __iter__(self) -> Iterator[Samples]:
+        return (self._pick(block) for block in self.file.blocks(self._size))
+
+
+def _write_all(
+    separation: RecordingSeparation,
+    recording: _Mono,
+    output: Output,
+    targets: list[Path],
+    samples: int,
+    result: FileResult,
+) -> None:
+    """Write the estimates; what would clip is written once more, quieter, with one gain for all speakers."""
+    peak = _write(separation, recording, output, targets, samples, 1.0)
+    if peak > 1.0 and not (output.format == "wav" and output.bits in (None, 32)):
+        result.gain_db = 20 * float(np.log10(0.999 / peak))
+        _write(separation, recording, output, targets, samples, 0.999 / peak)
+
+
+def _write(
+    separation: RecordingSeparation,
+    recording: _Mono,
+    output: Output,
+    targets: list[Path],
+    samples: int,
+    gain: float,
+) -> float:
+    """Write all of a recording's estimates times ``gain``, or none; their peak is returned.
+
+    Raises:
+        UnmingleError: the disk refuses, or the recording is another one than in the first pass.
+    """
+    rate, peak, written = recording.file.sample_rate, 0.0, 0
+    with ExitStack() as stack:
+        writers = [
+            stack.enter_context(AudioWriter(target, rate, 1, output.format, output.bits, samples / rate))
+            for target in targets
+        ]
+        for estimates in separation.estimates(recording):
+            written += estimates.shape[1]
+            peak = max(peak, float(np.abs(estimates).max(initial=0.0)))
+            for writer, estimate in zip(writers, estimates, strict=True):
+                writer.write(np.float32(gain) * estimate[None])
+        if written != samples:
+            raise UnmingleError(f"{recording.file.path} changed while it was read; separate it again.")
+        for writer in writers:
+            writer.close()
+    return peak
 
 
 def _doubts(tracks: Tracks) -> list[str]:
@@ -182,43 +239,3 @@ def _doubts(tracks: Tracks) -> list[str]:
         if own < _NEARLY_SILENT * energy.max():
             doubts.append(f"estimate {number} is nearly silent")
     return doubts
-
-
-@dataclass(frozen=True)
-class _Writing:
-    """Writes the estimates of one recording: all of its files or none."""
-
-    separation: RecordingSeparation
-    recording: Blocks
-    channel: str
-    output: Output
-    targets: list[Path]
-    samples: int
-    """Of the recording, in the first pass."""
-
-    def run(self, gain: float) -> float:
-        """Write the estimates times ``gain``; their peak is returned. What would clip is not kept.
-
-        Raises:
-            UnmingleError: the disk refuses, or the recording is another one by now.
-        """
-        rate, output = self.recording.sample_rate, self.output
-        blocks = (pick_channel(block, self.channel) for block in self.recording)
-        peak, samples = 0.0, 0
-        with ExitStack() as stack:
-            writers = [
-                stack.enter_context(
-                    AudioWriter(target, rate, 1, output.format, output.bits, self.samples / rate)
-                )
-                for target in self.targets
-            ]
-            for estimates in self.separation.estimates(blocks):
-                samples += estimates.shape[1]
-                peak = max(peak, float(np.abs(estimates).max(initial=0.0)))
-                for writer, estimate in zip(writers, estimates, strict=True):
-                    writer.write(np.float32(gain) * estimate[None])
-            if samples != self.samples:
-                raise UnmingleError("The recording changed while it was read; separate it again.")
-            for writer in writers:
-                writer.close()
-        return peak

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Any, Generic, Literal, TypeVar, overload
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from unmingle.audio import LOWEST_SAMPLE_RATE, Samples
+from unmingle.arrays import as_rate, as_samples
+from unmingle.audio import Samples, down_mix
 from unmingle.device import pick_device
 from unmingle.errors import UnmingleError
 from unmingle.models import DEFAULT_MODEL, find_model, load_system
@@ -29,19 +30,24 @@ Speakers = int | Literal["auto"] | None
 """A number; ``auto``: count them; None: the model's number, or ``auto`` if it was trained for several."""
 
 
-@dataclass(frozen=True)
-class Separation:
-    """One recording, separated."""
+Audio = TypeVar("Audio", Samples, Tensor, covariant=True)
 
-    estimates: Samples
-    """``(speakers, samples)``; speaker 1 speaks first."""
-    tracks: Tracks
-    """Who speaks when, and the trust in it."""
+
+@dataclass(frozen=True)
+class Separation(Generic[Audio]):
+    """One recording, or a batch of them, separated."""
+
+    estimates: Audio
+    """``(speakers, samples)`` or ``(batch, speakers, samples)``; speaker 1 speaks first."""
+    sample_rate: int
+    """In hertz, that of the recording."""
+    tracks: tuple[Tracks, ...]
+    """Who speaks when in each recording, and the trust in it."""
 
     @property
     def confidence(self) -> float:
-        """Trust in the number of speakers, 0.5 to 1; 1 where it was given."""
-        return self.tracks.count_confidence
+        """Trust in the number of speakers, 0.5 to 1; 1 where it was given. Of a batch, the least."""
+        return min(tracks.count_confidence for tracks in self.tracks)
 
 
 class Separator:
@@ -66,8 +72,10 @@ class Separator:
         audio: NDArray[np.generic],
         sample_rate: int,
         speakers: Speakers = None,
+        *,
+        channels_last: bool = False,
         on_progress: Callable[[float], None] | None = None,
-    ) -> Samples: ...
+    ) -> Separation[Samples]: ...
 
     @overload
     def separate(
@@ -75,27 +83,33 @@ class Separator:
         audio: Tensor,
         sample_rate: int,
         speakers: Speakers = None,
+        *,
+        channels_last: bool = False,
         on_progress: Callable[[float], None] | None = None,
-    ) -> Tensor: ...
+    ) -> Separation[Tensor]: ...
 
     def separate(
         self,
         audio: NDArray[np.generic] | Tensor,
         sample_rate: int,
         speakers: Speakers = None,
+        *,
+        channels_last: bool = False,
         on_progress: Callable[[float], None] | None = None,
-    ) -> Samples | Tensor:
+    ) -> Separation[Samples] | Separation[Tensor]:
         """Separate one recording or a batch.
 
         Args:
-            audio: ``(samples,)`` or ``(batch, samples)``, float in [-1, 1] or signed integers; it
-                is not changed.
+            audio: ``(samples,)`` or ``(batch, samples)``: an array or a tensor, floating point in [-1, 1] or
+                integers with a sign; it is not changed.
             sample_rate: of ``audio``, in hertz. It is never guessed.
             speakers: how many to separate, or ``auto`` to count them; see :data:`Speakers`.
+            channels_last: ``audio`` is one recording ``(samples, channels)``, as soundfile reads it; the mean of
+                its channels is separated.
             on_progress: called with the share that is done, 0 to 1.
 
         Returns:
-            ``(speakers, samples)`` or ``(batch, speakers, samples)``, float32 at the rate and level of
+            Estimates ``(speakers, samples)`` or ``(batch, speakers, samples)``, float32 at the rate and level of
             the input, NumPy or torch as the input was. Speaker 1 speaks first. The estimates add up to
             the mixture. Where a batch's counts differ, silence follows the speakers.
 
@@ -103,33 +117,28 @@ class Separator:
             UnmingleError: the audio is empty, not finite, or of a wrong shape; the rate is below
                 1 kHz; or the model cannot separate so many speakers.
         """
-        array = audio.detach().cpu().numpy() if isinstance(audio, Tensor) else np.asarray(audio)
-        mixtures = _as_batch(array, sample_rate)
+        samples, rate = as_samples(audio, channels_last=channels_last), as_rate(sample_rate)
+        if channels_last and samples.ndim == 2:
+            samples = down_mix(samples)[0]
+        mixtures = _as_batch(samples)
         wanted = self.check_speakers(speakers)
-        results = []
+        estimates, tracks = [], []
         for number, mixture in enumerate(mixtures):
 
             def show(share: float, done: int = number) -> None:
                 if on_progress:
                     on_progress((done + share) / len(mixtures))
 
-            results.append(self._separate_one(mixture, sample_rate, wanted, show).estimates)
+            found, who = self._separate_one(mixture, rate, wanted, show)
+            estimates.append(found)
+            tracks.append(who)
             show(1.0)
-        most = max(len(estimates) for estimates in results)
-        stacked = np.stack([np.pad(each, ((0, most - len(each)), (0, 0))) for each in results])
-        answer = stacked if array.ndim == 2 else stacked[0]
-        return torch.from_numpy(answer) if isinstance(audio, Tensor) else answer
-
-    def separate_recording(
-        self, audio: NDArray[np.generic], sample_rate: int, speakers: Speakers = None
-    ) -> Separation:
-        """Separate one recording ``(samples,)``, and say how sure the number of speakers is.
-
-        Raises:
-            UnmingleError: as :meth:`separate`.
-        """
-        (mixture,) = _as_batch(audio, sample_rate)
-        return self._separate_one(mixture, sample_rate, self.check_speakers(speakers))
+        most = max(len(each) for each in estimates)
+        stacked = np.stack([np.pad(each, ((0, most - len(each)), (0, 0))) for each in estimates])
+        answer = stacked if samples.ndim == 2 else stacked[0]
+        if isinstance(audio, Tensor):
+            return Separation(torch.from_numpy(answer), rate, tuple(tracks))
+        return Separation(answer, rate, tuple(tracks))
 
     def stream(self, sample_rate: int, speakers: int | None = None, lag: float = 1.0) -> SeparationStream:
         """A stream: push a block, get a block with one signal per speaker; see :class:`SeparationStream`.
@@ -167,7 +176,7 @@ class Separator:
         sample_rate: int,
         speakers: int | None,
         on_progress: Callable[[float], None] | None = None,
-    ) -> Separation:
+    ) -> tuple[Samples, Tracks]:
         size = round(_BLOCK_SECONDS * sample_rate)
         blocks = [mixture[k : k + size] for k in range(0, len(mixture), size)]
         with RecordingSeparation(self.system, sample_rate, speakers) as recording:
@@ -177,7 +186,7 @@ class Separator:
                     on_progress(MASKING_SHARE * (number + 1) / len(blocks))
             tracks = recording.finish()
             pieces = list(recording.estimates(blocks))
-        return Separation(np.concatenate(pieces, axis=1), tracks)
+        return np.concatenate(pieces, axis=1), tracks
 
 
 def load(
@@ -202,27 +211,12 @@ def load(
     return Separator(system, path.stem, path)
 
 
-def _as_batch(audio: NDArray[np.generic], sample_rate: int) -> Samples:
-    if audio.ndim not in (1, 2) or audio.shape[-1] == 0 or len(audio) == 0:
-        raise UnmingleError(
-            f"Audio must be (samples,) or (batch, samples) with at least one sample; got {audio.shape}."
-        )
+def _as_batch(audio: Samples) -> Samples:
+    if audio.shape[-1] == 0 or len(audio) == 0:
+        raise UnmingleError(f"Audio must hold at least one sample; its shape is {audio.shape}.")
     if audio.ndim == 2 and audio.shape[0] > 1 and audio.shape[1] <= 64 < audio.shape[0]:
         raise UnmingleError(
-            f"Audio of shape {audio.shape} looks like (samples, channels); pass one channel, or (batch, samples)."
+            f"Audio of shape {audio.shape} looks like (samples, channels); say channels_last=True, or pass "
+            "(batch, samples)."
         )
-    if sample_rate < LOWEST_SAMPLE_RATE:
-        raise UnmingleError(
-            f"The sample rate is {sample_rate} Hz; at least {LOWEST_SAMPLE_RATE} Hz is needed."
-        )
-    if np.issubdtype(audio.dtype, np.signedinteger):
-        full_scale = float(2 ** (8 * audio.dtype.itemsize - 1))
-        converted = audio.astype(np.float32) / np.float32(full_scale)
-    elif np.issubdtype(audio.dtype, np.floating):
-        converted = audio.astype(np.float32)
-    else:
-        raise UnmingleError(f"Audio must be floating point or signed integers; got {audio.dtype}.")
-    if not np.isfinite(converted).all() or np.abs(converted).max() > 1e30:
-        raise UnmingleError("The audio holds samples that are NaN, infinite, or beyond 1e30.")
-    batch: Samples = np.atleast_2d(converted)
-    return batch
+    return np.atleast_2d(audio)

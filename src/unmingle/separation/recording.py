@@ -39,6 +39,7 @@ class RecordingSeparation:
         self._windows = WindowedSeparation(system, speakers, window_seconds, overlap_seconds)
         self._down = Resampler(sample_rate, system.sample_rate, 1)
         self._tracks: Tracks | None = None
+        self._sum, self._count = 0.0, 0
 
     def __enter__(self) -> RecordingSeparation:
         return self
@@ -52,6 +53,8 @@ class RecordingSeparation:
         Raises:
             OSError: the disk of the temporary folder is full.
         """
+        self._sum += float(audio.sum(dtype=np.float64))
+        self._count += len(audio)
         self._windows.push(self._down.resample(audio[None], ended=False)[0])
 
     def finish(self) -> Tracks:
@@ -72,8 +75,11 @@ class RecordingSeparation:
         if self._rate != model_rate:
             other_rate = OtherRate(self._rate, model_rate, hop, 1, self._tracks.speakers)
         gains, taken, given = self._tracks.gains, 0, 0
+        # A constant offset is nobody's voice: masks that change would make a rumble of it.
+        offset = np.float32(self._sum / max(self._count, 1))
         for block, ended in _marked(blocks):
             taken += len(block)
+            block = block - offset
             lowered = block[None] if other_rate is None else other_rate.take(block[None], ended=ended)
             estimates = made.push(lowered[0], ended=ended)
             if other_rate is not None:
@@ -84,7 +90,7 @@ class RecordingSeparation:
                 missing = max(0, taken - given - estimates.shape[1])
                 estimates = np.pad(estimates, ((0, 0), (0, missing)))[:, : taken - given]
             given += estimates.shape[1]
-            yield estimates
+            yield estimates + offset / np.float32(self._tracks.speakers)
 
 
 def _marked(blocks: Iterable[Samples]) -> Iterator[tuple[Samples, bool]]:

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from unmingle.audio import LOWEST_SAMPLE_RATE, Samples
+from unmingle.audio import LOWEST_SAMPLE_RATE, Samples, split_offset
 from unmingle.audio_stream import OtherRate, SampleQueue, StftStream
 from unmingle.errors import UnmingleError
 from unmingle.separation.adding_up import add_residual, residual_gains
@@ -171,7 +171,7 @@ class SeparationStream:
         if first > self._first:
             self._audio = self._audio[(first - self._first) * self._hop :]
             self._first = first
-        samples = self._audio[: (last - self._first) * self._hop]
+        samples = split_offset(self._audio[: (last - self._first) * self._hop])[0]
         peak = np.float32(max(float(np.abs(samples).max(initial=0.0)), 1e-20))
         mixture = torch.from_numpy(samples / peak)[None]
         spectra, masks, attractors = self._system.mask_and_attractors(mixture, self.speakers)

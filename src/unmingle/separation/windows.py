@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from unmingle.audio import Samples
+from unmingle.audio import Samples, split_offset
 from unmingle.counting import Counted, count_by_energy
 from unmingle.separation.adding_up import residual_gains
 from unmingle.separation.order import order_of_speaking
@@ -142,6 +142,7 @@ class WindowedSeparation:
 
     @torch.no_grad()
     def _mask(self, audio: Samples) -> None:
+        audio = split_offset(audio)[0]
         # Each window at one scale, so that neither very quiet nor very loud input meets a constant.
         peak = max(float(np.abs(audio).max()), 1e-20)
         mixture = torch.from_numpy(audio / np.float32(peak)).unsqueeze(0).to(self._device)
