@@ -22,6 +22,8 @@ class Stream(Protocol):
     """Of what goes in and comes out, in hertz."""
     channels: int
     """How many signals go in side by side."""
+    outputs: int
+    """How many come out: the channels, cleaned, or one per speaker."""
     lag_seconds: float
     """What has come out is never further behind what went in."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -9,12 +10,13 @@ import numpy as np
 
 from unmingle.audio import LOWEST_SAMPLE_RATE, Samples
 from unmingle.audio_stream import Stream
-from unmingle.denoising import Enhancer
 from unmingle.errors import UnmingleError
 
 _FORMATS = {"s16le": ("<i2", 2.0**15), "s32le": ("<i4", 2.0**31), "f32le": ("<f4", 1.0)}
 """Name, as ffmpeg has it, to NumPy's type and full scale."""
 _BLOCK_SECONDS = 0.032
+LIVE_RATE = 48000
+"""Of microphone and loudspeaker, in hertz."""
 
 
 @dataclass(frozen=True)
@@ -89,8 +91,15 @@ def run_pipe(stream: Stream, raw: RawFormat, source: BinaryIO, sink: BinaryIO) -
     return heard / raw.sample_rate
 
 
-def run_live(enhancer: Enhancer, *, sample_rate: int = 48000) -> None:
-    """Clean the default microphone to the default loudspeaker until the user interrupts.
+def run_live(
+    stream: Stream, *, speaker: int | None = None, on_levels: Callable[[list[float]], None] | None = None
+) -> None:
+    """From the default microphone through ``stream`` to the default loudspeaker, until the user interrupts.
+
+    Args:
+        stream: of one channel; each signal that comes out gets a channel of its own.
+        speaker: hear this one alone, from 1 on (default: all).
+        on_levels: called with the level of every signal in dB, some ten times a second.
 
     Raises:
         UnmingleError: sounddevice is missing, or there is no such device.
@@ -105,16 +114,41 @@ def run_live(enhancer: Enhancer, *, sample_rate: int = 48000) -> None:
         raise UnmingleError(
             "Live use needs the PortAudio library; install your system's package (Debian: libportaudio2)."
         ) from error
-    stream = enhancer.stream(sample_rate)
-    block = round(_BLOCK_SECONDS * sample_rate)
+    block = round(_BLOCK_SECONDS * stream.sample_rate)
+    channels = 1 if speaker is not None else stream.outputs
+    meter = _Meter(stream.outputs, stream.sample_rate, on_levels)
     try:
         with sounddevice.Stream(
-            samplerate=sample_rate, blocksize=block, channels=1, dtype="float32"
+            samplerate=stream.sample_rate, blocksize=block, channels=(1, channels), dtype="float32"
         ) as sound:
             while True:
-                heard, _ = sound.read(block)
-                sound.write(np.ascontiguousarray(stream.push(heard[:, 0])[:, None]))
+                taken, _ = sound.read(block)
+                made = np.atleast_2d(stream.push(taken[:, 0]))
+                meter.add(made)
+                played = made if speaker is None else made[speaker - 1 : speaker]
+                sound.write(np.ascontiguousarray(played.T))
     except sounddevice.PortAudioError as error:
         raise UnmingleError(
             f"The sound devices cannot be used ({error}); check microphone and loudspeaker."
         ) from error
+
+
+class _Meter:
+    """Levels of several signals, told some ten times a second."""
+
+    def __init__(
+        self, signals: int, sample_rate: int, on_levels: Callable[[list[float]], None] | None
+    ) -> None:
+        self._size, self._tell = sample_rate // 10, on_levels
+        self._power, self._count = np.zeros(signals), 0
+
+    def add(self, audio: Samples) -> None:
+        """Some more samples ``(signals, samples)``."""
+        if self._tell is None:
+            return
+        self._power += np.square(audio, dtype=np.float64).sum(axis=1)
+        self._count += audio.shape[1]
+        if self._count >= self._size:
+            levels = 10 * np.log10(np.maximum(self._power / self._count, 1e-10))
+            self._tell([float(level) for level in levels])
+            self._power, self._count = np.zeros(len(audio)), 0

@@ -16,6 +16,7 @@ from unmingle.cli.options import (
     Model,
     NameTemplate,
     Overwrite,
+    RawPipe,
     Threads,
     Track,
     set_threads,
@@ -40,14 +41,7 @@ def command(
     bits: Bits = None,
     name: NameTemplate = "{stem}_denoised",
     overwrite: Overwrite = False,
-    raw: Annotated[
-        str | None,
-        typer.Option(
-            "--raw",
-            metavar="FORMAT:RATE[:CHANNELS]",
-            help="Samples in the pipe: s16le, s32le or f32le, for example s16le:16000.",
-        ),
-    ] = None,
+    raw: RawPipe = None,
     live: Annotated[
         bool, typer.Option("--live", help="Clean the microphone to the loudspeaker until Ctrl-C.")
     ] = False,
@@ -80,7 +74,7 @@ def command(
 
     from unmingle.denoising import load_denoiser
     from unmingle.file_batches import Output, check_output, find_roots
-    from unmingle.live import run_live
+    from unmingle.live import LIVE_RATE, run_live
     from unmingle.models import DEFAULT_DENOISER
 
     target = Output(output, format.lower(), name, bits, overwrite, find_roots(files or []))
@@ -89,7 +83,7 @@ def command(
     enhancer = load_denoiser(model or DEFAULT_DENOISER)
     if live:
         print("Cleaning the microphone; Ctrl-C ends.", file=sys.stderr)
-        run_live(enhancer)
+        run_live(enhancer.stream(LIVE_RATE))
     elif raw is not None:
         _pipe(enhancer, raw)
     elif piped:

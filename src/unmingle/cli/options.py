@@ -40,6 +40,16 @@ Track = Annotated[
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing outputs.")]
 
 
+RawPipe = Annotated[
+    str | None,
+    typer.Option(
+        "--raw",
+        metavar="FORMAT:RATE[:CHANNELS]",
+        help="Samples in the pipe: s16le, s32le or f32le, for example s16le:16000.",
+    ),
+]
+
+
 def set_threads(threads: int | None) -> None:
     """Tell PyTorch how many threads to use."""
     if threads is None:

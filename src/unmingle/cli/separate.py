@@ -17,6 +17,7 @@ from unmingle.cli.options import (
     Model,
     NameTemplate,
     Overwrite,
+    RawPipe,
     Threads,
     Track,
     set_threads,
@@ -25,15 +26,17 @@ from unmingle.cli.options import (
 from unmingle.errors import UnmingleError
 
 if TYPE_CHECKING:
-    from unmingle.separation import FileResult
+    from unmingle.separation import FileResult, Separator
 
 
 def command(
     context: typer.Context,
     files: Annotated[
-        list[str],
-        typer.Argument(metavar="FILE...", help="Audio files, folders, quoted globs; - reads stdin."),
-    ],
+        list[str] | None,
+        typer.Argument(
+            metavar="[FILE...]", help="Audio files, folders, quoted globs; - reads stdin; - - is a pipe."
+        ),
+    ] = None,
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the outputs.")
     ] = Path("separated"),
@@ -59,6 +62,18 @@ def command(
     ] = "mix",
     overwrite: Overwrite = False,
     track: Track = None,
+    raw: RawPipe = None,
+    live: Annotated[
+        bool, typer.Option("--live", help="Separate the microphone until Ctrl-C; needs the extra live.")
+    ] = False,
+    listen: Annotated[
+        int | None,
+        typer.Option("--listen", metavar="N", help="With --live: hear speaker N alone (default: all)."),
+    ] = None,
+    lag: Annotated[
+        float,
+        typer.Option("--lag", metavar="SECONDS", help="How far --live and --raw may lie behind the input."),
+    ] = 1.0,
     timeline: Annotated[
         Path | None,
         typer.Option(
@@ -79,6 +94,7 @@ def command(
       unmingle separate meeting.wav                  separated/meeting_speaker1.wav, ..._speaker2.wav
       unmingle separate talks/ "more/*.mp3" -o out --format flac
       unmingle separate table.wav --speakers auto    count the speakers
+      arecord -t raw -f S16_LE -r 16000 | unmingle separate - - --raw s16le:16000 > two_channels.raw
     """
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
@@ -90,6 +106,10 @@ def command(
 
     set_threads(threads)
     wanted = _number(speakers)
+    if _is_stream(files, raw, live):
+        _stream(load(model or DEFAULT_MODEL, device), wanted, raw, listen, lag)
+        return
+    files = files or []
     if timeline is not None:
         check_timeline_path(timeline)
     if "-" in files:
@@ -144,6 +164,56 @@ def command(
         if len(results) > 1:
             raise UnmingleError(f"{len(failed)} of {len(results)} files could not be separated.")
         raise typer.Exit(2)
+
+
+def _is_stream(files: list[str] | None, raw: str | None, live: bool) -> bool:
+    """Whether raw samples or the microphone are to be separated, not files."""
+    if live and (files or raw):
+        raise UnmingleError("--live takes no files and no --raw; give one or the other.")
+    if (raw is not None) != (files == ["-", "-"]):
+        raise UnmingleError(
+            "A pipe needs both - - and --raw FORMAT:RATE, as in: separate - - --raw s16le:16000"
+        )
+    if not files and not live:
+        raise UnmingleError("Name a file to separate; see unmingle separate --help.")
+    return live or raw is not None
+
+
+def _stream(
+    separator: Separator,
+    speakers: int | Literal["auto"] | None,
+    raw: str | None,
+    listen: int | None,
+    lag: float,
+) -> None:
+    from unmingle.live import LIVE_RATE, parse_raw_format, run_live, run_pipe
+
+    if speakers == "auto":
+        raise UnmingleError("A stream cannot count the speakers; say how many with --speakers N.")
+    if raw is not None:
+        shape = parse_raw_format(raw)
+        if shape.channels != 1:
+            raise UnmingleError("A pipe of one channel can be separated; use --raw FORMAT:RATE.")
+        stream = separator.stream(shape.sample_rate, speakers, lag)
+        seconds = run_pipe(stream, shape, sys.stdin.buffer, sys.stdout.buffer)
+        print(
+            f"{seconds:.1f} s separated into {stream.speakers} channels, at most "
+            f"{1000 * stream.lag_seconds:.0f} ms behind the input",
+            file=sys.stderr,
+        )
+        return
+    stream = separator.stream(LIVE_RATE, speakers, lag)
+    if listen is not None and not 1 <= listen <= stream.speakers:
+        raise UnmingleError(f"--listen must lie between 1 and {stream.speakers}; got {listen}.")
+    print("Separating the microphone; Ctrl-C ends.", file=sys.stderr)
+    run_live(stream, speaker=listen, on_levels=_show_levels if sys.stderr.isatty() else None)
+
+
+def _show_levels(levels: list[float]) -> None:
+    """One line of meters, from -60 to 0 dB, that is written over and over."""
+    bars = ["#" * max(0, min(20, round((level + 60) / 3))) for level in levels]
+    line = "  ".join(f"{number} [{bar:<20}]" for number, bar in enumerate(bars, start=1))
+    print(f"\r{line}", end="", file=sys.stderr, flush=True)
 
 
 def _number(speakers: str | None) -> int | Literal["auto"] | None:

@@ -50,7 +50,7 @@ class DenoisingStream:
             raise UnmingleError(f"A stream needs at least one channel; got {channels}.")
         if not 0.0 <= look_ahead_seconds <= 3600.0:
             raise UnmingleError(f"look_ahead_seconds must lie between 0 and 3600; got {look_ahead_seconds}.")
-        self.sample_rate, self.channels = sample_rate, channels
+        self.sample_rate, self.channels, self.outputs = sample_rate, channels, channels
         self._system, self._stft = system, system.frontend.stft
         look_ahead = round(look_ahead_seconds * system.sample_rate / system.hop)
         self.masks = ExpertMasks(system, expert, look_ahead)

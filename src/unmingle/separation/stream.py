@@ -55,7 +55,8 @@ class SeparationStream:
             raise UnmingleError(
                 f"The sample rate is {sample_rate} Hz; at least {LOWEST_SAMPLE_RATE} Hz is needed."
             )
-        self.sample_rate, self.speakers, self._system = sample_rate, speakers, system
+        self.sample_rate, self.speakers, self.outputs = sample_rate, speakers, speakers
+        self._system = system
         self._stft, self._hop = system.frontend.stft, system.hop
         self._other_rate = None
         if sample_rate != system.sample_rate:
