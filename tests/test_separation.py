@@ -268,3 +268,19 @@ def test_the_shipped_model_separates_the_shipped_mixture(example_sources: Sample
     start = si_sdr(references.sum(dim=1, keepdim=True), references).mean()
     assert float(score - start) > 3.0
     assert order.tolist() == [[0, 1]], "the reader begins, so the reader is speaker 1"
+
+
+def test_every_estimate_is_denoised_when_asked(run, tiny_model: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    rng = np.random.default_rng(0)
+    soundfile.write(tmp_path / "noisy.wav", 0.1 * rng.standard_normal(30000), 16000)
+    for arguments in (["-o", "plain"], ["-o", "cleaned", "--denoise"]):
+        done = run("separate", tmp_path / "noisy.wav", *arguments, "--model", tiny_model)
+        assert done.code == 0, done.err
+    for name in ("noisy_speaker1.wav", "noisy_speaker2.wav"):
+        plain, cleaned = (
+            soundfile.read(f"{folder}/{name}", dtype="float32")[0] for folder in ("plain", "cleaned")
+        )
+        expected = unmingle.load_denoiser().denoise(plain, 16000)
+        np.testing.assert_allclose(cleaned, expected, atol=1e-3)
+        # White noise is what the denoiser removes.
+        assert np.square(cleaned).mean() < 0.05 * np.square(plain).mean()

@@ -62,6 +62,9 @@ def command(
     ] = "mix",
     overwrite: Overwrite = False,
     track: Track = None,
+    denoise: Annotated[
+        bool, typer.Option("--denoise", help="Also remove noise from every estimate.")
+    ] = False,
     raw: RawPipe = None,
     live: Annotated[
         bool, typer.Option("--live", help="Separate the microphone until Ctrl-C; needs the extra live.")
@@ -99,6 +102,7 @@ def command(
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+    from unmingle.denoising import load_denoiser
     from unmingle.file_batches import Output, check_output, find_inputs, find_roots
     from unmingle.models import DEFAULT_MODEL
     from unmingle.separation import FileResult, load, separate_files
@@ -107,6 +111,8 @@ def command(
     set_threads(threads)
     wanted = _number(speakers)
     if _is_stream(files, raw, live):
+        if denoise:
+            raise UnmingleError("--denoise is for files; a stream is separated as it is.")
         _stream(load(model or DEFAULT_MODEL, device), wanted, raw, listen, lag)
         return
     files = files or []
@@ -121,6 +127,7 @@ def command(
     target = Output(output, format.lower(), name, bits, overwrite, find_roots(files))
     check_output(target, 2)
     separator = load(model or DEFAULT_MODEL, device)
+    clean = load_denoiser().file_stream if denoise else None
     console = Console(stderr=True)
     with Progress(
         TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn(), console=console,
@@ -145,6 +152,7 @@ def command(
             speakers=wanted,
             channel=channel,
             track=track,
+            clean=clean,
             on_done=advance,
             on_progress=show,
         )

@@ -51,6 +51,10 @@ class Enhancer:
             self.system, sample_rate, channels, expert=expert, look_ahead_seconds=look_ahead_seconds
         )
 
+    def file_stream(self, sample_rate: int, channels: int = 1) -> DenoisingStream:
+        """A stream for recordings, which need not come out soon: the gate hears some seconds before it chooses."""
+        return self.stream(sample_rate, channels, look_ahead_seconds=LOOK_AHEAD_SECONDS)
+
     @overload
     def denoise(
         self, audio: NDArray[np.generic], sample_rate: int, *, channels_last: bool = False
@@ -83,7 +87,7 @@ class Enhancer:
         cleaned = samples
         if samples.size:
             channels = 1 if samples.ndim == 1 else len(samples)
-            stream = self.stream(rate, channels, look_ahead_seconds=LOOK_AHEAD_SECONDS)
+            stream = self.file_stream(rate, channels)
             size = round(BLOCK_SECONDS * rate)
             blocks = (samples[..., start : start + size] for start in range(0, samples.shape[-1], size))
             cleaned = np.concatenate(list(clean_blocks(stream, blocks)), axis=-1)

@@ -11,7 +11,7 @@ from typing import Any
 from unmingle.audio import check_format
 from unmingle.audio_blocks import AudioWriter
 from unmingle.audio_reading import AudioFile
-from unmingle.denoising.enhancer import BLOCK_SECONDS, LOOK_AHEAD_SECONDS, Enhancer, clean_blocks
+from unmingle.denoising.enhancer import BLOCK_SECONDS, Enhancer, clean_blocks
 from unmingle.errors import UnmingleError
 from unmingle.file_batches import Output, check_template, go_through, targets_of
 
@@ -77,7 +77,7 @@ def _denoise_file(
         raise UnmingleError(f"{target} exists; add --overwrite, or name another folder with -o.")
     with AudioFile(path, track) as recording:
         rate, channels, seconds = recording.sample_rate, recording.channels, recording.seconds or 0.0
-        stream = enhancer.stream(rate, channels, look_ahead_seconds=LOOK_AHEAD_SECONDS)
+        stream = enhancer.file_stream(rate, channels)
         samples = 0
         with AudioWriter(target, rate, channels, output.format, output.bits, seconds) as writer:
             for cleaned in clean_blocks(stream, recording.blocks(round(BLOCK_SECONDS * rate))):

@@ -14,6 +14,7 @@ import numpy as np
 from unmingle.audio import Samples, check_format, down_mix, down_mixer, read_audio
 from unmingle.audio_blocks import AudioWriter
 from unmingle.audio_reading import AudioFile
+from unmingle.audio_stream import Stream
 from unmingle.errors import UnmingleError
 from unmingle.file_batches import Output, check_template, go_through, targets_of
 from unmingle.models import DEFAULT_MODEL
@@ -27,6 +28,10 @@ _SURE_JOIN = 0.8
 """Below this share of the recording, the join of its windows is in doubt."""
 _NEARLY_SILENT = 1e-3
 """Energy of an estimate against the loudest one's: 30 dB below."""
+
+
+Cleaner = Callable[[int], Stream]
+"""Takes a sample rate and gives a stream of one channel that cleans one estimate of noise."""
 
 
 @dataclass
@@ -82,6 +87,7 @@ def separate_files(
     speakers: Speakers = None,
     channel: str = "mix",
     track: int | None = None,
+    clean: Cleaner | None = None,
     on_done: Callable[[FileResult], None] | None = None,
     on_progress: Callable[[float], None] | None = None,
 ) -> list[FileResult]:
@@ -94,6 +100,7 @@ def separate_files(
         speakers: in each file; see :data:`~unmingle.separation.offline.Speakers`.
         channel: of the file: ``mix`` (their mean), ``left``, ``right`` or a number.
         track: which of several audio tracks of a file, from 1 on (default: the first, with a warning).
+        clean: removes noise from every estimate; they do not add up to the recording then.
         on_done: called with the result of each file.
         on_progress: called with the share of the file at work that is done, 0 to 1.
 
@@ -111,7 +118,15 @@ def separate_files(
         targets = targets_of(stem, wanted or separator.speakers, output, taken)
         taken.update(os.path.realpath(target) for target in targets)
         _separate_file(
-            path, targets, separator, output, source, result, counted=wanted is None, on_progress=on_progress
+            path,
+            targets,
+            separator,
+            output,
+            source,
+            result,
+            counted=wanted is None,
+            clean=clean,
+            on_progress=on_progress,
         )
 
     results = [FileResult(str(path)) for path in paths]
@@ -128,7 +143,8 @@ def _separate_file(
     result: FileResult,
     *,
     counted: bool,
-    on_progress: Callable[[float], None] | None = None,
+    clean: Cleaner | None,
+    on_progress: Callable[[float], None] | None,
 ) -> None:
     existing = [target for target in targets if target.exists()]
     if existing and not output.overwrite:
@@ -139,7 +155,7 @@ def _separate_file(
         check_format(output.format, rate, output.bits)
         if not counted and len(targets) > 1 and not separator.trained_for(len(targets)):
             result.warnings.append(f"the model was trained for {separator.speakers} speakers")
-        recording = _Mono(file, source.channel)
+        recording = _Mono(file, source)
         total = max((file.seconds or 0.0) * rate, 1.0)
         with RecordingSeparation(separator.system, rate, None if counted else len(targets)) as separation:
             samples = 0
@@ -154,7 +170,8 @@ def _separate_file(
             result.speakers, result.confidence = tracks.speakers, tracks.count_confidence
             result.timeline = timeline(tracks)
             written = targets[: tracks.speakers]
-            _write_all(separation, recording, output, written, samples, result)
+            writing = _Writing(separation, recording, output, written, samples, clean)
+            result.gain_db = writing.run()
         result.warnings += [*file.warnings, *(f"{path.name}: {text}" for text in recording.warnings)]
         result.warnings += _doubts(tracks)
     report(1.0)
@@ -175,58 +192,70 @@ class _Source:
 class _Mono:
     """One channel of a file, to be gone through in blocks ``(samples,)`` as often as wanted."""
 
-    def __init__(self, file: AudioFile, channel: str) -> None:
+    def __init__(self, file: AudioFile, source: _Source) -> None:
         self.file, self._size = file, round(_BLOCK_SECONDS * file.sample_rate)
-        self._pick, self.warnings = down_mixer(file.blocks(self._size), file.channels, channel)
+        self._pick, self.warnings = down_mixer(file.blocks(self._size), file.channels, source.channel)
 
     def __iter__(self) -> Iterator[Samples]:
         return (self._pick(block) for block in self.file.blocks(self._size))
 
 
-def _write_all(
-    separation: RecordingSeparation,
-    recording: _Mono,
-    output: Output,
-    targets: list[Path],
-    samples: int,
-    result: FileResult,
-) -> None:
-    """Write the estimates; what would clip is written once more, quieter, with one gain for all speakers."""
-    peak = _write(separation, recording, output, targets, samples, 1.0)
-    if peak > 1.0 and not (output.format == "wav" and output.bits in (None, 32)):
-        result.gain_db = 20 * float(np.log10(0.999 / peak))
-        _write(separation, recording, output, targets, samples, 0.999 / peak)
+@dataclass(frozen=True)
+class _Writing:
+    """Writes the estimates of one recording: all of its files or none."""
 
+    separation: RecordingSeparation
+    recording: _Mono
+    output: Output
+    targets: list[Path]
+    samples: int
+    """Of the recording, in the first pass."""
+    clean: Cleaner | None
 
-def _write(
-    separation: RecordingSeparation,
-    recording: _Mono,
-    output: Output,
-    targets: list[Path],
-    samples: int,
-    gain: float,
-) -> float:
-    """Write all of a recording's estimates times ``gain``, or none; their peak is returned.
+    def run(self) -> float:
+        """Write; what would clip is written once more, quieter, with one gain in dB for all, which is returned."""
+        peak = self._write(1.0)
+        if peak <= 1.0 or (self.output.format == "wav" and self.output.bits in (None, 32)):
+            return 0.0
+        self._write(0.999 / peak)
+        return 20 * float(np.log10(0.999 / peak))
 
-    Raises:
-        UnmingleError: the disk refuses, or the recording is another one than in the first pass.
-    """
-    rate, peak, written = recording.file.sample_rate, 0.0, 0
-    with ExitStack() as stack:
-        writers = [
-            stack.enter_context(AudioWriter(target, rate, 1, output.format, output.bits, samples / rate))
-            for target in targets
-        ]
-        for estimates in separation.estimates(recording):
-            written += estimates.shape[1]
-            peak = max(peak, float(np.abs(estimates).max(initial=0.0)))
-            for writer, estimate in zip(writers, estimates, strict=True):
-                writer.write(np.float32(gain) * estimate[None])
-        if written != samples:
-            raise UnmingleError(f"{recording.file.path} changed while it was read; separate it again.")
-        for writer in writers:
-            writer.close()
-    return peak
+    def _write(self, gain: float) -> float:
+        """Write the estimates times ``gain``; their peak is returned.
+
+        Raises:
+            UnmingleError: the disk refuses, or the recording is another one than in the first pass.
+        """
+        rate, output, peak, written = self.recording.file.sample_rate, self.output, 0.0, 0
+        with ExitStack() as stack:
+            writers = [
+                stack.enter_context(
+                    AudioWriter(target, rate, 1, output.format, output.bits, self.samples / rate)
+                )
+                for target in self.targets
+            ]
+            for estimates in self._estimates(rate):
+                written += estimates.shape[1]
+                peak = max(peak, float(np.abs(estimates).max(initial=0.0)))
+                for writer, estimate in zip(writers, estimates, strict=True):
+                    writer.write(np.float32(gain) * estimate[None])
+            if written != self.samples:
+                raise UnmingleError(
+                    f"{self.recording.file.path} changed while it was read; separate it again."
+                )
+            for writer in writers:
+                writer.close()
+        return peak
+
+    def _estimates(self, rate: int) -> Iterator[Samples]:
+        estimates = self.separation.estimates(self.recording)
+        if self.clean is None:
+            yield from estimates
+            return
+        streams = [self.clean(rate) for _ in self.targets]
+        for block in estimates:
+            yield np.stack([stream.push(estimate) for stream, estimate in zip(streams, block, strict=True)])
+        yield np.stack([stream.flush() for stream in streams])
 
 
 def _doubts(tracks: Tracks) -> list[str]:
