@@ -18,9 +18,9 @@ from pathlib import Path
 import torch
 
 from unmingle.batch import MixtureBatch
+from unmingle.memory import keep_freed_memory
 from unmingle.networks import Blstm, BlstmConfig
 from unmingle.systems import build_system
-from unmingle.training.loop import keep_freed_memory
 from unmingle.training.recipe import read_recipe
 
 RECIPES = Path(__file__).parent.parent / "recipes"

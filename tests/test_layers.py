@@ -15,7 +15,7 @@ from conftest import MIXTURE
 SOURCE = Path(unmingle.__file__).parent
 LAYERS = [
     {"errors", "config", "batch", "padding", "version"},
-    {"device", "temporary", "workers"},
+    {"device", "memory", "temporary", "workers"},
     {"audio_containers"},
     {"audio_reading"},
     {"audio", "arrays", "stft", "masks", "clustering", "networks"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -51,7 +52,12 @@ RawPipe = Annotated[
 
 
 def set_threads(threads: int | None) -> None:
-    """Tell PyTorch how many threads to use."""
+    """Tell PyTorch how many threads to use, and that those which wait must not spin.
+
+    Beside other busy programs threads that spin make two threads many times slower than one.
+    """
+    # Read when torch is imported, which is after this.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if threads is None:
         return
     if not 1 <= threads <= 1024:

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from unmingle.audio import Samples, split_offset
 from unmingle.counting import Counted, count_by_energy
+from unmingle.memory import release_freed_memory
 from unmingle.separation.adding_up import residual_gains
 from unmingle.separation.order import order_of_speaking
 from unmingle.separation.tracking import WindowSources, assign_speakers, overlap_agreement
@@ -161,6 +162,7 @@ class WindowedSeparation:
         points = None if attractors is None else attractors[0].float().cpu().numpy()
         self._sources.append(WindowSources(power.sum(dim=2).cpu().numpy(), points, agreement))
         self._upper.append(power[..., self._stft.freqs // 2 :].sum(dim=2).cpu().numpy())
+        release_freed_memory()
 
     def _asked(self, mixture: Tensor) -> int:
         """The number of sources of every window. Where a system counts before it masks, the first window decides."""

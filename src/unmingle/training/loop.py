@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +19,7 @@ from torch.multiprocessing.spawn import ProcessRaisedException
 from unmingle.batch import MixtureBatch
 from unmingle.data.batches import Crops, iterate
 from unmingle.errors import UnmingleError
+from unmingle.memory import keep_freed_memory
 from unmingle.models import save_system
 from unmingle.systems import EmbeddingSeparator
 from unmingle.training.averaging import WeightAverage
@@ -134,17 +134,6 @@ def _train_process(
     if options.threads:
         torch.set_num_threads(max(1, options.threads // options.processes))
     return _Loop(fabric, recipe, folder, options, on_step).run()
-
-
-def keep_freed_memory() -> None:
-    """Tell glibc to keep large freed blocks: handing them back costs a third of a step in page faults."""
-    try:
-        libc = ctypes.CDLL("libc.so.6")
-        libc.mallopt(-8, 1)  # M_ARENA_MAX
-        libc.mallopt(-4, 0)  # M_MMAP_MAX
-        libc.mallopt(-1, -1)  # M_TRIM_THRESHOLD: never
-    except (OSError, AttributeError):
-        pass  # Another C library: slower, no less right.
 
 
 def _speakers(stage: Stage) -> tuple[int | None, int | None]:
