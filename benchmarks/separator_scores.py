@@ -36,7 +36,7 @@ from unmingle.evaluation.conversation_scores import leakage, wrong_speaker_share
 from unmingle.evaluation.summary import bootstrap_interval
 from unmingle.metrics import si_sdr
 from unmingle.models import load_system
-from unmingle.scoring import best_permutation, pairwise_si_sdr
+from unmingle.permutation import best_permutation, pairwise_si_sdr
 from unmingle.systems import System
 from unmingle.systems.oracle import Oracle
 

@@ -16,7 +16,7 @@ import soundfile
 import torch
 
 from unmingle.metrics import si_sdr
-from unmingle.scoring import best_permutation, pairwise_si_sdr
+from unmingle.permutation import best_permutation, pairwise_si_sdr
 from unmingle.stft import Stft
 
 EXAMPLES = Path(__file__).parent

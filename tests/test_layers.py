@@ -21,7 +21,7 @@ LAYERS = [
     {"audio", "arrays", "stft", "masks", "clustering", "networks"},
     {"audio_blocks", "audio_stream", "file_batches"},
     {"metrics"},
-    {"scoring", "frontend"},
+    {"permutation", "frontend"},
     {"attractors", "counting", "losses"},
     {"systems"},
     {"models"},

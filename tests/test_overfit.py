@@ -20,7 +20,7 @@ from unmingle.data.cache import decode
 from unmingle.data.corpora import read_corpora
 from unmingle.data.mixing import Mixer, MixingConfig
 from unmingle.masks import apply_masks, ideal_binary_mask, wiener_filter_mask
-from unmingle.scoring import best_permutation, pairwise_si_sdr
+from unmingle.permutation import best_permutation, pairwise_si_sdr
 from unmingle.systems import AnySystemConfig, MaskingSystem, build_system
 from unmingle.training.recipe import read_recipe
 

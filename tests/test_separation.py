@@ -257,7 +257,7 @@ def test_folders_and_globs_are_found(tmp_path: Path) -> None:
 def test_the_shipped_model_separates_the_shipped_mixture(example_sources: Samples) -> None:
     """The main job, on real audio, with the model in the package."""
     from unmingle.metrics import si_sdr
-    from unmingle.scoring import best_permutation, pairwise_si_sdr
+    from unmingle.permutation import best_permutation, pairwise_si_sdr
 
     separated = unmingle.separate(MIXTURE)
     assert separated.sample_rate == 16000

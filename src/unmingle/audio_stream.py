@@ -31,7 +31,7 @@ class Stream(Protocol):
         """Some more audio; what is ready comes back, maybe nothing."""
 
     def flush(self) -> Samples:
-        """The end: what is still owed. As many samples have then come out as went in."""
+        """The end: what is left. As many samples have then come out as went in."""
 
 
 class Frames:
@@ -78,20 +78,20 @@ class StftStream:
         self._waiting = window.new_zeros(channels, stft.window_length // 2)
         self._sum = window.new_zeros(channels, 0)
         self._envelope = window.new_zeros(1, 0)
-        self._heard, self._framed, self._given = 0, 0, -(stft.window_length // 2)
+        self._received, self._framed, self._given = 0, 0, -(stft.window_length // 2)
 
     def analyse(self, audio: Tensor, *, ended: bool = False) -> Tensor:
         """Some more samples ``(channels, samples)``: the frames that are known now, ``(channels, frames, freqs)``.
 
-        With ``ended`` all frames that are still owed come.
+        With ``ended`` all frames that are left come.
         """
         window, hop = self._stft.window_length, self._stft.hop
-        self._heard += audio.shape[-1]
+        self._received += audio.shape[-1]
         waiting = torch.cat([self._waiting, audio], dim=-1)
         if ended:
-            owed = self._stft.frames(self._heard) - self._framed
-            waiting = nn.functional.pad(waiting, (0, max(0, (owed - 1) * hop + window - waiting.shape[-1])))
-            waiting = waiting[:, : (owed - 1) * hop + window] if owed else waiting[:, :0]
+            left = self._stft.frames(self._received) - self._framed
+            waiting = nn.functional.pad(waiting, (0, max(0, (left - 1) * hop + window - waiting.shape[-1])))
+            waiting = waiting[:, : (left - 1) * hop + window] if left else waiting[:, :0]
         frames = max(0, (waiting.shape[-1] - window) // hop + 1)
         self._framed += frames
         self._waiting = waiting[:, frames * hop :]
@@ -103,7 +103,7 @@ class StftStream:
     def synthesise(self, spectrum: Tensor, *, ended: bool = False) -> Tensor:
         """Some more frames ``(channels, frames, freqs)``: the samples that are known now, ``(channels, samples)``.
 
-        With ``ended`` all samples that are still owed come.
+        With ``ended`` all samples that are left come.
         """
         window, hop = self._stft.window_length, self._stft.hop
         count = spectrum.shape[1]
@@ -118,7 +118,7 @@ class StftStream:
         start = max(0, -self._given)
         self._given += ready
         if ended:
-            audio = audio[:, : audio.shape[-1] - max(0, self._given - self._heard)]
+            audio = audio[:, : audio.shape[-1] - max(0, self._given - self._received)]
         return audio[:, start:]
 
 

@@ -66,20 +66,20 @@ def parse_raw_format(text: str) -> RawFormat:
 
 
 def run_pipe(stream: Stream, raw: RawFormat, source: BinaryIO, sink: BinaryIO) -> float:
-    """Push what comes from ``source`` until it ends, and write what comes back; the seconds heard.
+    """Push what comes from ``source`` until it ends, and write what comes back; the seconds read.
 
     Raises:
         UnmingleError: the input ends in the middle of a sample, or is not finite.
     """
     size = max(1, round(_BLOCK_SECONDS * raw.sample_rate)) * raw.frame_bytes
-    heard, rest = 0, b""
+    frames, rest = 0, b""
     # What is there is taken, however little: a pipe that trickles must not wait for whole blocks.
     read = getattr(source, "read1", source.read)
     while data := read(size):
         data = rest + data
         whole = len(data) - len(data) % raw.frame_bytes
         data, rest = data[:whole], data[whole:]
-        heard += whole // raw.frame_bytes
+        frames += whole // raw.frame_bytes
         sink.write(raw.encode(stream.push(raw.decode(data))))
         sink.flush()
     sink.write(raw.encode(stream.flush()))
@@ -88,7 +88,7 @@ def run_pipe(stream: Stream, raw: RawFormat, source: BinaryIO, sink: BinaryIO) -
         raise UnmingleError(
             f"The input ended in the middle of a sample ({len(rest)} bytes too many); is it {raw.name}?"
         )
-    return heard / raw.sample_rate
+    return frames / raw.sample_rate
 
 
 def run_live(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from unmingle.scoring import best_permutation
+from unmingle.permutation import best_permutation
 
 _SPEAKER_FLOOR = 1e-3
 """Speakers better than 30 dB SI-SDR hardly pull any more."""

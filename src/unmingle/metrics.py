@@ -1,4 +1,4 @@
-"""Metrics of one estimate against one reference, in dB."""
+"""Metrics of one estimate against one reference, in dB; ``evaluation/scores.py`` scores whole mixtures by them."""
 
 from __future__ import annotations
 

@@ -172,7 +172,9 @@ def load_system(name: str | Path, device: str = "cpu", changes: Mapping[str, Any
             stored = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
             if changes:
                 if not needed <= set(stored):
-                    raise UnmingleError(f"{path} has no weights for {_told(changes)}; train it with them.")
+                    raise UnmingleError(
+                        f"{path} has no weights for {_in_words(changes)}; train it with them."
+                    )
                 stored = {name: shape for name, shape in stored.items() if name in wanted}
             if any(wanted.get(name) != shape for name, shape in stored.items()):
                 raise UnmingleError(f"{path} holds weights that do not fit its config; fetch it again.")
@@ -222,10 +224,12 @@ def _changed(config: SystemConfig, changes: Mapping[str, Any]) -> SystemConfig:
     try:
         return _CONFIG.validate_python(values)
     except ValidationError as error:
-        raise UnmingleError(f"The model cannot have {_told(changes)}: {error.errors()[0]['msg']}.") from error
+        raise UnmingleError(
+            f"The model cannot have {_in_words(changes)}: {error.errors()[0]['msg']}."
+        ) from error
 
 
-def _told(changes: Mapping[str, Any]) -> str:
+def _in_words(changes: Mapping[str, Any]) -> str:
     return ", ".join(f"{key}={value}" for key, value in changes.items())
 
 

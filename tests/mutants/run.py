@@ -36,7 +36,7 @@ TESTS = {
     "losses.py": ["test_losses.py", WHOLE],
     "masks.py": ["test_stft_and_masks.py", WHOLE],
     "clustering.py": ["test_clustering.py", "test_attractors.py", WHOLE],
-    "metrics.py": ["test_metrics_and_scoring.py"],
+    "metrics.py": ["test_metrics_and_permutation.py"],
     "counting.py": ["test_counting.py", "test_systems.py"],
     "frontend.py": ["test_frontend.py", WHOLE],
     "attractors/anchored.py": ["test_attractors.py", WHOLE],

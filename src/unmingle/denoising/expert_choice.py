@@ -12,9 +12,9 @@ from unmingle.systems import DenoisingSystem
 from unmingle.systems.gates import Gate
 
 _KEPT_SECONDS = 1.0
-"""What a specialist that takes over is warmed with; and how long the gate listens at first."""
+"""How much a specialist that takes over is warmed with, and when the gate of a stream chooses first."""
 _ASK_SECONDS = 2.0
-"""Between the gate's choices in a stream; also the half-life of what it has heard."""
+"""Between the gate's choices in a stream; also the half-life of its evidence."""
 _FADE_SECONDS = 0.25
 """Over which one specialist's mask turns into the next one's."""
 
@@ -22,11 +22,12 @@ _FADE_SECONDS = 0.25
 class ExpertMasks:
     """Masks frame by frame from one specialist at a time; the gate chooses it.
 
-    Without look-ahead the default specialist begins; the gate chooses after a second and every two
-    seconds from then on, from all that it has heard, which fades by half in two seconds. With look-ahead,
-    frames wait until so many are there; then the gate is asked as for an utterance, and its choice
-    masks them. A specialist that takes over first hears the last second again, unless as gate it has heard
-    it already; then its mask fades in. One that begins has heard what :meth:`begin` was given.
+    Without look-ahead, the default specialist begins. The gate chooses after one second and every two seconds
+    from then on, from the evidence of all frames so far; its weight halves every two seconds. With look-ahead,
+    frames wait until so many are there. The gate then chooses for them as for an utterance.
+
+    A specialist that takes over is warmed with the last second, unless it is the gate and has run already.
+    Then its mask fades in. The first specialist is warmed with what :meth:`begin` was given.
 
     Args:
         system: the denoiser.
@@ -45,7 +46,7 @@ class ExpertMasks:
         self._system = system
         self._gate = system.gate if expert is None else None
         self.look_ahead = 0 if self._gate is None else look_ahead
-        """Frames that wait until the gate has heard them."""
+        """Frames that wait for the gate's choice."""
         self.expert = system.default_expert if expert is None else expert
         """The specialist that runs now."""
         self.switches = 0
@@ -130,7 +131,7 @@ class ExpertMasks:
 
     @property
     def _runs_gate(self) -> bool:
-        """Whether the specialist that runs is the gate; it need not hear again what it has masked."""
+        """Whether the specialist that runs is the gate: then its masks are the evidence."""
         return self._gate is not None and self.expert == self._gate.specialist
 
     def _listen(self, gate: Gate, waiting: Tensor, magnitude: Tensor) -> int:
@@ -153,17 +154,17 @@ class ExpertMasks:
             self._before, self._faded = (self.expert, self._state), 0
             self.switches += 1
         self.expert = expert
-        # As gate, a specialist has heard all of the stream.
+        # A specialist that is the gate has run on all of the stream.
         self._state = self._gate_state if self._runs_gate and self._gate_state else self._warmed(expert)
 
     def _warmed(self, expert: int) -> LstmState:
-        """The state of a specialist that has heard the last second, or, at first, the prelude."""
+        """The state of a specialist after the last second, or, at first, after the prelude."""
         network = self._system.experts[expert]
         kept = self._kept.last(self._frames(_KEPT_SECONDS)) if self._begun else self._prelude
         return network.step(kept, network.initial_state(1))[1]
 
     def _run(self, features: Tensor, begun: Tensor | None = None) -> Tensor:
-        """Masks of the specialist that runs, which it has ``begun``, faded from those of the one before."""
+        """Masks of the specialist that runs, the first of them in ``begun``, faded from those of the one before."""
         if not features.shape[1]:
             return features
         self._begun = True

@@ -21,16 +21,16 @@ class DenoisingStream:
 
     One mask, from the root mean square of the channels' magnitudes, serves all channels, so that what
     was in the middle stays there. Above the model's band (8 kHz for a 16 kHz model) the input is turned down,
-    frame by frame, as the upper half of the band was. The result does not depend on how the audio
-    is cut into blocks.
+    frame by frame, as the upper half of the band was. Block size does not
+    change the result.
 
     Args:
         system: the denoiser.
         sample_rate: of the audio, in hertz.
         channels: signals side by side.
         expert: the specialist that runs all the time; the gate chooses if not given.
-        look_ahead_seconds: for how long the gate may hear what comes before it chooses, and how much of the system's
-            prelude may be heard; 0 for live use.
+        look_ahead_seconds: how much audio the gate sees before it chooses, and the most that the system's prelude
+            may take; 0 for live use.
 
     Raises:
         UnmingleError: an impossible rate, look-ahead or number of channels, or no such specialist.
@@ -82,19 +82,19 @@ class DenoisingStream:
         return self._answer(self._run(audio, ended=False))
 
     def flush(self) -> Samples:
-        """The end: what is still owed. The stream cannot be used any more."""
+        """The end: the samples that have not come out yet. The stream cannot be used any more."""
         if self._ended:
             raise UnmingleError("The stream has ended; open another.")
         self._ended = True
         ready = self._run(np.zeros((self.channels, 0), dtype=np.float32), ended=True)
-        owed = self._pushed - self._given
-        return self._answer(np.pad(ready[:, :owed], ((0, 0), (0, max(0, owed - ready.shape[1])))))
+        left = self._pushed - self._given
+        return self._answer(np.pad(ready[:, :left], ((0, 0), (0, max(0, left - ready.shape[1])))))
 
     def _run(self, audio: Samples, *, ended: bool) -> Samples:
         if self._other_rate is None:
             return self._denoise(audio, ended=ended)[0]
-        heard = self._other_rate.take(audio, ended=ended)
-        return self._other_rate.give(*self._denoise(heard, ended=ended), ended=ended)
+        converted = self._other_rate.take(audio, ended=ended)
+        return self._other_rate.give(*self._denoise(converted, ended=ended), ended=ended)
 
     @torch.inference_mode()
     def _denoise(self, audio: Samples, *, ended: bool) -> tuple[Samples, Samples]:
@@ -120,7 +120,7 @@ class DenoisingStream:
         return self._frames.synthesise(masked, ended=ended).numpy(), gains
 
     def _after_prelude(self, magnitude: Tensor, *, ended: bool) -> Tensor:
-        """Nothing until the frames of the prelude are there; then all that came, the prelude having been heard."""
+        """Nothing until the frames of the prelude are there; then all that came, after warming with the prelude."""
         self._magnitude.add(magnitude)
         if not self._magnitude.count or (self._magnitude.count < self._prelude_frames and not ended):
             return magnitude[:, :0]

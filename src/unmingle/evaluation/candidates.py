@@ -28,7 +28,7 @@ _ROUNDING = 1e-5
 
 
 @dataclass(frozen=True)
-class Estimates:
+class CandidateOutput:
     """What a candidate made of one mixture."""
 
     sources: Samples
@@ -39,7 +39,7 @@ class Estimates:
     """Of an external program's memory."""
 
 
-Estimator = Callable[[Samples, Samples, int], Estimates]
+Estimator = Callable[[Samples, Samples, int], CandidateOutput]
 """Mixture ``(samples,)``, references ``(sources, samples)`` and rate, to estimates; may raise ``EstimateError``."""
 
 
@@ -86,18 +86,18 @@ class CandidateConfig(Config):
             return _oracle(self.oracle)
         if self.command is not None:
             program = ExternalProgram(self.command, self.timeout)
-            return Candidate(program.name, lambda *given: Estimates(*program.run(*given)), {})
+            return Candidate(program.name, lambda *given: CandidateOutput(*program.run(*given)), {})
         if self.model is not None:
             return _model(self.model, self.device, self.changes)
         return Candidate(
-            "mixture", lambda mixture, sources, _: Estimates(np.stack([mixture] * len(sources))), {}
+            "mixture", lambda mixture, sources, _: CandidateOutput(np.stack([mixture] * len(sources))), {}
         )
 
 
 def _oracle(name: str) -> Candidate:
     Oracle(name, 8000)  # An unknown name is an error now, not at the first mixture.
 
-    def estimate(mixture: Samples, sources: Samples, rate: int) -> Estimates:
+    def estimate(mixture: Samples, sources: Samples, rate: int) -> CandidateOutput:
         # What the sources leave of the mixture is noise, and gets a mask of its own.
         rest = (mixture - sources.sum(axis=0))[None]
         noisy = np.square(rest).sum() > _ROUNDING * np.square(mixture).sum()
@@ -107,7 +107,7 @@ def _oracle(name: str) -> Candidate:
         separated = Oracle(name, rate).separate(
             torch.from_numpy(mixture).unsqueeze(0), torch.from_numpy(parts).unsqueeze(0)
         )
-        return Estimates(separated[0, : len(sources)].numpy())
+        return CandidateOutput(separated[0, : len(sources)].numpy())
 
     return Candidate(f"oracle-{name}", estimate, {"stft": "32 ms square root of Hann, every 8 ms"})
 
@@ -117,21 +117,21 @@ def _model(model: str, device: str, changes: dict[str, Any]) -> Candidate:
     system = load_system(path, where, changes)
 
     def to_model(audio: Samples, rate: int) -> torch.Tensor:
-        heard = np.ascontiguousarray(resample(audio, rate, system.sample_rate))
-        return torch.from_numpy(heard).unsqueeze(0).to(where)
+        converted = np.ascontiguousarray(resample(audio, rate, system.sample_rate))
+        return torch.from_numpy(converted).unsqueeze(0).to(where)
 
-    def estimate(mixture: Samples, sources: Samples, rate: int) -> Estimates:
-        heard = to_model(mixture, rate)
+    def estimate(mixture: Samples, sources: Samples, rate: int) -> CandidateOutput:
+        given = to_model(mixture, rate)
         if isinstance(system, MaskingSystem) and system.needs_sources:
-            separated = system.separate(heard, len(sources), to_model(sources, rate))
+            separated = system.separate(given, len(sources), to_model(sources, rate))
         else:
-            separated = system.separate(heard, len(sources))
+            separated = system.separate(given, len(sources))
         raised = resample(separated.sources[0].cpu().numpy(), system.sample_rate, rate)
         fitted = np.zeros((len(raised), len(mixture)), dtype=np.float32)
         fitted[:, : raised.shape[1]] = raised[:, : len(mixture)]
         if not np.isfinite(fitted).all():
             raise EstimateError("an estimate is not finite")
-        return Estimates(fitted)
+        return CandidateOutput(fitted)
 
     details: dict[str, Any] = {"model": path.stem, "sha256": file_hash(path), "rate": system.sample_rate}
     name = path.stem

@@ -62,7 +62,7 @@ def embedding_pictures(config: CandidateConfig, items: Sequence[MixtureItem]) ->
     return pictures
 
 
-def _heard(system: EmbeddingSeparator, item: MixtureItem) -> tuple[Tensor, Tensor]:
+def _at_model_rate(system: EmbeddingSeparator, item: MixtureItem) -> tuple[Tensor, Tensor]:
     """Mixture ``(1, samples)`` and sources ``(1, sources, samples)`` at the system's rate."""
     mixture, sources, rate = read_item(item)
     return tuple(
@@ -81,7 +81,7 @@ def principal_components(points: np.ndarray, count: int) -> tuple[np.ndarray, np
 
 @torch.no_grad()
 def _embeddings(system: EmbeddingSeparator, item: MixtureItem) -> str:
-    mixture, sources = _heard(system, item)
+    mixture, sources = _at_model_rate(system, item)
     spectra, embedding = system.embed(mixture)
     weight = system.weight(spectra)
     formed = system.attractors(embedding, weight, sources.shape[1], sources)
@@ -117,7 +117,7 @@ def _embeddings(system: EmbeddingSeparator, item: MixtureItem) -> str:
 def _many_attractors(system: EmbeddingSeparator, items: Sequence[MixtureItem]) -> str:
     sets = []
     for item in items:
-        mixture, sources = _heard(system, item)
+        mixture, sources = _at_model_rate(system, item)
         spectra, embedding = system.embed(mixture)
         formed = system.attractors(embedding, system.weight(spectra), sources.shape[1], sources)
         sets.append(formed.points[0].numpy())
@@ -139,7 +139,7 @@ def _spike_triggered(system: EmbeddingSeparator, items: Sequence[MixtureItem]) -
     features, activity = [], []
     network: Any = system.network
     for item in items:
-        spectra = system.frontend(_heard(system, item)[0])
+        spectra = system.frontend(_at_model_rate(system, item)[0])
         features.append(spectra.features[0].numpy())
         activity.append(network.run_layers(spectra.features)[0].numpy())
     averages = spike_triggered_averages(features, activity)

@@ -60,5 +60,5 @@ def figure_uri(figure: Any) -> str:
 
 def audio_uri(samples: Samples, sample_rate: int, gain: float = 1.0) -> str:
     """``(samples,)`` as the address of a sound that lies in the page itself."""
-    heard = np.clip(gain * resample(samples, sample_rate, _PLAYER_RATE), -1.0, 1.0)
-    return "data:audio/mpeg;base64," + base64.b64encode(encode_audio(heard, _PLAYER_RATE, "mp3")).decode()
+    played = np.clip(gain * resample(samples, sample_rate, _PLAYER_RATE), -1.0, 1.0)
+    return "data:audio/mpeg;base64," + base64.b64encode(encode_audio(played, _PLAYER_RATE, "mp3")).decode()

@@ -18,7 +18,7 @@ from unmingle.audio import Samples
 from unmingle.errors import UnmingleError
 from unmingle.evaluation.dnsmos import DNSMOS_RATE, dnsmos
 from unmingle.metrics import LIMIT_DB, magnitude_snr, si_sdr
-from unmingle.scoring import pairwise_si_sdr
+from unmingle.permutation import pairwise_si_sdr
 
 DEFINITIONS = {
     "si_sdr": "scale-invariant SDR in dB, Le Roux et al. 2019, means removed",

@@ -100,9 +100,9 @@ def _windows(estimates: Samples, references: Samples, sample_rate: int) -> list[
         part = slice(first, first + size)
         energy = np.square(references[:, part]).mean(axis=1)
         # A speaker who pauses for the whole window has no SI-SDR there.
-        heard = bool((energy > 1e-4 * np.square(references).mean(axis=1)).all())
+        audible = bool((energy > 1e-4 * np.square(references).mean(axis=1)).all())
         value = float(_scores(estimates[:, part], references[:, part]).mean())
-        curve.append((first / sample_rate, value if heard else None))
+        curve.append((first / sample_rate, value if audible else None))
     return curve
 
 

@@ -58,16 +58,16 @@ def count_errors(text: str, versions: Mapping[str, Samples], sample_rate: int) -
 
 
 def recognize(audio: Samples, sample_rate: int) -> str:
-    """The words in ``(samples,)``; nothing but the audio decides on them, whatever was heard before."""
+    """The words in ``(samples,)``; nothing but the audio decides on them, whatever was decoded before."""
     decoder = _decoder()
-    heard = resample(audio.astype(np.float32), sample_rate, _RATE)
-    peak = float(np.abs(heard).max(initial=0.0))
+    converted = resample(audio.astype(np.float32), sample_rate, _RATE)
+    peak = float(np.abs(converted).max(initial=0.0))
     if not math.isfinite(peak) or peak == 0.0:
         return ""
     decoder.reinit_feat()  # Forgets the running mean of the last recording.
     decoder.start_utt()
     # The level of an estimate is not its fault.
-    decoder.process_raw(np.round(heard * (0.5 * 32767 / peak)).astype(np.int16).tobytes(), full_utt=True)
+    decoder.process_raw(np.round(converted * (0.5 * 32767 / peak)).astype(np.int16).tobytes(), full_utt=True)
     decoder.end_utt()
     found = decoder.hyp()
     return normalize(found.hypstr) if found else ""

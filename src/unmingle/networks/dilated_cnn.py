@@ -123,7 +123,7 @@ class DilatedCnnEmbedding(EmbeddingNetwork):
         """Push frames ``(batch, frames, freqs)``; the embeddings that become known come back.
 
         Together the answers equal :meth:`forward` in evaluation mode: the first 127 frames pushed
-        give nothing, and ``ended=True`` gives what is still owed. ``state`` is updated in place.
+        give nothing, and ``ended=True`` gives the remaining ones. ``state`` is updated in place.
         """
         pushed = features.shape[1]
         if ended:

@@ -24,9 +24,9 @@ from unmingle.systems import (
 )
 from unmingle.training.recipe import Recipe
 
-_OWN = ("formation.", "training_formation.", "log_scale")
+_MAY_BE_NEW = ("formation.", "training_formation.", "log_scale")
 """Beginnings of names that may be new: a model may get other attractors than it was trained with."""
-_SAME = (
+_MUST_AGREE = (
     "kind",
     "sample_rate",
     "stft",
@@ -71,18 +71,18 @@ def system_from_model(recipe: Recipe, name: str | Path, mixer: MixtureSource | N
     donor = load_system(find_model(name))
     system = build_system(recipe.system)
     if isinstance(system, TwoStage) and isinstance(donor, MaskingSystem) and not isinstance(donor, TwoStage):
-        _take(system.first, donor, recipe, name)
+        _load_weights(system.first, donor, recipe, name)
         system.frontend.load_state_dict(donor.frontend.state_dict())
     elif isinstance(system, LocalExperts) and isinstance(donor, Denoiser):
-        _share_out(system, donor, recipe, name)
+        _copy_to_specialists(system, donor, recipe, name)
         if mixer is not None:
             system.fit_clusters(_first_mixtures(recipe, mixer, system.statistics_mixtures))
     else:
-        _take(system, donor, recipe, name)
+        _load_weights(system, donor, recipe, name)
     return system
 
 
-def _share_out(system: LocalExperts, donor: Denoiser, recipe: Recipe, name: str | Path) -> None:
+def _copy_to_specialists(system: LocalExperts, donor: Denoiser, recipe: Recipe, name: str | Path) -> None:
     """Every specialist begins with the generalist's weights."""
     ours, theirs = system.config, donor.config
     same = ("network", "bands_above", "stft", "sample_rate")
@@ -96,16 +96,17 @@ def _share_out(system: LocalExperts, donor: Denoiser, recipe: Recipe, name: str 
         specialist.load_state_dict(donor.network.state_dict())
 
 
-def _take(system: System, donor: System, recipe: Recipe, name: str | Path) -> None:
+def _load_weights(system: System, donor: System, recipe: Recipe, name: str | Path) -> None:
+    """The donor's weights for a system of the same kind, or an error that says what does not fit."""
     wanted, given = system.state_dict(), donor.state_dict()
     if isinstance(system, LocalExperts) and isinstance(donor, LocalExperts):
-        given = _shared_anew(system.config, donor.config, given)
-        if _gate_of(system.config) != _gate_of(donor.config):
+        given = _specialists_by_level(system.config, donor.config, given)
+        if _gate_identity(system.config) != _gate_identity(donor.config):
             given |= {key: value for key, value in wanted.items() if key.startswith("gate.")}
     shared = [key for key in given if key in wanted]
     reshaped = [key for key in shared if wanted[key].shape != given[key].shape]
-    lacking = [key for key in wanted if key not in shared and not key.startswith(_OWN)]
-    ours, theirs = _essence(system.config.model_dump()), _essence(donor.config.model_dump())
+    lacking = [key for key in wanted if key not in shared and not key.startswith(_MAY_BE_NEW)]
+    ours, theirs = _comparable(system.config.model_dump()), _comparable(donor.config.model_dump())
     if reshaped or lacking or ours != theirs:
         raise UnmingleError(
             f"The model {name} has another network, front end or number of anchors than the recipe "
@@ -114,7 +115,7 @@ def _take(system: System, donor: System, recipe: Recipe, name: str | Path) -> No
     system.load_state_dict({key: given[key] for key in shared}, strict=False)
 
 
-def _shared_anew(
+def _specialists_by_level(
     ours: LocalExpertsConfig, theirs: LocalExpertsConfig, given: dict[str, torch.Tensor]
 ) -> dict[str, torch.Tensor]:
     """``given`` with as many specialists as we have levels of SNR; equally many keep their order."""
@@ -132,13 +133,14 @@ def _shared_anew(
     return shared
 
 
-def _gate_of(config: LocalExpertsConfig) -> tuple[Config, list[float] | None]:
+def _gate_identity(config: LocalExpertsConfig) -> tuple[Config, list[float] | None]:
     """What makes a gate; the levels are nothing to one that does not tell the SNR."""
     return config.gate, config.snr_levels if config.latent == "snr" else None
 
 
-def _essence(config: dict[str, Any]) -> dict[str, Any]:
-    kept = {key: config[key] for key in _SAME if key in config}
+def _comparable(config: dict[str, Any]) -> dict[str, Any]:
+    """What must agree of a config, without dropout and equalizing, which change no weights."""
+    kept = {key: config[key] for key in _MUST_AGREE if key in config}
     kept["network"] = {key: value for key, value in kept["network"].items() if "dropout" not in key}
     kept["stft"] = {key: value for key, value in kept["stft"].items() if key != "equalize"}
     return kept

@@ -18,7 +18,7 @@ from unmingle.data.noise import SYNTHETIC, NoiseMaker
 from unmingle.data.premixed import PremixedMixtures, is_premixed
 from unmingle.data.room_bank import RoomBank, open_room_bank
 from unmingle.errors import UnmingleError
-from unmingle.scoring import best_permutation, pairwise_si_sdr
+from unmingle.permutation import best_permutation, pairwise_si_sdr
 from unmingle.systems import System
 from unmingle.training.recipe import Recipe, Stage
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unmingle.metrics import si_sdr
-from unmingle.scoring import best_permutation, pairwise_si_sdr
+from unmingle.permutation import best_permutation, pairwise_si_sdr
 
 
 @pytest.mark.parametrize("decibels", [-20.0, 0.0, 13.5, 40.0])

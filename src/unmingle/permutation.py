@@ -1,4 +1,4 @@
-"""Which estimate belongs to which reference: best-permutation scores for training and evaluation."""
+"""Which estimate belongs to which reference: the permutation with the best score, for training and evaluation."""
 
 from __future__ import annotations
 
