@@ -39,7 +39,7 @@ from unmingle.data.mixing import Mixer, MixingConfig
 from unmingle.evaluation.conversation_scores import wrong_speaker_share
 from unmingle.metrics import si_sdr
 from unmingle.models import load_system
-from unmingle.scoring import best_permutation, pairwise_si_sdr
+from unmingle.permutation import best_permutation, pairwise_si_sdr
 from unmingle.separation.recording import RecordingSeparation
 from unmingle.separation.timeline import Stretch, timeline
 from unmingle.separation.windows import OVERLAP_SECONDS, WINDOW_SECONDS

@@ -28,10 +28,12 @@ LAYERS = [
     {"data", "denoising", "separation"},
     {"live"},
     {"training", "evaluation"},
+    {"serve"},
     {"cli"},
 ]
 EXTRAS = ["lightning_fabric", "yaml", "matplotlib", "fast_bss_eval", "pesq", "pystoi", "av"]
-FORBIDDEN = [*EXTRAS, "unmingle.training", "unmingle.evaluation", "unmingle.data"]
+EXTRAS += ["starlette", "uvicorn", "websockets"]
+FORBIDDEN = [*EXTRAS, "unmingle.training", "unmingle.evaluation", "unmingle.data", "unmingle.serve"]
 
 
 def _layer(module: str) -> int:

@@ -11,7 +11,19 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from unmingle.cli import data, denoise, evaluate, fix_attractors, mix, models, report, separate, stress, train
+from unmingle.cli import (
+    data,
+    denoise,
+    evaluate,
+    fix_attractors,
+    mix,
+    models,
+    report,
+    separate,
+    serve,
+    stress,
+    train,
+)
 from unmingle.errors import UnmingleError
 
 HELP = """Separate overlapping speakers, and remove noise from speech, from one microphone.
@@ -19,6 +31,7 @@ HELP = """Separate overlapping speakers, and remove noise from speech, from one 
 \b
   unmingle separate meeting.wav            two files in the folder separated/
   unmingle denoise noisy.wav               a clean file in the folder denoised/
+  unmingle serve                           a page in the browser for both
   unmingle models                          list the pretrained models
   unmingle data list                       list public corpora to fetch and index
   unmingle mix CORPUS -o test --count 300  make test mixtures in the layout of WSJ0-mix
@@ -66,6 +79,7 @@ def _options(
 
 app.command("separate")(separate.command)
 app.command("denoise")(denoise.command)
+app.command("serve")(serve.command)
 app.add_typer(models.app, name="models")
 app.add_typer(data.app, name="data")
 app.command("mix")(mix.command)

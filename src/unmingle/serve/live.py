@@ -1,0 +1,109 @@
+"""Live streams: a websocket on one side, a worker process on the other."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from typing import Any
+
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from unmingle.audio import LOWEST_SAMPLE_RATE
+from unmingle.serve.processes import Worker, Workers, cause_of_death
+from unmingle.serve.settings import Settings
+
+_HIGHEST_RATE = 192_000
+
+
+class LiveStreams:
+    """Cleans what comes in over websockets, a few at a time."""
+
+    def __init__(self, settings: Settings, workers: Workers) -> None:
+        self._settings, self._workers = settings, workers
+        self._places = asyncio.Semaphore(settings.live_streams)
+        self._open: set[Worker] = set()
+
+    async def serve(self, socket: WebSocket) -> None:
+        """One stream: ``{"lag_seconds"}`` comes first, then float32 samples in and float32 samples out.
+
+        Sample k that comes out is sample k that went in, cleaned. Text ends the input: what is owed comes out.
+        """
+        await socket.accept()
+        error = await self._refusal_or_stream(socket, socket.query_params.get("sample_rate", ""))
+        # The page may have been closed.
+        with suppress(RuntimeError, WebSocketDisconnect):
+            if error:
+                await socket.send_json({"error": error})
+            await socket.close()
+        await self._workers.prepare()
+
+    async def _refusal_or_stream(self, socket: WebSocket, rate: str) -> str | None:
+        if not rate.isascii() or not rate.isdecimal() or not LOWEST_SAMPLE_RATE <= int(rate) <= _HIGHEST_RATE:
+            return f"sample_rate must lie between {LOWEST_SAMPLE_RATE} and {_HIGHEST_RATE}; got {rate!r}."
+        if self._places.locked():
+            return "The server has as many live streams as it may; try again later."
+        async with self._places:
+            worker = await self._workers.take()
+            self._open.add(worker)
+            try:
+                return await self._stream(socket, worker, int(rate))
+            finally:
+                self._open.remove(worker)
+                await worker.kill()
+
+    async def stop(self) -> None:
+        """End all streams."""
+        for worker in list(self._open):
+            await worker.kill()
+
+    async def _stream(self, socket: WebSocket, worker: Worker, rate: int) -> str | None:
+        """Stream until it ends; why, if there is something to tell."""
+        request: dict[str, Any] = {"task": "live", "sample_rate": rate, "threads": self._settings.threads}
+        try:
+            await worker.ask(request | {"denoiser": self._settings.denoiser})
+            first = await worker.answer()
+            if first is None:
+                return f"The stream could not begin: {cause_of_death(await worker.end())}."
+            if "error" in first:
+                return str(first["error"])
+            await socket.send_json(first)
+            async with asyncio.timeout(self._settings.live_seconds):
+                await self._pass_on(socket, worker)
+            code = await worker.end()
+            return f"The stream has ended: {cause_of_death(code)}." if code else None
+        except TimeoutError:
+            return f"The stream has lasted {self._settings.live_seconds / 60:.0f} minutes, the most it may."
+        except (WebSocketDisconnect, ConnectionError):
+            return None  # The page was closed.
+
+    async def _pass_on(self, socket: WebSocket, worker: Worker) -> None:
+        """In both directions, until all is out or the page is closed."""
+        feeding = asyncio.create_task(_feed(socket, worker))
+        giving = asyncio.create_task(_give(socket, worker))
+        try:
+            await asyncio.wait({feeding, giving}, return_when=asyncio.FIRST_COMPLETED)
+            if feeding.done():
+                feeding.result()  # The page was closed: nobody waits for what is owed.
+            await giving
+        finally:
+            feeding.cancel()
+            giving.cancel()
+            await asyncio.gather(feeding, giving, return_exceptions=True)
+
+
+async def _feed(socket: WebSocket, worker: Worker) -> None:
+    while True:
+        message = await socket.receive()
+        if message["type"] == "websocket.disconnect":
+            raise WebSocketDisconnect
+        data = message.get("bytes")
+        if data is None:
+            worker.input.close()
+            return
+        worker.input.write(data)
+        await worker.input.drain()
+
+
+async def _give(socket: WebSocket, worker: Worker) -> None:
+    while data := await worker.output.read(1 << 16):
+        await socket.send_bytes(data)

@@ -1,0 +1,226 @@
+/** Wires the page together: files, jobs, the player, the live tab and the keyboard. */
+
+import { about, follow, remove, ServerRecording, upload } from "./api.js";
+import { clock, find } from "./dom.js";
+import { JobList } from "./job_list.js";
+import { LiveTab } from "./live.js";
+import { Recorder } from "./microphone.js";
+import { TrackPlayer } from "./track_player.js";
+
+/** @typedef {import("./api.js").Job} Job */
+
+const result = find("result", HTMLElement);
+const live = new LiveTab();
+const list = new JobList(find("jobs", HTMLElement), show, (job) => void discard(job));
+
+/** @type {Job[]} */
+let jobs = [];
+/** Ids of uploads whose result is to be shown as soon as it is there. @type {Set<string>} */
+const awaited = new Set();
+/** @type {{id: string, player: TrackPlayer} | null} */
+let shown = null;
+/** @type {number | null} */
+let uploadBytes = null;
+
+/** @param {string} text empty: nothing to say */
+function say(text) {
+  const message = find("message", HTMLElement);
+  message.textContent = text;
+  message.hidden = !text;
+}
+
+/** @param {Job} job */
+function show(job) {
+  hide();
+  const player = new TrackPlayer(new ServerRecording(job));
+  shown = { id: job.id, player };
+  result.append(player);
+  list.update(jobs, job.id);
+}
+
+function hide() {
+  shown?.player.remove();
+  shown = null;
+}
+
+/** @param {Job} job */
+async function discard(job) {
+  try {
+    await remove(job.id);
+  } catch (error) {
+    say(String(error instanceof Error ? error.message : error));
+  }
+}
+
+/** @param {Job[]} now */
+function update(now) {
+  jobs = now;
+  if (shown && !jobs.some((job) => job.id === shown?.id)) hide();
+  list.update(jobs, shown?.id ?? null);
+  for (const job of jobs) {
+    if (!awaited.has(job.id) || !job.result) continue;
+    awaited.delete(job.id);
+    if (!shown || !shown.player.player.playing) show(job);
+  }
+}
+
+/**
+ * @param {Blob} file
+ * @param {string} name
+ */
+async function send(file, name) {
+  say("");
+  const form = new FormData(find("options", HTMLFormElement));
+  const task = String(form.get("task"));
+  const control = new AbortController();
+  const entry = list.addUpload(name, task, () => control.abort());
+  if (uploadBytes !== null && file.size > uploadBytes) {
+    entry.fail(`${name} is larger than ${Math.round(uploadBytes / 2 ** 20)} MB, the most that this server takes.`);
+    return;
+  }
+  entry.progress(0);
+  try {
+    const options = { name, task, speakers: task === "denoise" ? "" : String(form.get("speakers")) };
+    const job = await upload(file, options, entry.progress, control.signal);
+    entry.remove();
+    awaited.add(job.id);
+    update([...jobs.filter((each) => each.id !== job.id), jobs.find((each) => each.id === job.id) ?? job]);
+  } catch (error) {
+    if (control.signal.aborted) entry.remove();
+    else entry.fail(error instanceof Error ? error.message : String(error));
+  }
+}
+
+/** @param {FileList | null | undefined} files */
+async function sendAll(files) {
+  // One after the other: a slow line would otherwise be shared.
+  for (const file of [...(files ?? [])]) await send(file, file.name);
+}
+
+function wireFiles() {
+  const drop = find("drop", HTMLElement);
+  const choose = find("choose", HTMLInputElement);
+  choose.addEventListener("change", () => {
+    void sendAll(choose.files).then(() => (choose.value = ""));
+  });
+  for (const type of ["dragenter", "dragover"]) {
+    window.addEventListener(type, (event) => {
+      event.preventDefault();
+      drop.classList.add("over");
+    });
+  }
+  window.addEventListener("dragleave", (event) => {
+    if (event.relatedTarget === null) drop.classList.remove("over");
+  });
+  window.addEventListener("drop", (event) => {
+    event.preventDefault();
+    drop.classList.remove("over");
+    void sendAll(event.dataTransfer?.files);
+  });
+  const options = find("options", HTMLFormElement);
+  options.addEventListener("change", () => {
+    find("speakers", HTMLElement).hidden = new FormData(options).get("task") === "denoise";
+  });
+}
+
+function wireRecording() {
+  const button = find("record", HTMLButtonElement);
+  /** @type {Recorder | null} */
+  let recorder = null;
+  window.setInterval(() => {
+    if (recorder) button.textContent = `Stop ${clock(recorder.seconds)}`;
+  }, 200);
+  button.addEventListener("click", async () => {
+    button.disabled = true;
+    try {
+      if (recorder) {
+        const file = recorder.stop();
+        recorder = null;
+        void send(file, `microphone ${new Date().toTimeString().slice(0, 8).replaceAll(":", ".")}.wav`);
+      } else {
+        recorder = await Recorder.start();
+        say("");
+      }
+    } catch (error) {
+      say(error instanceof Error ? error.message : String(error));
+    }
+    button.textContent = recorder ? "Stop 0:00" : "Record";
+    button.classList.toggle("recording", recorder !== null);
+    button.disabled = false;
+  });
+}
+
+function wireTabs() {
+  const tabs = ["files", "live"];
+  for (const tab of tabs) {
+    find(`tab-${tab}`, HTMLButtonElement).addEventListener("click", () => {
+      for (const each of tabs) {
+        find(`tab-${each}`, HTMLButtonElement).setAttribute("aria-selected", String(each === tab));
+        find(each, HTMLElement).hidden = each !== tab;
+      }
+      shown?.player.player.pause();
+      if (live.running) live.stop("stopped");
+    });
+  }
+}
+
+/** The element that the Tab key, not the mouse, has brought the focus to. @type {EventTarget | null} */
+let tabbedTo = null;
+
+/**
+ * Whether a key belongs to the element that has the focus. A button that was clicked keeps the focus, but the space
+ * bar is the player's all the same.
+ * @param {KeyboardEvent} event
+ */
+function keepsKey({ target, key }) {
+  if (!(target instanceof HTMLElement)) return false;
+  if (target.matches("select")) return true;
+  if (key === " ") return target === tabbedTo && !target.matches("input[type=range]");
+  return target.matches("input") && (key === "Home" || key.startsWith("Arrow"));
+}
+
+/** @param {KeyboardEvent} event */
+function onKey(event) {
+  if (event.ctrlKey || event.metaKey || event.altKey || keepsKey(event)) return;
+  if (!find("live", HTMLElement).hidden) {
+    if (event.key === " ") void live.toggle();
+    else if (event.key === "0") live.compare();
+    else return;
+  } else if (shown) {
+    const player = shown.player;
+    if (event.key === " ") player.toggle();
+    else if (event.key === "ArrowLeft") player.step(-1);
+    else if (event.key === "ArrowRight") player.step(1);
+    else if (event.key === "Home") player.seek(0);
+    else if (/^[1-9]$/.test(event.key)) player.soloSpeaker(Number(event.key));
+    else if (event.key === "0") player.compare();
+    else if (event.key === "+" || event.key === "=") player.zoom(0.5);
+    else if (event.key === "-") player.zoom(2);
+    else return;
+  } else return;
+  event.preventDefault();
+}
+
+async function start() {
+  wireFiles();
+  wireRecording();
+  wireTabs();
+  window.addEventListener("keydown", onKey);
+  window.addEventListener("focusin", ({ target }) => {
+    tabbedTo = target instanceof HTMLElement && target.matches(":focus-visible") ? target : null;
+  });
+  window.addEventListener("keyup", (event) => {
+    if (event.key === " " && event.target instanceof HTMLButtonElement && !keepsKey(event)) event.preventDefault();
+  });
+  follow(update, (connected) => {
+    if (!connected) say("The server cannot be reached; is it still running?");
+    else say("");
+  });
+  const { upload_bytes, recording_seconds } = await about();
+  uploadBytes = upload_bytes;
+  find("bounds", HTMLElement).textContent =
+    `Any audio or video with sound, up to ${Math.round(upload_bytes / 2 ** 20)} MB and ` +
+    `${Math.round(recording_seconds / 60)} minutes each.`;
+}
+
+start().catch((error) => say(error.message));

@@ -1,0 +1,6 @@
+// What an AudioWorklet's global scope has, which TypeScript's libraries leave out.
+declare const sampleRate: number;
+declare class AudioWorkletProcessor {
+  readonly port: MessagePort;
+}
+declare function registerProcessor(name: string, processor: new () => AudioWorkletProcessor): void;

@@ -1,0 +1,481 @@
+"""The server behind the page, over real sockets: jobs, bounds, protection, live streams."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+from websockets.sync.client import ClientConnection, connect
+
+import unmingle
+from conftest import MIXTURE, Result, tiny_sound
+from serving import Client, serving, worker_processes
+from unmingle import UnmingleError
+from unmingle.audio import Samples
+from unmingle.serve.activity import speaking_times
+from unmingle.serve.jobs import safe_name
+from unmingle.serve.routes import STATIC, application
+from unmingle.serve.settings import Settings
+from unmingle.serve.views import BANDS, draw, read_samples
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("served")
+
+
+@pytest.fixture(scope="module")
+def address(home: Path, tiny_model: Path, tiny_denoiser: Path) -> Iterator[str]:
+    with serving(home, model=str(tiny_model), denoiser=str(tiny_denoiser)) as address:
+        yield address
+
+
+@pytest.fixture
+def client(address: str) -> Iterator[Client]:
+    with Client(address) as client:
+        yield client
+
+
+def test_downloads_are_what_the_command_line_writes(client: Client, run, tiny_model: Path) -> None:  # type: ignore[no-untyped-def]
+    job = client.finish(client.submit(task="separate", speakers=2))
+    assert job["error"] is None
+    tracks = [track["name"] for track in job["result"]["tracks"]]
+    assert tracks == ["original", "speaker1", "speaker2"]
+    for format in ("wav", "flac"):
+        run(
+            "separate",
+            MIXTURE,
+            "--model",
+            tiny_model,
+            "--speakers",
+            2,
+            "--threads",
+            1,
+            "--format",
+            format,
+            "-o",
+            format,
+        )
+        expected = [Path(format, f"{MIXTURE.stem}_speaker{n}.{format}").read_bytes() for n in (1, 2)]
+        for n in (1, 2):
+            answer = client.get(f"/api/jobs/{job['id']}/outputs/speaker{n}.{format}")
+            assert answer.content == expected[n - 1]
+            assert f"{MIXTURE.stem}_speaker{n}.{format}" in answer.headers["content-disposition"]
+        archive = zipfile.ZipFile(
+            io.BytesIO(client.get(f"/api/jobs/{job['id']}/outputs.zip?format={format}").content)
+        )
+        assert [archive.read(name) for name in archive.namelist()] == expected
+    assert len(client.get(f"/api/jobs/{job['id']}/outputs/speaker1.mp3").content) > 1000
+    for name, sentence in {
+        "speaker3.wav": "There is no track 'speaker3'",
+        "speaker1.aiff": "Cannot write 'aiff'",
+        "..%2F..%2Finput.wav": "Not Found",
+    }.items():
+        assert sentence in client.get(f"/api/jobs/{job['id']}/outputs/{name}").text
+    archive = client.get(
+        f"/api/jobs/{job['id']}/outputs.zip", params={"format": "/../../tracks/original.wav"}
+    )
+    assert "Cannot write" in archive.json()["error"]
+
+
+def test_both_cleans_each_speaker_and_tells_its_stages(
+    client: Client, tiny_model: Path, tiny_denoiser: Path
+) -> None:
+    job = client.submit(task="both")
+    stages: list[tuple[str, str]] = []
+    with client.stream("GET", "/api/events") as events:
+        for line in events.iter_lines():
+            if line.startswith("data: "):
+                (now,) = json.loads(line[6:])
+                stages.append((now["state"], now["stage"]))
+                if now["state"] == "done":
+                    break
+    steps = list(dict.fromkeys(stage for state, stage in stages if state == "running"))
+    assert steps == [step for step in job["stages"] if step in steps]
+    assert {"loading", "separating", "denoising"} <= set(steps)
+    mixture, rate = soundfile.read(MIXTURE, dtype="float32")
+    denoiser = unmingle.load_denoiser(tiny_denoiser)
+    for n, estimate in enumerate(unmingle.load(tiny_model).separate(mixture, rate), start=1):
+        content = client.get(f"/api/jobs/{job['id']}/outputs/speaker{n}.wav").content
+        np.testing.assert_allclose(
+            soundfile.read(io.BytesIO(content))[0], denoiser.denoise(estimate, rate), atol=1e-5
+        )
+
+
+@pytest.fixture(scope="module")
+def stereo() -> Samples:
+    """``(2, samples)`` at 16 kHz, one channel half as loud."""
+    mono = soundfile.read(MIXTURE, dtype="float32")[0][:16000]
+    return np.stack([mono, mono / 2])
+
+
+@pytest.fixture(scope="module")
+def owner(address: str, stereo: Samples) -> Iterator[Client]:
+    """A browser with one stereo recording, cleaned."""
+    encoded = io.BytesIO()
+    soundfile.write(encoded, stereo.T, 16000, "FLOAT", format="WAV")
+    with Client(address) as owner:
+        owner.finish(owner.submit(encoded.getvalue(), task="denoise"))
+        yield owner
+
+
+def test_a_stereo_recording_is_cleaned_in_stereo(owner: Client, stereo: Samples, tiny_denoiser: Path) -> None:
+    (job,) = owner.get("/api/jobs").json()
+    content = owner.get(f"/api/jobs/{job['id']}/outputs/denoised.wav").content
+    expected = unmingle.load_denoiser(tiny_denoiser).denoise(stereo, 16000)
+    np.testing.assert_allclose(soundfile.read(io.BytesIO(content))[0].T, expected, atol=1e-6)
+    data = owner.get(f"/api/jobs/{job['id']}/tracks/original/samples?start=100&count=50").content
+    np.testing.assert_array_equal(np.frombuffer(data, "<f4").reshape(-1, 2).T, stereo[:, 100:150])
+
+
+def test_the_examples_in_the_documentation_run(address: str, tmp_path: Path) -> None:
+    page = (Path(__file__).parent.parent / "docs" / "serve.md").read_text(encoding="utf-8")
+    shutil.copy(MIXTURE, tmp_path / "meeting.flac")
+    for language, program in (("bash", ["bash", "-euc"]), ("python", [sys.executable, "-c"])):
+        (code,) = re.findall(rf"```{language}\n(.*?)```", page, re.DOTALL)
+        code = code.replace("http://127.0.0.1:8765", address)
+        subprocess.run([*program, code], check=True, cwd=tmp_path, timeout=120)
+    by_curl, by_python = (soundfile.read(tmp_path / name)[0] for name in ("by_curl.wav", "speaker1.wav"))
+    np.testing.assert_array_equal(by_curl, by_python)
+
+
+def test_mistakes_get_the_sentence_of_the_command_line(
+    client: Client, run, tiny_model: Path, tmp_path: Path
+) -> None:  # type: ignore[no-untyped-def]
+    (tmp_path / "text.wav").write_text("no sound")
+    job = client.finish(client.submit(tmp_path / "text.wav"))
+    assert job["state"] == "failed"
+    assert run("separate", "text.wav", "--model", tiny_model).err == f"unmingle: {job['error']}\n"
+    assert client.get(f"/api/jobs/{job['id']}/outputs/speaker1.wav").json() == {"error": job["error"]}
+    for query, sentence in {
+        "task=mix": "There is no task 'mix'",
+        "speakers=some": "speakers must be a number or auto",
+    }.items():
+        answer = client.post(f"/api/jobs?name=a.wav&{query}", content=b"x")
+        assert answer.status_code == 422
+        assert sentence in answer.json()["error"]
+    assert client.post("/api/jobs?name=a.wav").json()["error"].startswith("a.wav is empty")
+
+
+def test_the_queue_says_its_place_and_cancelling_kills_the_process(
+    client: Client, address: str, home: Path
+) -> None:
+    first, second = client.submit(), client.submit()
+    with Client(address) as other:
+        third = other.submit()
+        assert client.get(f"/api/jobs/{second['id']}").json()["jobs_ahead"] == 1
+        assert other.get(f"/api/jobs/{third['id']}").json()["jobs_ahead"] == 2
+        client.wait(first, lambda job: job["state"] == "running")
+        workers = worker_processes()
+        assert client.delete(f"/api/jobs/{second['id']}").status_code == 204
+        assert other.get(f"/api/jobs/{third['id']}").json()["jobs_ahead"] == 1
+        assert client.delete(f"/api/jobs/{first['id']}").status_code == 204
+        assert not set(workers) <= set(worker_processes())
+        assert client.get("/api/jobs").json() == []
+        assert not (home / first["id"]).exists()
+        assert other.finish(third)["state"] == "done"
+
+
+def test_a_job_whose_process_dies_says_so(client: Client) -> None:
+    job = client.submit()
+    client.wait(job, lambda now: now["state"] == "running")
+    for process in worker_processes():
+        os.kill(process, signal.SIGKILL)
+    assert "memory runs out" in client.finish(job)["error"]
+
+
+def test_two_browsers_do_not_see_each_others_files(owner: Client, address: str) -> None:
+    (job,) = owner.get("/api/jobs").json()
+    path = f"/api/jobs/{job['id']}"
+    with Client(address) as other:
+        assert other.get("/api/jobs").json() == []
+        for place in (
+            "",
+            "/outputs/denoised.wav",
+            "/outputs.zip",
+            "/tracks/original/samples?start=0&count=9",
+        ):
+            assert other.get(path + place).status_code == 404
+        assert other.delete(path).status_code == 404
+        # Nor by a cookie of one's own making.
+        ((name, value),) = owner.cookies.items()
+        forged = value[:32] + "." + "0" * 64
+        assert other.get(path, headers={"Cookie": f"{name}={forged}"}).status_code == 404
+    assert owner.get(f"{path}/outputs/denoised.wav").status_code == 200
+
+
+def test_uploads_are_bounded(tmp_path: Path) -> None:
+    content = MIXTURE.read_bytes()
+    bounds = {"upload_bytes": len(content), "session_jobs": 2, "server_jobs": 3}
+    with serving(tmp_path, **bounds) as address, Client(address) as client, Client(address) as other:
+        assert client.upload(content + b"x").status_code == 413
+
+        def pieces() -> Iterator[bytes]:
+            yield from (content, b"x")
+
+        assert client.post("/api/jobs?name=a.wav", content=pieces()).status_code == 413
+        assert list(tmp_path.iterdir()) == []
+        jobs = [client.submit(content) for _ in range(2)]
+        assert client.upload(content).status_code == 429
+        other.submit(content)
+        assert other.upload(content).status_code == 503
+        client.delete(f"/api/jobs/{jobs[1]['id']}")
+        other.submit(content)
+
+
+def test_long_recordings_and_long_jobs_are_refused_and_results_expire(
+    tmp_path: Path, tiny_denoiser: Path
+) -> None:
+    settings: dict[str, Any] = {
+        "denoiser": str(tiny_denoiser),
+        "recording_seconds": 60.0,
+        "keep_seconds": 1.0,
+    }
+    with serving(tmp_path, **settings) as address, Client(address) as client:
+        long = tiny_sound(tmp_path / "long.wav", seconds=90)
+        failed = client.finish(client.submit(long, task="denoise"))
+        assert failed["error"].startswith("long.wav is 2 minutes long and this server takes 1")
+        assert (tmp_path / failed["id"]).is_dir()
+        time.sleep(2.0)
+        assert client.get("/api/jobs").json() == []
+        assert not (tmp_path / failed["id"]).exists()
+    with serving(tmp_path, job_seconds=0.001) as address, Client(address) as client:
+        assert "took more than" in client.finish(client.submit())["error"]
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 200),
+        ({"Host": "localhost:1"}, 200),
+        ({"Host": "evil.example"}, 403),
+        ({"Host": "127.0.0.1.evil.example"}, 403),
+        ({"Host": "127.0.0.1@evil.example"}, 403),
+        ({"Host": "192.168.1.5"}, 403),
+        ({"Origin": "http://evil.example"}, 403),
+        ({"Origin": "null"}, 403),
+        ({"Origin": "http://127.0.0.1:1"}, 403),
+        ({"Sec-Fetch-Site": "cross-site"}, 403),
+        ({"Sec-Fetch-Site": "same-site"}, 403),
+        ({"Sec-Fetch-Site": "same-origin"}, 200),
+    ],
+)
+def test_foreign_names_and_pages_are_refused(client: Client, headers: dict[str, str], status: int) -> None:
+    assert client.get("/api/jobs", headers=headers).status_code == status
+    uploaded = client.post("/api/jobs?name=a.wav", headers=headers, content=b"")
+    assert uploaded.status_code == (422 if status == 200 else 403)
+
+
+def test_a_foreign_page_gets_no_live_stream(address: str) -> None:
+    with pytest.raises(Exception, match="403"):
+        connect(f"{address.replace('http', 'ws')}/api/live?sample_rate=16000", origin="http://evil.example")  # type: ignore[arg-type]
+
+
+def test_beyond_this_machine_a_token_is_needed(tmp_path: Path) -> None:
+    with pytest.raises(UnmingleError, match="needs a token"):
+        Settings(host="0.0.0.0")
+    with serving(tmp_path, host="0.0.0.0", token="open sesame") as address, Client(address) as client:
+        assert client.get("/").status_code == 401
+        assert client.get("/?token=guess").status_code == 401
+        assert client.get("/api/jobs").status_code == 401
+        assert not client.cookies
+        assert client.get("/api/jobs", headers={"Authorization": "Bearer open sesame"}).status_code == 200
+    with serving(tmp_path, host="0.0.0.0", token="open sesame") as address, Client(address) as client:
+        entered = client.get("/?token=open%20sesame")
+        assert entered.status_code == 303
+        assert entered.headers["location"] == "/"
+        assert client.get("/").status_code == 200
+        assert client.get("/api/jobs", headers={"Host": "evil.example"}).status_code == 403
+        assert client.get("/api/jobs", headers={"Host": "192.168.1.5:80"}).status_code == 200
+
+
+def test_the_page_runs_nothing_inline_and_fetches_nothing_from_elsewhere(client: Client) -> None:
+    answer = client.get("/")
+    policy = answer.headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert "script-src 'self';" in policy
+    assert "unsafe" not in policy
+    assert not re.search(r"<script(?![^>]*\bsrc=)|<style|\sstyle=|\son\w+=", answer.text)
+    for path in STATIC.iterdir():
+        served = client.get(f"/static/{path.name}")
+        assert served.headers["content-security-policy"] == policy
+        text = path.read_text(encoding="utf-8").replace("http://www.w3.org/2000/svg", "")
+        assert not re.search(r"https?://|\beval\(|innerHTML|@import", text), path.name
+    cookie = answer.headers["set-cookie"]
+    assert "HttpOnly" in cookie
+    assert "SameSite=Strict" in cookie
+
+
+@pytest.mark.parametrize(
+    ("name", "safe"),
+    [
+        ("talk.wav", "talk.wav"),
+        ("../../etc/passwd", "passwd"),
+        ("C:\\music\\a b.mp3", "a b.mp3"),
+        ("..", "recording"),
+        (".hidden.wav", "hidden.wav"),
+        ("-rf.wav", "rf.wav"),
+        ("a\x00b\n.wav", "ab.wav"),
+        ("", "recording"),
+        ("Gespräch.ogg", "Gespräch.ogg"),
+        ("x" * 500 + ".flac", "x" * 115 + ".flac"),
+    ],
+)
+def test_names_of_uploads_are_made_safe(name: str, safe: str) -> None:
+    assert safe_name(name) == safe
+
+
+def test_the_description_of_the_api_has_every_route(tmp_path: Path) -> None:
+    described = json.loads((STATIC / "openapi.json").read_text())["paths"]
+    found: dict[str, set[str]] = {}
+    for route in application(Settings(), tmp_path).routes:
+        path = str(getattr(route, "path", ""))
+        if path.startswith("/api"):
+            methods = getattr(route, "methods", None) or {"GET"}
+            found.setdefault(path, set()).update(method.lower() for method in methods - {"HEAD"})
+    assert {path: set(methods) - {"parameters"} for path, methods in described.items()} == found
+
+
+def _tone(path: Path, hertz: float, rate: int = 16000, seconds: float = 2.0) -> Samples:
+    tone: Samples = (0.5 * np.sin(2 * np.pi * hertz * np.arange(int(seconds * rate)) / rate)).astype(
+        np.float32
+    )
+    tone[: len(tone) // 2] *= 0.1
+    soundfile.write(path, tone, rate, "FLOAT")
+    return tone
+
+
+@pytest.mark.parametrize(("start", "count", "width"), [(0, 32000, 100), (15000, 2000, 40), (100, 30, 60)])
+def test_pictures_show_what_the_track_holds(tmp_path: Path, start: int, count: int, width: int) -> None:
+    tone = _tone(tmp_path / "tone.wav", 2000.0)
+    data = draw(tmp_path / "tone.wav", start, count, width, loudest=(0.5 * 512 / 4) ** 2)
+    low, high = np.frombuffer(data[: 8 * width], "<f4").reshape(2, width)
+    edges = start + np.linspace(0, count, width + 1).astype(int)
+    for column in range(width):
+        inside = tone[edges[column] : max(edges[column + 1], edges[column] + 1)]
+        assert low[column] == inside.min()
+        assert high[column] == inside.max()
+    shades = np.frombuffer(data[8 * width :], np.uint8).reshape(width, BANDS).astype(float)
+    # 2 kHz of 8 kHz: a quarter of the way up; 20 dB less in the first half.
+    assert abs(int(shades.mean(axis=0).argmax()) - BANDS / 4) <= 1
+    if count == 32000:
+        peaks = shades.max(axis=1)
+        assert peaks[70] - peaks[20] == pytest.approx(255 * 20 / 70, abs=3)
+        assert peaks[70] > 240
+
+
+def test_samples_are_the_tracks(tmp_path: Path) -> None:
+    tone = _tone(tmp_path / "tone.wav", 440.0)
+    np.testing.assert_array_equal(
+        np.frombuffer(read_samples(tmp_path / "tone.wav", 31990, 100), "<f4"), tone[31990:]
+    )
+    assert read_samples(tmp_path / "tone.wav", 99999, 100) == b""
+
+
+def test_speaking_times_are_where_sound_is() -> None:
+    rng = np.random.default_rng(0)
+    first, second = np.zeros((2, 80000), np.float32)
+    first[8000:24000] = 0.1 * rng.standard_normal(16000)
+    first[26000:32000] = 0.1 * rng.standard_normal(6000)  # After a pause of an eighth of a second: no gap.
+    second[48000:64000] = 0.1 * rng.standard_normal(16000)
+    first[48000:64000] += 0.01 * second[48000:64000]  # What leaks over is nobody's speech.
+    assert speaking_times(np.stack([first, second]), 16000) == [
+        [(pytest.approx(0.5, abs=0.05), pytest.approx(2.0, abs=0.05))],
+        [(pytest.approx(3.0, abs=0.05), pytest.approx(4.0, abs=0.05))],
+    ]
+    assert speaking_times(np.zeros((2, 10), np.float32), 16000) == [[], []]
+
+
+def _live(address: str, rate: object = 48000) -> ClientConnection:
+    return connect(f"{address.replace('http', 'ws')}/api/live?sample_rate={rate}", max_size=None)
+
+
+def test_a_live_stream_is_the_denoisers_stream(address: str, tiny_denoiser: Path) -> None:
+    audio = np.resize(soundfile.read(MIXTURE, dtype="float32")[0], 48000)
+    stream = unmingle.load_denoiser(tiny_denoiser).stream(48000)
+    expected = np.concatenate([stream.push(audio), stream.flush()])
+    with _live(address) as live:
+        assert json.loads(live.recv())["lag_seconds"] == stream.lag_seconds
+        for k in range(0, len(audio), 500):
+            live.send(audio[k : k + 500].tobytes())
+        live.send("end")
+        received = b"".join(part for part in live if isinstance(part, bytes))
+    np.testing.assert_allclose(np.frombuffer(received, "<f4"), expected, atol=1e-5)
+
+
+def test_live_streams_are_bounded(tmp_path: Path, tiny_denoiser: Path) -> None:
+    with serving(tmp_path, denoiser=str(tiny_denoiser), live_streams=1, live_seconds=0.5) as address:
+        with _live(address, "fast") as refused:
+            assert "sample_rate must lie between" in json.loads(refused.recv())["error"]
+        with _live(address) as live:
+            live.recv()
+            with _live(address) as second:
+                assert "as many live streams" in json.loads(second.recv())["error"]
+            assert "lasted" in json.loads(live.recv())["error"]
+
+
+def _start(tmp_path: Path, *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "unmingle", "serve", "--port", "0", "--no-browser", *arguments],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | {"TMPDIR": str(tmp_path)},
+    )  # fmt: skip
+
+
+def test_ctrl_c_ends_the_program_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    with _start(tmp_path) as program:
+        assert program.stdout
+        address = program.stdout.readline().split()[0].rstrip("/")
+        # With a page and a live stream open, which must not hold it up.
+        with Client(address) as client, client.stream("GET", "/api/events"), _live(address) as live:
+            client.submit()
+            live.send(b"1234")
+            (folder,) = tmp_path.glob("unmingle-serve-*")
+            assert folder.stat().st_mode & 0o077 == 0
+            assert list(folder.iterdir())
+            program.send_signal(signal.SIGINT)
+            _, errors = program.communicate(timeout=20)
+    assert (program.returncode, errors) == (0, "")
+    assert not folder.exists()
+
+
+def test_a_polite_end_leaves_nothing_behind_either(tmp_path: Path) -> None:
+    with _start(tmp_path) as program:
+        assert program.stdout
+        program.stdout.readline()
+        (folder,) = tmp_path.glob("unmingle-serve-*")
+        program.terminate()
+        _, errors = program.communicate(timeout=20)
+    assert (program.returncode, errors) == (143, "")
+    assert not folder.exists()
+
+
+def test_impossible_options_are_one_sentence(run) -> None:  # type: ignore[no-untyped-def]
+    def refused(*arguments: object) -> str:
+        result: Result = run("serve", "--no-browser", *arguments)
+        assert result.code == 2
+        assert len(result.err.strip().splitlines()) == 1
+        return result.err
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        assert "choose another --port" in refused("--port", taken.getsockname()[1])
+    assert "--port must lie" in refused("--port", 99999)
+    assert "There is no model" in refused("--model", "none")
+    assert "--threads" in refused("--threads", 0)
+    assert "Cannot listen on 203.0.113.7" in refused("--host", "203.0.113.7")

@@ -1,0 +1,235 @@
+"""The page in the system's Chromium: upload, progress, play, solo, download, cancel, live."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import soundfile
+
+from conftest import EXAMPLES, MIXTURE
+from serving import BROWSER, FLAGS, serving
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+pytestmark = pytest.mark.skipif(
+    BROWSER is None, reason="no Chromium on this system; apt-get install chromium, and run again"
+)
+PLAYER = "document.querySelector('track-player')"
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, tiny_denoiser: Path) -> Iterator[str]:
+    home = tmp_path_factory.mktemp("served")
+    with serving(home, model=str(tiny_model), denoiser=str(tiny_denoiser)) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    from playwright.sync_api import sync_playwright
+
+    # What Chromium hears in place of a microphone.
+    samples, rate = soundfile.read(EXAMPLES / "in_noise" / "noisy" / "reader_in_wind.flac")
+    microphone = tmp_path_factory.mktemp("microphone") / "speech.wav"
+    soundfile.write(microphone, samples, rate, "PCM_16")
+    with sync_playwright() as playwright:
+        flags = [*FLAGS, f"--use-file-for-fake-audio-capture={microphone}"]
+        browser = playwright.chromium.launch(executable_path=BROWSER, args=flags)
+        yield browser
+        browser.close()
+
+
+@contextmanager
+def _opened(browser: Browser, address: str) -> Iterator[Page]:
+    """A browser of its own; whatever the page complains of is an error."""
+    context = browser.new_context(viewport={"width": 1250, "height": 900})
+    page = context.new_page()
+    page.set_default_timeout(120_000)  # A busy machine takes long to import PyTorch.
+    complaints: list[str] = []
+    page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.goto(address)
+    yield page
+    context.close()
+    assert complaints == []
+
+
+@pytest.fixture
+def page(browser: Browser, address: str) -> Iterator[Page]:
+    with _opened(browser, address) as page:
+        yield page
+
+
+@pytest.fixture(scope="module")
+def separated(browser: Browser, address: str) -> Iterator[Page]:
+    """The example, separated."""
+    with _opened(browser, address) as page:
+        page.set_input_files("#choose", MIXTURE)
+        page.wait_for_selector("track-player")
+        yield page
+
+
+def _until(page: Page, condition: str) -> None:
+    """Wait until it holds. Playwright's own `wait_for_function` is refused by the page's security policy."""
+    for _ in range(2400):
+        if page.evaluate(condition):
+            return
+        page.wait_for_timeout(50)
+    raise AssertionError(condition)
+
+
+def _gains(page: Page) -> list[float]:
+    page.wait_for_timeout(100)
+    return [round(gain, 3) for gain in page.evaluate(f"{PLAYER}.player.gains")]
+
+
+def test_each_speaker_is_heard_alone_and_beside_the_original(separated: Page) -> None:
+    page = separated
+    assert page.locator(".track strong").all_inner_texts() == ["Original", "Speaker 1", "Speaker 2"]
+    assert page.locator("#jobs .status").inner_text() == "2 speakers, 0:07"
+    page.get_by_role("button", name="Play", exact=True).click()
+    _until(page, f"{PLAYER}.player.position > 1")
+    assert page.locator(".time").inner_text().startswith("0:01")
+    assert page.evaluate(f"{PLAYER}.player.level") > -60
+    assert _gains(page) == [0, 1, 1]
+    page.get_by_role("button", name="Solo Speaker 2").click()
+    assert _gains(page) == [0, 0, 1]
+    page.keyboard.press("1")
+    page.keyboard.press("2")
+    assert _gains(page) == [0, 1, 0]
+    page.get_by_role("button", name="Mute Speaker 1").click()
+    assert _gains(page) == [0, 0, 0]
+    page.keyboard.press("0")
+    assert _gains(page) == [1, 0, 0]
+    page.get_by_role("slider", name="Level of Original").fill("-20")
+    assert _gains(page) == [0.1, 0, 0]
+    page.keyboard.press("Space")
+    assert not page.evaluate(f"{PLAYER}.player.playing")
+
+
+def test_tracks_play_in_step_across_chunks_and_switches(separated: Page) -> None:
+    page = separated
+    page.reload()
+    page.get_by_role("button", name="Show").click()
+    page.evaluate(f"""async () => {{
+        const player = {PLAYER}.player;
+        const context = player._open();
+        await context.audioWorklet.addModule("/static/worklet.js");
+        const capture = new AudioWorkletNode(context, "capture");
+        window.heard = [];
+        capture.port.onmessage = ({{ data }}) => window.heard.push(...data);
+        player._analyser.connect(capture).connect(context.destination);
+        player.seek(3.6);
+        await player.play();
+    }}""")
+    for second in (3.8, 4.2, 4.6):  # Samples are fetched in chunks of 4 s.
+        _until(page, f"{PLAYER}.player.position > {second}")
+        page.evaluate(f"{PLAYER}.compare()")
+    heard = np.array(page.evaluate("window.heard"), dtype=np.float32)
+    page.evaluate(f"{PLAYER}.player.pause()")
+    # The speakers add up to the original: to the sample, it is heard all the time, from whatever tracks.
+    heard = heard[np.flatnonzero(heard)[0] :]
+    original, rate = soundfile.read(MIXTURE, dtype="float32")
+    assert len(heard) > 0.8 * rate
+    np.testing.assert_allclose(heard, original[round(3.6 * rate) :][: len(heard)], atol=1e-4)
+
+
+def test_one_goes_to_where_one_clicks_and_looks_closer(separated: Page) -> None:
+    page = separated
+    page.locator(".track.speaker1 .picture").click(position={"x": 300, "y": 20})
+    width = page.locator(".track.speaker1 .picture").bounding_box()["width"]  # type: ignore[index]
+    assert page.evaluate(f"{PLAYER}.player.position") == pytest.approx(7.1 * 300 / width, abs=0.02)
+    page.keyboard.press("ArrowLeft")
+    assert page.evaluate(f"{PLAYER}.player.position") == 0
+    page.keyboard.press("+")
+    assert page.evaluate(f"{PLAYER}.view") == {"start": 0, "end": pytest.approx(3.55)}
+
+
+def test_downloads_are_the_estimates(separated: Page, run, tiny_model: Path) -> None:  # type: ignore[no-untyped-def]
+    page = separated
+    run("separate", MIXTURE, "--model", tiny_model, "--speakers", "auto", "--threads", 1, "-o", "out")
+    expected = {path.name: path.read_bytes() for path in Path("out").iterdir()}
+    with page.expect_download() as one:
+        page.get_by_role("link", name="Download Speaker 1").click()
+    assert one.value.suggested_filename == f"{MIXTURE.stem}_speaker1.wav"
+    assert one.value.path().read_bytes() == expected[one.value.suggested_filename]
+    with page.expect_download() as all_:
+        page.get_by_role("link", name="Download all").click()
+    archive = zipfile.ZipFile(io.BytesIO(all_.value.path().read_bytes()))
+    assert {name: archive.read(name) for name in archive.namelist()} == expected
+
+
+def test_another_browser_has_nothing_of_it(separated: Page, page: Page) -> None:
+    _until(page, "document.querySelector('#bounds').textContent !== ''")
+    page.wait_for_timeout(200)
+    assert page.locator("#jobs li").count() == 0
+    separated.reload()
+    separated.wait_for_selector("#jobs [data-state=done]")
+
+
+def test_the_pictures_are_drawn_and_fit_a_telephone(page: Page) -> None:
+    page.get_by_text("Remove noise").click()
+    page.set_input_files("#choose", EXAMPLES / "in_noise" / "noisy" / "reader_in_wind.flac")
+    page.wait_for_selector("track-player")
+    drawn = """number => {
+        const canvas = document.querySelectorAll(".picture canvas")[number];
+        const pixels = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
+        return pixels.filter((value, k) => k % 4 === 3 && value > 0).length / (canvas.width * canvas.height);
+    }"""
+    for number in (0, 1):
+        _until(page, f"({drawn})({number}) > 0.2")
+    page.set_viewport_size({"width": 390, "height": 844})
+    for tab in ("Live", "Files"):
+        page.get_by_role("tab", name=tab).click()
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+def test_bad_files_are_told_and_jobs_cancelled(page: Page) -> None:
+    dropped = page.evaluate_handle("""() => {
+        const data = new DataTransfer();
+        data.items.add(new File(["no sound"], "text.wav"));
+        return data;
+    }""")
+    page.dispatch_event("#drop", "drop", {"dataTransfer": dropped})
+    page.set_input_files("#choose", MIXTURE)
+    bar = page.wait_for_selector(".bar:visible")
+    assert bar
+    assert bar.get_attribute("aria-valuetext") in ("uploading", "waiting", "loading", "reading")
+    page.wait_for_selector("[data-state=failed]")
+    told = page.locator("[data-state=failed] .status").inner_text()
+    assert told == "text.wav cannot be read as audio; is it really a .wav file, and whole?"
+    mixture = page.locator("#jobs li", has_text=MIXTURE.name)
+    mixture.get_by_role("button", name="Cancel").click()
+    mixture.wait_for(state="detached")
+    page.get_by_role("button", name="Remove").click()
+    _until(page, "document.querySelector('#jobs').children.length === 0")
+    assert page.locator("track-player").count() == 0
+
+
+def test_live_sound_comes_out_cleaned_with_its_lag(page: Page) -> None:
+    page.get_by_role("tab", name="Live").click()
+    page.keyboard.press("Space")
+    _until(page, "/^\\d+ ms/.test(document.querySelector('#live-lag').textContent)")
+    _until(page, "document.querySelector('#live-out').value > -55")
+    words = page.locator("#live-lag").inner_text().split()
+    lag, model = [int(word) for word in words if word.isdecimal()][:2]
+    assert model <= lag < 2000
+    page.get_by_role("button", name="Stop").click()
+    assert page.locator("#live-status").inner_text() == "stopped"
+
+
+def test_the_microphone_is_recorded(page: Page) -> None:
+    page.get_by_text("Remove noise").click()
+    page.get_by_role("button", name="Record").click()
+    _until(page, "document.querySelector('#record').textContent === 'Stop 0:01'")
+    page.get_by_role("button", name="Stop").click()
+    page.wait_for_selector("track-player")
+    assert page.evaluate(f"{PLAYER}.player.duration") >= 1
