@@ -8,8 +8,9 @@ import pytest
 import torch
 import yaml
 
+from conftest import tiny_system
 from unmingle.errors import UnmingleError
-from unmingle.models import load_system
+from unmingle.models import ModelFacts, load_system, save_system
 from unmingle.networks import BlstmConfig
 from unmingle.systems import (
     EmbeddingSeparatorConfig,
@@ -20,9 +21,10 @@ from unmingle.systems import (
     build_system,
 )
 from unmingle.systems.gates import SpecialistGate
+from unmingle.temporary import Replacement
 from unmingle.training.loop import Options, train
 from unmingle.training.recipe import Recipe, read_recipe, shrink
-from unmingle.training.run_folder import RunFolder
+from unmingle.training.run_folder import LogRow, Progress, RunFolder
 
 FOLDER = Path(__file__).parent.parent / "recipes"
 PARTS = {"data.yaml", "conversations.yaml"}
@@ -252,3 +254,108 @@ def test_sivaramans_rows_hear_magnitudes() -> None:
     for path in sorted((FOLDER / "sivaraman2020").glob("figure*.yaml")):
         stft = read_recipe(path).system.stft
         assert (stft.feature, stft.level, stft.window_length, stft.hop) == ("magnitude", "running", 1024, 256)
+
+
+_GOOD = {
+    "system": {"kind": "embedding_separator", "network": {"kind": "blstm", "layers": 1, "hidden_size": 8}},
+    "stages": [{"seconds": 1.0, "steps": 10}],
+}
+
+
+def _recipe(folder: Path, **changes: object) -> Path:
+    (folder / "r.yaml").write_text(yaml.safe_dump(_GOOD | changes))
+    return folder / "r.yaml"
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", "/tmp/x", "..", ".hidden", "", "a\\b", "a\nb", "x" * 200])
+def test_a_name_leads_nowhere_else(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UnmingleError, match="name"):
+        read_recipe(_recipe(tmp_path, name=name))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"seed": 2**40}, {"stages": [{"seconds": 1e9, "steps": 10}]}, {"stages": [{"seconds": 1.0, "steps": 10**30}]},
+        {"stages": [{"seconds": float("inf"), "steps": 1}]}, {"mixing": {"snr": [0.0, float("inf")]}},
+        {"mixing": {"snr": [0.0, 1e6]}}, {"mixing": {"moving_level": float("nan")}},
+        {"stages": [{"seconds": 1.0, "steps": 10, "batch_size": 10**9}]}, {"validation": {"count": 10**9}},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_numbers_have_bounds(tmp_path: Path, changes: dict[str, object]) -> None:
+    with pytest.raises(UnmingleError, match="bad value") as caught:
+        read_recipe(_recipe(tmp_path, **changes))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_system_must_fit_into_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read_recipe(_recipe(tmp_path))
+    monkeypatch.setattr("unmingle.training.recipe.available_memory", lambda: 10_000)
+    with pytest.raises(UnmingleError, match="million parameters"):
+        read_recipe(_recipe(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["a: 2026-99-99", "[" * 5000, "? {a: 1}\n: 2", "a: &a [*a]", "- 1", "1: 2", "a: !!python/object:os.system x", "\x00",
+     "a: !!int x", "a: !!binary x", "<<: 3", "\t", "a: 'b", ""],
+    ids=repr,
+)  # fmt: skip
+def test_every_kind_of_bad_yaml_is_one_sentence(tmp_path: Path, text: str) -> None:
+    (tmp_path / "r.yaml").write_text(text)
+    with pytest.raises(UnmingleError, match=r"r\.yaml") as caught:
+        read_recipe(tmp_path / "r.yaml")
+    assert "\n" not in str(caught.value)
+
+
+def test_bases_are_read_once_each(tmp_path: Path) -> None:
+    _recipe(tmp_path).rename(tmp_path / "0.yaml")
+    for number in range(1, 27):
+        (tmp_path / f"{number}.yaml").write_text(f"base: [{number - 1}.yaml, {number - 1}.yaml]\n")
+    assert read_recipe(tmp_path / "26.yaml").stages[0].steps == 10
+    laughs = ["a0: &a0 [x]"] + [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 10)]
+    (tmp_path / "laughs.yaml").write_text("\n".join(laughs))
+    with pytest.raises(UnmingleError, match="values"):
+        read_recipe(tmp_path / "laughs.yaml")
+    (tmp_path / "loop.yaml").write_text("base: loop.yaml")
+    with pytest.raises(UnmingleError, match="inherits from itself"):
+        read_recipe(tmp_path / "loop.yaml")
+
+
+def test_only_a_run_is_removed(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "run")
+    run.remove()
+    run.create(read_recipe(_recipe(tmp_path)))
+    (run.path / "thesis.tex").write_text("years of work")
+    with pytest.raises(UnmingleError, match="something else than a run"):
+        run.remove()
+    assert (run.path / "thesis.tex").exists()
+    (run.path / "thesis.tex").unlink()
+    run.remove()
+    assert not run.path.exists()
+
+
+def test_a_row_that_a_killed_run_left_is_not_doubled(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "run")
+    for step in (10, 20, 30, 20):  # Killed after 30, gone on with from 10.
+        run.add_row(LogRow(1, step, 0.1, 1.0, 1e-3, float(step), 0.0, 0.0, 1.0))
+    lines = run.log.read_text().splitlines()
+    assert [line.split(",")[1] for line in lines] == ["step", "10", "20"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: Replacement, content: bytes) -> None:
+        raise OSError(28, "No space left on device")
+
+    run = RunFolder(tmp_path / "run")
+    run.save({"x": torch.zeros(3)}, Progress(step=1))
+    monkeypatch.setattr(Replacement, "write", full)
+    with pytest.raises(UnmingleError, match="no space left"):
+        run.save({"x": torch.ones(3)}, Progress(step=2))
+    with pytest.raises(UnmingleError, match="no space left"):
+        save_system(tiny_system(), tmp_path / "m.safetensors", ModelFacts())
+    assert run.load()[1].step == 1
+    assert [path.name for path in run.path.iterdir()] == ["last.checkpoint"]
+    assert not (tmp_path / "m.safetensors").exists()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -64,8 +63,10 @@ def command(
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn
 
+    from unmingle.temporary import check_writable
     from unmingle.training.loop import Options, train
     from unmingle.training.recipe import read_recipe, shrink
+    from unmingle.training.run_folder import RunFolder
 
     plan = read_recipe(recipe, small=small)
     if data:
@@ -80,7 +81,8 @@ def command(
         plan = shrink(plan)
     run = output or Path("runs") / (f"{plan.name}-smoke" if smoke else plan.name)
     if smoke and not output:
-        shutil.rmtree(run, ignore_errors=True)  # Nobody goes on with two steps.
+        RunFolder(run).remove()  # Nobody goes on with two steps.
+    check_writable(run)
     options = Options(
         resume=resume,
         init_from=init_from,

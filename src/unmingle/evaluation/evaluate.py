@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import csv
 import datetime
-import io
 import json
-import os
 import platform
-import resource
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -20,8 +16,9 @@ import numpy as np
 import torch
 
 from unmingle import __version__
-from unmingle.audio import Samples, replace_files
+from unmingle.audio import Samples
 from unmingle.data.mixture_folders import MixtureItem, list_hash, read_item, read_mixture_folder
+from unmingle.data.tables import write_table
 from unmingle.errors import UnmingleError
 from unmingle.evaluation.candidates import Candidate, CandidateConfig
 from unmingle.evaluation.external import EstimateError
@@ -36,6 +33,8 @@ from unmingle.evaluation.scores import (
 )
 from unmingle.evaluation.summary import MixtureScores, summarize
 from unmingle.evaluation.words import CORPORA, WordErrors, count_errors
+from unmingle.temporary import check_writable, replace_files
+from unmingle.workers import available_cores, peak_memory
 
 _ORACLE = "wfm"
 """The mask that word error rates are compared with."""
@@ -90,6 +89,7 @@ def evaluate_folder(
             f"{folder} has no words to recognize: mixtures.csv needs text_1 ... of speakers of LibriSpeech, and "
             "utterances that are not cut; make it with --mode max or --overlap."
         )
+    check_writable(output)
     candidate = config.build()  # What does not fit is refused before anything is started.
     # Workers build their own: a model's functions cannot be sent to them.
     worker = _Worker(config, names, words, candidate if processes <= 1 else None)
@@ -124,7 +124,7 @@ def evaluate_folder(
     }
     replace_files(
         [
-            (output / "scores.csv", _csv(scores, names, len(items[0].sources)).encode()),
+            (output / "scores.csv", _csv(scores, names, len(items[0].sources))),
             (output / "summary.json", json.dumps(summary, indent=2).encode()),
         ]
     )
@@ -185,7 +185,7 @@ class _Worker:
             item.name, len(mixture) / rate, _groups(item), values, speakers, notes, failure, said
         )
         if self.config.command is None:
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+            peak = peak_memory()
         return _Result(scores, work, peak)
 
 
@@ -193,7 +193,7 @@ def default_processes(config: CandidateConfig, count: int) -> int:
     """One a core for what runs inside; one for an external program, which may use all cores itself."""
     if config.command is not None or config.device not in ("cpu", "auto") or torch.cuda.is_available():
         return 1
-    return max(1, min(len(os.sched_getaffinity(0)), count // 8))
+    return max(1, min(available_cores(), count // 8))
 
 
 def _said(item: MixtureItem) -> list[str]:
@@ -246,34 +246,33 @@ def _kind(noise: str | None) -> str:
     return (noise or "unknown").split("/")[0]
 
 
-def _csv(scores: Sequence[MixtureScores], metrics: Sequence[str], speakers: int) -> str:
+def _csv(scores: Sequence[MixtureScores], metrics: Sequence[str], speakers: int) -> bytes:
     columns = [name for metric in metrics for name in (metric, f"{metric}_improvement")]
     groups = sorted({kind for score in scores for kind in score.groups})
     numbers = range(1, speakers + 1)
     spoken = any(score.words for score in scores)
     versions = list(next((t.errors for score in scores for t in score.words if t), ()))
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(
+    header = (
         ["name", "seconds", *groups, *columns]
         + [f"{column}_{n}" for column in columns for n in numbers]
         + [f"{name}_{n}" for name in (["words"] if spoken else []) for n in numbers]
         + [f"word_errors_{version}_{n}" for version in versions for n in numbers]
         + ["speakers", "notes", "failure"]
     )
+    rows = []
     for score in scores:
         values = [score.mean(column) for column in columns]
         values += [value for column in columns for value in score.values.get(column, [None] * speakers)]
         said = score.words or (None,) * speakers
         counts = [speaker.words if speaker else None for speaker in said] if spoken else []
         counts += [speaker.errors[version] if speaker else None for version in versions for speaker in said]
-        writer.writerow(
+        rows.append(
             [score.name, f"{score.seconds:.3f}", *(score.groups.get(kind, "") for kind in groups)]
             + ["" if value is None else f"{value:.4f}" for value in values]
             + ["" if count is None else str(count) for count in counts]
             + ["|".join(score.speakers), "; ".join(score.notes), score.failure]
         )
-    return text.getvalue()
+    return write_table(header, rows)
 
 
 def _mixing(folder: Path) -> Any:

@@ -25,13 +25,29 @@ from unmingle.errors import UnmingleError
 MOST_FILES = 8
 """More outputs than this for one mixture are a failure."""
 _LAUNCHER = """
-import resource, subprocess, sys
-code = subprocess.call(sys.argv[2:])
+import os, signal, subprocess, sys, threading
+program = subprocess.Popen(sys.argv[2:], stdin=subprocess.DEVNULL)
+def watch():
+    os.read(0, 1)  # Comes back when whoever started this is gone.
+    if hasattr(os, "killpg"):
+        os.killpg(0, signal.SIGKILL)
+    program.kill()
+    os._exit(1)
+threading.Thread(target=watch, daemon=True).start()
+code = program.wait()
+try:
+    import resource
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+except ImportError:
+    peak = 0
 with open(sys.argv[1], "w") as file:
-    file.write(str(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss))
-sys.exit(code if code >= 0 else 128 - code)
+    file.write(str(peak))
+os._exit(code if code >= 0 else 128 - code)
 """
-"""Starts the program from a small process: Linux counts the starter's memory as the started one's."""
+"""Starts the program from a small process: Linux counts the starter's memory as the started one's.
+
+It ends the program when the process that wants its answer has ended, even by ``kill -9``.
+"""
 _ODD_LENGTH = 0.1
 """From this difference on, as a share of the mixture, a wrong length is noted."""
 
@@ -96,7 +112,7 @@ class ExternalProgram:
         with errors.open("wb") as file:
             process = subprocess.Popen(
                 [sys.executable, "-S", "-E", "-c", _LAUNCHER, str(memory), *command],
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 stderr=file,
                 start_new_session=True,
@@ -106,15 +122,22 @@ class ExternalProgram:
             except subprocess.TimeoutExpired as error:
                 raise EstimateError(f"it took more than {self._timeout:g} s") from error
             finally:
-                # Also what it started and left behind.
-                with suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+                _end(process)
         if code != 0:
             words = errors.read_text(errors="replace").strip().splitlines()
             said = f": {words[-1][:200]}" if words else ""
             raise EstimateError(f"exit code {code}{said}")
-        return int(memory.read_text()) * 1024
+        return int(memory.read_text())
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End the launcher, the program, and what it started and left behind (on Windows: the first two)."""
+    if hasattr(os, "killpg"):
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    assert process.stdin is not None
+    process.stdin.close()
+    process.wait()
 
 
 def _collect(output: Path, samples: int, rate: int) -> tuple[Samples, list[str]]:

@@ -14,6 +14,7 @@ from multiprocessing import forkserver
 from typing import Any, TypeVar
 
 from unmingle.errors import UnmingleError
+from unmingle.workers import end_with_parent
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -25,6 +26,7 @@ _function: Callable[[Any], Any]
 def _begin(function: Callable[[Any], Any], threads: int) -> None:
     global _function
     _function = function
+    end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer.
     # Told to end, a worker ends what it started and leaves no temporary folder.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))

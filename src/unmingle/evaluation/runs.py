@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
-import csv
 import json
-from collections.abc import Sequence
+import math
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
+from unmingle.data.tables import read_table
 from unmingle.errors import UnmingleError
 from unmingle.evaluation.candidates import CandidateConfig
-from unmingle.evaluation.summary import bootstrap_interval, bootstrap_means, speaker_interval, speaker_means
+from unmingle.evaluation.scores import DEFINITIONS
+from unmingle.evaluation.summary import (
+    SummaryFile,
+    bootstrap_interval,
+    bootstrap_means,
+    speaker_interval,
+    speaker_means,
+)
+
+_METRIC = re.compile(rf"({'|'.join(DEFINITIONS)})(_improvement)?(_\d+)?$")
 
 
 @dataclass(frozen=True)
@@ -70,25 +81,64 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
     """
     runs: list[Run] = []
     for folder in folders:
-        try:
-            summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-            with (folder / "scores.csv").open(newline="", encoding="utf-8") as file:
-                rows = {row["name"]: row for row in csv.DictReader(file)}
-            CandidateConfig.model_validate(summary["candidate"])
-            complete = {"system", "path", "list_sha256", "metrics", "failures"} <= set(summary)
-        except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
-            raise UnmingleError(
-                f"{folder} holds no results that can be read (scores.csv, summary.json); make them with "
-                "`unmingle evaluate DIR -o FOLDER`."
-            ) from error
-        if not complete or not rows or "speakers" not in next(iter(rows.values())):
-            raise UnmingleError(f"{folder} was written by an older unmingle; run `unmingle evaluate` again.")
+        summary = _read_summary(folder)
+        columns, table = read_table(folder / "scores.csv")
+        if not {"name", "speakers"} <= set(columns) or not table:
+            raise _older(folder)
+        rows = {row["name"]: row for row in table}
+        _check_scores(folder, columns, rows)
         taken = {run.label for run in runs}
-        label = summary["system"] if summary["system"] not in taken else folder.name
+        # A program's name (`python`) says little: its results are called by their folder.
+        own = summary["system"] if CandidateConfig(**summary["candidate"]).command is None else folder.name
+        label = own if own not in taken else folder.resolve().name
         while label in taken:
             label += "'"
         runs.append(Run(folder, summary, rows, label))
     return runs
+
+
+def _read_summary(folder: Path) -> dict[str, Any]:
+    """``summary.json``, checked against :class:`SummaryFile`, whose defaults are filled in."""
+    path = folder / "summary.json"
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UnmingleError(
+            f"{folder} holds no results that can be read (scores.csv, summary.json); make them with "
+            "`unmingle evaluate DIR -o FOLDER`."
+        ) from error
+    try:
+        return {**values, **SummaryFile.model_validate(values).model_dump(exclude_none=True)}
+    except (ValidationError, RecursionError, TypeError) as error:
+        if not isinstance(error, ValidationError):
+            raise _older(folder) from error
+        first = error.errors()[0]
+        if first["type"] == "missing":
+            raise _older(folder) from error
+        place = ".".join(map(str, first["loc"])) or "the whole"
+        raise UnmingleError(
+            f"{path} has a bad value at {place!r} ({first['msg']}); run `unmingle evaluate` again."
+        ) from error
+
+
+def _older(folder: Path) -> UnmingleError:
+    return UnmingleError(f"{folder} was written by an older unmingle; run `unmingle evaluate` again.")
+
+
+def _check_scores(folder: Path, columns: Sequence[str], rows: Mapping[str, Mapping[str, str]]) -> None:
+    """Every cell of a metric is empty or a finite number."""
+    numeric = [name for name in columns if _METRIC.match(name)]
+    for name, row in rows.items():
+        for column in numeric:
+            try:
+                good = not row[column] or math.isfinite(float(row[column]))
+            except ValueError:
+                good = False
+            if not good:
+                raise UnmingleError(
+                    f"{folder / 'scores.csv'} has {row[column][:40]!r} for {column} of {name}, where a number must "
+                    "be; run `unmingle evaluate` again."
+                )
 
 
 def interval(run: Run, column: str, names: Sequence[str] | None = None) -> tuple[float, float] | None:

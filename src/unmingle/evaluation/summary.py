@@ -5,14 +5,93 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
 
+from unmingle.evaluation.candidates import CandidateConfig
 from unmingle.evaluation.words import WordErrors, summarize_words
 
 _RESAMPLES = 2000
+_WORSE_DB = 0.01
+"""Below it a loss is rounding."""
+
+
+Finite = Annotated[float, Field(allow_inf_nan=False, ge=-1e12, le=1e12)]
+Count = Annotated[int, Field(ge=0, le=10**9)]
+
+
+class _Stored(BaseModel):
+    """A part of ``summary.json``; what is not named here may be there too."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+
+class Statistics(_Stored):
+    """Of one metric."""
+
+    mean: Finite
+    median: Finite
+    low_95: Finite
+    high_95: Finite
+    count: Count
+
+
+class Group(_Stored):
+    """Some of the mixtures."""
+
+    mixtures: Count
+    metrics: dict[str, Statistics]
+
+
+class Worse(_Stored):
+    """Shares made worse."""
+
+    mixtures: Finite
+    speakers: Finite
+
+
+class Failures(_Stored):
+    """What failed."""
+
+    count: Count
+    names: list[str]
+    reasons: dict[str, Count]
+
+
+class Words(_Stored):
+    """Word error rates."""
+
+    rates: dict[str, Finite]
+    words: Count
+    speakers: Count
+    recognizer: str
+
+
+class SummaryFile(_Stored):
+    """``summary.json`` as ``unmingle evaluate`` writes it, and as reports read it."""
+
+    system: str
+    candidate: CandidateConfig
+    path: str
+    folder: str
+    list_sha256: str
+    mixtures: Count
+    metrics: dict[str, Statistics]
+    groups: dict[str, dict[str, Group]]
+    made_worse: Worse
+    failures: Failures
+    notes: dict[str, Count]
+    words: Words | None = None
+    seconds: Finite
+    real_time_factor: Finite | None
+    peak_mib: Finite
+    date: str
+    version: str
+    machine: str
+    sha256: str | None = None
 
 
 @dataclass(frozen=True)
@@ -56,7 +135,7 @@ def summarize(scores: Sequence[MixtureScores]) -> dict[str, Any]:
     summary["made_worse"] = {
         "mixtures": _share(score.mean("si_sdr_improvement") for score in scores),
         "speakers": _share(value for score in scores for value in score.values.get("si_sdr_improvement", ())),
-        "meaning": "share with a negative SI-SDR improvement: of mixtures (mean over speakers), of speakers",
+        "meaning": f"share that lost more than {_WORSE_DB} dB of SI-SDR: of mixtures (means), of speakers",
     }
     summary["failures"] = {
         "count": sum(bool(score.failure) for score in scores),
@@ -148,4 +227,4 @@ def _percentiles(means: NDArray[np.float64]) -> tuple[float, float]:
 
 def _share(values: Iterable[float | None]) -> float:
     defined = [value for value in values if value is not None]
-    return sum(value < 0 for value in defined) / len(defined) if defined else 0.0
+    return sum(value < -_WORSE_DB for value in defined) / len(defined) if defined else 0.0

@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from unmingle.config import Config
 from unmingle.data.mixing import MixingConfig
 from unmingle.errors import UnmingleError
+from unmingle.file_batches import available_memory
 from unmingle.models import ModelFacts
-from unmingle.systems import AnySystemConfig
+from unmingle.systems import AnySystemConfig, build_system
+
+_MOST_FILES, _MOST_BYTES, _MOST_VALUES = 100, 10**6, 10**5
+_LARGEST = {
+    "layers": 64, "refiner_layers": 64, "blocks": 64, "repeats": 64, "hidden_size": 2**16, "channels": 2**16,
+    "dimension": 4096, "anchors": 64, "speakers": 64, "hop": 2**16, "window_length": 2**18, "experts": 256,
+    "snr": 200, "snr_levels": 200, "snr_spread": 200, "bank": 10**6, "iterations": 10**5, "sample_rate": 768_000,
+}  # fmt: skip
+"""Of numbers that decide how much memory and time a system takes, whichever part of a recipe they stand in."""
 
 
 class ValidationConfig(Config):
     """Fixed validation mixtures at original speed, from the validation split; full overlap unless said."""
 
-    count: int = Field(100, ge=1)
-    seconds: float = Field(4.0, gt=0.0)
-    seed: int = Field(1, ge=0)
+    count: int = Field(100, ge=1, le=100_000)
+    seconds: float = Field(4.0, ge=0.05, le=600.0)
+    seed: int = Field(1, ge=0, lt=2**32)
     conversations: float = Field(0.0, ge=0.0, le=1.0)
     """Share of the validation mixtures that are conversations as ``mixing.conversation`` has them."""
 
@@ -29,35 +39,35 @@ class ValidationConfig(Config):
 class Stage(Config):
     """One stage of the curriculum. It starts from the weights that the last one hands over."""
 
-    seconds: float = Field(gt=0.0)
+    seconds: float = Field(ge=0.05, le=600.0)
     """Length of a crop; at a hop of 8 ms, 0.8 is the papers' 100 frames and 3.2 their 400."""
-    steps: int = Field(ge=1)
+    steps: int = Field(ge=1, le=10**9)
     """At most so many."""
-    batch_size: int = Field(16, ge=1)
-    learning_rate: float = Field(1e-3, gt=0.0)
-    warmup_steps: int = Field(0, ge=0)
+    batch_size: int = Field(16, ge=1, le=4096)
+    learning_rate: float = Field(1e-3, gt=0.0, le=10.0)
+    warmup_steps: int = Field(0, ge=0, le=10**9)
     """Steps over which the rate rises from zero."""
     schedule: Literal["plateau", "constant", "halving", "decay", "exponential"] = "plateau"
     """``plateau``: halved after ``halve_after`` validations without a better loss, as Luo does;
     ``halving``: halved after every ``halve_after`` validations, as Isik does; ``decay``: linear to zero over
     the stage; ``exponential``: times ``decay_factor`` every ``decay_steps`` steps, as Mobin trains DANet."""
-    fewest_speakers: int | None = Field(None, ge=1)
+    fewest_speakers: int | None = Field(None, ge=1, le=64)
     """Of this stage's mixtures, those of its validation, too (default: as ``mixing`` has it)."""
-    most_speakers: int | None = Field(None, ge=1)
+    most_speakers: int | None = Field(None, ge=1, le=64)
     """Likewise; the other sources are silence (default: all)."""
     part: str = "all"
     """What is trained, one of the system's ``trainable_parts``. Of a system of two stages: ``first``, then
     ``second`` with the first held fixed, then ``all``. Of local experts: ``apart`` (or ``gate`` alone, or its
     ``choice`` by score), then ``all``, together through the soft gate."""
-    halve_after: int = Field(3, ge=1)
+    halve_after: int = Field(3, ge=1, le=10**6)
     decay_factor: float = Field(0.95, gt=0.0, lt=1.0)
-    decay_steps: int = Field(2000, ge=1)
-    stop_after: int | None = Field(None, ge=1)
+    decay_steps: int = Field(2000, ge=1, le=10**9)
+    stop_after: int | None = Field(None, ge=1, le=10**6)
     """The stage ends after so many validations without a better loss (default: 10 with ``plateau``, else never)."""
     hand_over: Literal["best", "last"] | None = None
     """The weights with which the stage ends: those of its least validation loss, or of its last step (default:
     ``best`` where it stops early, as the papers do; else ``last``)."""
-    validate_every: int = Field(250, ge=1)
+    validate_every: int = Field(250, ge=1, le=10**9)
     """Steps between validations; with ``plateau`` and ``halving``, the length of an epoch."""
 
     @property
@@ -84,27 +94,57 @@ class Recipe(Config):
 
     name: str
     """Of the run and its folder (default: the file's stem, with its folders below ``recipes`` before it)."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**32)
     data: list[str] = []
     """Corpora: manifests or folders; the command line's ``--data`` goes before it."""
     noise_data: list[str] = []
     """Corpora of noise, where ``mixing`` wants noise; ``noise.csv`` beside the speech if not given."""
     system: AnySystemConfig
     mixing: MixingConfig = MixingConfig()
-    statistics_minutes: float | None = Field(None, gt=0.0)
+    statistics_minutes: float | None = Field(None, gt=0.0, le=1e5)
     """Minutes of training mixtures whose features give the front end its mean and deviation (default: 64 crops of
     the first stage, 400 for local experts)."""
     validation: ValidationConfig = ValidationConfig()
-    stages: list[Stage] = Field(min_length=1)
+    stages: list[Stage] = Field(min_length=1, max_length=100)
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     optimizer: Literal["adam", "rmsprop"] = "adam"
-    clip_norm: float | None = Field(5.0, gt=0.0)
+    clip_norm: float | None = Field(5.0, gt=0.0, le=1e9)
     """Limit of the gradient's norm; null for none."""
     average: float | None = Field(None, gt=0.0, lt=1.0)
     """Validate and save an exponential average of the weights: after every step it moves by ``1 - average`` of
     the way to the weights of that step (default: the weights themselves)."""
     facts: ModelFacts = ModelFacts()
     """Origin and licence of the data, written into the model."""
+
+    @field_validator("name")
+    @classmethod
+    def _plain(cls, name: str) -> str:
+        # It becomes a folder's name: it must not lead to another place.
+        if (
+            not name.isprintable()
+            or not 0 < len(name) <= 120
+            or name[0] in ". "
+            or set(name) & set('/\\:*?"<>|')
+        ):
+            raise ValueError("a name is plain words, without / and \\ and without a dot at the beginning")
+        return name
+
+    @model_validator(mode="after")
+    def _fits_into_memory(self) -> Recipe:
+        for name, value in _numbers(self.model_dump()):
+            limit = _LARGEST.get(name.rpartition(".")[2], 1e12)
+            if not abs(value) <= limit:
+                raise ValueError(f"{name} is {value:g}; it must be a number within +-{limit:g}")
+        # Weights, gradient and the optimizer's two averages.
+        with torch.device("meta"):
+            parameters = sum(each.numel() for each in build_system(self.system).parameters())
+        available = available_memory()
+        if available is not None and 16 * parameters > available:
+            raise ValueError(
+                f"the system has {parameters / 1e6:.0f} million parameters, which need {16 * parameters / 2**30:.1f} "
+                f"GiB in training; {available / 2**30:.1f} GiB are free"
+            )
+        return self
 
     @model_validator(mode="after")
     def _fits_together(self) -> Recipe:
@@ -134,7 +174,7 @@ def read_recipe(path: Path, *, small: bool = False) -> Recipe:
     Raises:
         UnmingleError: missing, not YAML, a value that the typed configs refuse, or no small variant.
     """
-    values = _read(path, depth=0)
+    values = _read(path, {})
     changes = values.pop("small", None)
     if small:
         if not isinstance(changes, dict):
@@ -144,7 +184,7 @@ def read_recipe(path: Path, *, small: bool = False) -> Recipe:
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
-        first = error.errors()[0]
+        first = error.errors(include_url=False)[0]
         place = ".".join(str(part) for part in first["loc"]) or "the whole"
         raise UnmingleError(f"The recipe {path} has a bad value at {place!r}: {first['msg']}.") from error
 
@@ -156,24 +196,72 @@ def _default_name(path: Path) -> str:
     return "-".join([*below, path.stem])
 
 
-def _read(path: Path, depth: int) -> dict[str, Any]:
-    if depth > 32:
-        raise UnmingleError(f"The recipe {path} inherits from itself; mend its 'base'.")
-    if not path.is_file():
-        raise UnmingleError(f"The recipe {path} does not exist.")
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UnmingleError(f"The recipe {path} is not YAML.") from error
-    if not isinstance(values, dict):
-        raise UnmingleError(f"The recipe {path} is not a mapping of names to values.")
+def _read(path: Path, known: dict[Path, dict[str, Any] | None]) -> dict[str, Any]:
+    """The values of a recipe over those of its bases; each file is read once, and kept in ``known``."""
+    real = path.resolve()
+    if real in known:
+        if (read := known[real]) is None:
+            raise UnmingleError(f"The recipe {path} inherits from itself; mend its 'base'.")
+        return dict(read)
+    if len(known) >= _MOST_FILES:
+        raise UnmingleError(
+            f"The recipe {path} is the {_MOST_FILES + 1}th file of one recipe; mend its 'base'."
+        )
+    known[real] = None
+    values = _load(path)
     bases = values.pop("base", [])
     merged: dict[str, Any] = {}
     for base in bases if isinstance(bases, list) else [bases]:
-        inherited = _read(path.parent / str(base), depth + 1)
+        inherited = _read(path.parent / str(base), known)
         inherited.pop("name", None)  # It names the base's own run.
         merged = _merge(merged, inherited)
-    return _merge(merged, values)
+    known[real] = _merge(merged, values)
+    return dict(known[real] or {})
+
+
+def _load(path: Path) -> dict[str, Any]:
+    try:
+        if not path.is_file():
+            raise UnmingleError(f"The recipe {path} does not exist.")
+        if path.stat().st_size > _MOST_BYTES:
+            raise UnmingleError(f"The recipe {path} is no recipe: it has more than {_MOST_BYTES} bytes.")
+        values = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+        _check_size(path, values)
+    except UnmingleError:
+        raise
+    except OSError as error:
+        raise UnmingleError(
+            f"The recipe {path} cannot be read ({(error.strerror or '').lower()})."
+        ) from error
+    except Exception as error:
+        # Beside its own errors yaml lets out ValueError (a date), RecursionError, TypeError, OverflowError ...
+        raise UnmingleError(f"The recipe {path} is not YAML.") from error
+    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
+        raise UnmingleError(f"The recipe {path} is not a mapping of names to values.")
+    return values
+
+
+def _check_size(path: Path, values: Any) -> None:
+    """Refuse values that are few in the file and, by references to each other, many when they are gone through."""
+    waiting, count = [values], 0
+    while waiting:
+        count += 1
+        if count > _MOST_VALUES:
+            raise UnmingleError(f"The recipe {path} is no recipe: it has more than {_MOST_VALUES} values.")
+        value = waiting.pop()
+        waiting += value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+
+
+def _numbers(values: Any, name: str = "") -> Iterator[tuple[str, float]]:
+    """All numbers in a config, under their names: ``system.network.layers``."""
+    if isinstance(values, dict):
+        for key, value in values.items():
+            yield from _numbers(value, f"{name}.{key}".strip("."))
+    elif isinstance(values, list | tuple):
+        for value in values:
+            yield from _numbers(value, name)
+    elif isinstance(values, int | float) and not isinstance(values, bool):
+        yield name, values
 
 
 def _merge(base: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,10 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import pickle
+import re
+import shutil
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -23,6 +26,10 @@ import torch
 from unmingle.errors import UnmingleError
 from unmingle.temporary import replace_files
 from unmingle.training.recipe import Recipe
+
+_OWN = re.compile(
+    r"recipe\.json|last\.checkpoint|(best|last|stage-\d+)\.safetensors|log\.csv|curve\.png|\.unmingle-\w+\.partial"
+)
 
 
 @dataclass
@@ -79,6 +86,22 @@ class RunFolder:
     def create(self, recipe: Recipe) -> None:
         """Make the folder and store the recipe in it."""
         replace_files([(self.path / "recipe.json", recipe.model_dump_json(indent=2).encode())])
+
+    def remove(self) -> None:
+        """Remove the run, if the folder holds one and nothing else.
+
+        Raises:
+            UnmingleError: it holds something else.
+        """
+        if not os.path.lexists(self.path):
+            return
+        if self.path.is_symlink() or not self.path.is_dir() or self.others():
+            raise UnmingleError(f"{self.path} holds something else than a run; name another folder with -o.")
+        shutil.rmtree(self.path, ignore_errors=True)
+
+    def others(self) -> list[str]:
+        """Names in the folder that no run writes."""
+        return sorted(path.name for path in self.path.iterdir() if not _OWN.fullmatch(path.name))
 
     def save(self, state: dict[str, Any], progress: Progress) -> None:
         """Write the checkpoint; a kill at any moment leaves the old one or the new one."""
