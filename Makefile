@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow coverage docs scores speed clean
+.PHONY: demo test test-slow coverage docs fuzz audit scores speed clean
 
 demo: .venv/core
 	$(BIN)/python examples/demo.py
@@ -20,6 +20,17 @@ coverage: .venv/test
 # Every system overfits a batch of real mixtures: some minutes.
 test-slow: .venv/test
 	$(BIN)/pytest -m slow -s
+
+# Damaged audio, models, recipes, manifests and results: make fuzz SECONDS=3600 SEED=2
+SECONDS ?= 60
+SEED ?= 0
+fuzz: .venv/test
+	$(BIN)/python tests/hostile/fuzz.py --seconds $(SECONDS) --seed $(SEED) --keep fuzz-faults
+
+# Known faults of the libraries that are installed here.
+audit: .venv/test
+	$(BIN)/python -m pip install --quiet pip-audit
+	$(BIN)/python -m pip_audit --skip-editable
 
 # The docs site, in the folder site: open site/index.html. Links that do not resolve are errors.
 docs: .venv/docs

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +14,8 @@ import pytest
 import soundfile
 
 from conftest import EXAMPLES, MIXTURE, Result
+from unmingle.errors import UnmingleError
+from unmingle.file_batches import check_template
 
 
 def _refused(result: Result, word: str) -> None:
@@ -246,3 +250,83 @@ def test_models_are_listed_with_their_cards(run) -> None:  # type: ignore[no-unt
 
 def test_examples_folder_scores_as_it_is(run) -> None:  # type: ignore[no-untyped-def]
     assert run("evaluate", EXAMPLES / "two_speakers", "--mixture", "-o", "scores").code == 0
+
+
+def test_an_empty_argument_is_no_folder(run, tiny_model: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    shutil.copy(MIXTURE, tmp_path)
+    for command in (["separate", ""], ["mix", "", "-o", "x"], ["separate", "a.wav", "-o", ""]):
+        result = run(*command)
+        assert result.code == 2
+        assert "variable unset" in result.err
+    assert not (tmp_path / "separated").exists()
+
+
+def test_the_output_is_found_unwritable_before_the_model_is_loaded(run, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    (tmp_path / "file").write_text("x")
+    for command in ("separate", "denoise"):
+        result = run(command, MIXTURE, "-o", tmp_path / "file" / "out", "--model", "there-is-no-such-model")
+        assert result.code == 2
+        assert "cannot be written" in result.err
+
+
+def _unmingle(*arguments: str, **options: object) -> subprocess.CompletedProcess[bytes]:
+    command = [sys.executable, "-m", "unmingle", *arguments]
+    return subprocess.run(command, stderr=subprocess.PIPE, check=False, **options)  # type: ignore[call-overload, no-any-return]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_closed_or_narrow_stdout(tmp_path: Path, tiny_denoiser: Path) -> None:
+    with open("/dev/full", "wb") as full:
+        done = _unmingle("models", stdout=full)
+    assert done.returncode == 2
+    assert done.stderr.count(b"\n") == 1
+    assert b"no space left" in done.stderr
+    shutil.copy(MIXTURE, tmp_path / "日本.flac")
+    environment = os.environ | {"PYTHONIOENCODING": "cp1252"}
+    with (tmp_path / "log").open("wb") as log:
+        done = _unmingle("denoise", "日本.flac", "--model", str(tiny_denoiser), stdout=log, env=environment)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"u65e5" in (tmp_path / "log").read_bytes()
+    assert [path.name for path in (tmp_path / "denoised").iterdir()] == ["日本_denoised.wav"]
+
+
+def test_stdin_and_stdout_as_files(tmp_path: Path, tiny_denoiser: Path, tiny_model: Path) -> None:
+    with MIXTURE.open("rb") as given, (tmp_path / "y.wav").open("wb") as out:
+        done = _unmingle("denoise", "-", "-", "--model", str(tiny_denoiser), stdin=given, stdout=out)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert soundfile.info(tmp_path / "y.wav").frames == soundfile.info(MIXTURE).frames
+    with MIXTURE.open("rb") as given:
+        done = _unmingle(
+            "separate", "-", "-o", "out", "--model", str(tiny_model), stdin=given, stdout=subprocess.PIPE
+        )
+    assert done.returncode == 0
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "stdin_speaker1.wav",
+        "stdin_speaker2.wav",
+    ]
+
+
+def test_a_mistake_of_ours_is_one_sentence_and_a_traceback_with_debug(
+    run,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,  # type: ignore[no-untyped-def]
+) -> None:
+    def broken() -> None:
+        raise AttributeError("codec_context is None")
+
+    monkeypatch.setattr("unmingle.models.model_names", broken)
+    result = run("models")
+    assert result.code == 2
+    assert result.err.count("\n") == 1
+    assert "--debug" in result.err
+    run("--debug", "models")
+    assert "AttributeError" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "name", ["{stem}{n}{x}", "{n!r}{stem}", "{n:999999999}{stem}", "{stem.a}{n}", "a\nb{stem}{n}", "{"]
+)
+def test_absurd_templates(name: str) -> None:
+    with pytest.raises(UnmingleError, match="template"):
+        check_template(name, 2)
+    check_template("{stem}_{n:02}", 2)

@@ -23,6 +23,7 @@ from unmingle.data.corpora import read_corpora
 from unmingle.data.fetching import Archive, fetch, unfinished
 from unmingle.data.importers import IMPORTERS, find_importer
 from unmingle.errors import UnmingleError
+from unmingle.temporary import alone
 
 
 class Server:
@@ -235,3 +236,70 @@ def test_fetch_and_index_from_the_command_line(
     assert indexed.exit_code == 0
     assert "valid" in indexed.output
     assert len(read_corpora([tmp_path / "root"])) == 8
+
+
+def _zip(members: dict[str, bytes], flag: int = 0, method: int | None = None) -> bytes:
+    """A zip file whose headers say what is asked for, right or not."""
+    encoded = io.BytesIO()
+    with zipfile.ZipFile(encoded, "w") as file:
+        for name, content in members.items():
+            file.writestr(name, content)
+    data = bytearray(encoded.getvalue())
+    for mark, flags, methods in ((b"PK\x03\x04", 6, 8), (b"PK\x01\x02", 8, 10)):
+        place = -1
+        while (place := data.find(mark, place + 1)) >= 0:
+            data[place + flags] |= flag
+            if method is not None:
+                data[place + methods] = method
+    return bytes(data)
+
+
+def _tar(*names: str) -> bytes:
+    encoded = io.BytesIO()
+    with tarfile.open(fileobj=encoded, mode="w:gz") as file:
+        for name in names:
+            file.addfile(tarfile.TarInfo(name), io.BytesIO())
+    return encoded.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("name", "body"),
+    [
+        ("encrypted.zip", _zip({"a": b"x"}, flag=1)),
+        ("method.zip", _zip({"a": b"x"}, method=99)),
+        ("state.zip", _zip({".fetch/b.zip.complete": b"{}"})),
+        ("state.tar.gz", _tar(".fetch/b.zip.complete")),
+        ("deep.tar.gz", _tar("/".join(["d"] * 1000) + "/f")),
+        ("nul.tar.gz", _tar("a\nb/../../c")),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+@pytest.mark.parametrize("checksum", ["sha256", None])
+def test_hostile_archives_are_one_sentence_and_leave_nothing(
+    server: Server, tmp_path: Path, name: str, body: bytes, checksum: str | None
+) -> None:
+    root = tmp_path / "root"
+    with pytest.raises(UnmingleError) as caught:
+        fetch(server.archive(name, body, checksum), root)
+    assert "\n" not in str(caught.value)
+    assert [path.name for path in root.rglob("*")] == [".fetch"]
+
+
+def test_a_download_that_does_not_end_is_ended(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetching, "_BLOCK", 1000)
+    archive = replace(server.archive("a.zip", bytes(100_000)), bytes=10_000)
+    with pytest.raises(UnmingleError, match="larger than"):
+        fetch(archive, tmp_path / "root")
+    assert [path.name for path in (tmp_path / "root").rglob("*")] == [".fetch"]
+
+
+def test_two_fetches_do_not_write_into_one_folder(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("unmingle.temporary._PATIENCE_SECONDS", 0.1)
+    (tmp_path / "root" / ".fetch").mkdir(parents=True)
+    refused = pytest.raises(UnmingleError, match="Another process is fetching")
+    with alone(tmp_path / "root" / ".fetch", "fetching"), refused:
+        fetch(server.archive("a.zip", _zip({"a": b"x"})), tmp_path / "root")

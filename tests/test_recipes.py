@@ -298,7 +298,8 @@ def test_a_system_must_fit_into_memory(tmp_path: Path, monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize(
     "text",
-    ["a: 2026-99-99", "[" * 5000, "? {a: 1}\n: 2", "a: &a [*a]", "- 1", "1: 2", "a: !!python/object:os.system x", "\x00",
+    ["a: 2026-99-99", "[" * 5000, "? {a: 1}\n: 2", "a: &a [*a]", "- 1", "1: 2",
+     "a: !!python/object:os.system x", "\x00",
      "a: !!int x", "a: !!binary x", "<<: 3", "\t", "a: 'b", ""],
     ids=repr,
 )  # fmt: skip
@@ -359,3 +360,22 @@ def test_a_full_disk_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert run.load()[1].step == 1
     assert [path.name for path in run.path.iterdir()] == ["last.checkpoint"]
     assert not (tmp_path / "m.safetensors").exists()
+
+
+def test_a_run_goes_on_with_what_it_was_begun_with(tmp_path: Path) -> None:
+    recipe = read_recipe(_recipe(tmp_path, name="r", data=["corpus"]))
+    run = RunFolder(tmp_path / "run")
+    run.check_same(recipe)  # Nothing is known of it.
+    run.create(recipe)
+    run.check_same(recipe.model_copy(update={"data": [str(Path("corpus").absolute())]}))
+    stages = [stage.model_copy(update={"batch_size": 3}) for stage in recipe.stages]
+    for changes, word in (
+        ({"data": ["other"]}, "--data corpus"),
+        ({"noise_data": ["noise"]}, "--noise"),
+        ({"stages": stages}, "batch_size of 16 in stage 1, the recipe has 3"),
+    ):
+        with pytest.raises(UnmingleError, match=word):
+            run.check_same(recipe.model_copy(update=changes))
+    run.create(recipe.model_copy(update={"name": "r-small"}))
+    with pytest.raises(UnmingleError, match="add --small"):
+        run.check_same(recipe)

@@ -80,7 +80,7 @@ def test_memory_by_platform(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_program_is_run_and_ended_without_killpg(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(os, "killpg")  # Windows
-    code = "import shutil, sys; shutil.copy(sys.argv[1], sys.argv[2] + '/1.wav'); shutil.copy(sys.argv[1], sys.argv[2])"
+    code = "import sys, shutil as s; s.copy(sys.argv[1], sys.argv[2] + '/1.wav'); s.copy(sys.argv[1], sys.argv[2])"
     program = ExternalProgram(f'{sys.executable} -c "{code}" {{mixture}} {{outdir}}', 60.0)
     mixture = 0.1 * np.sin(np.arange(8000)).astype(np.float32)
     estimates, _, _ = program.run(mixture, np.stack([mixture, mixture]), 8000)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import glob
 import logging
 import os
+import re
+import string
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,6 +18,8 @@ from unmingle.audio_containers import audio_files
 from unmingle.errors import UnmingleError
 from unmingle.temporary import check_writable
 
+_FORM = re.compile(r"(0?[1-9]d?)?")
+"""Of a number: ``{n:02}``."""
 _log = logging.getLogger(__name__)
 
 
@@ -163,12 +167,24 @@ def check_template(name: str, outputs: int) -> None:
         UnmingleError: it does, or is no template.
     """
     fields = "{stem}" if outputs == 1 else "{stem} and {n}"
+    if not name.isprintable() or any(
+        field is not None and (field not in ("stem", "n") or conversion or not _FORM.fullmatch(form or ""))
+        for _, field, form, conversion in _parsed(name)
+    ):
+        raise UnmingleError(f"The name {name[:80]!r} is not a template; use {fields}.")
     try:
         names = [name.format(stem=stem, n=n) for stem in ("first", "second") for n in range(1, outputs + 1)]
     except (KeyError, IndexError, ValueError, AttributeError) as error:
         raise UnmingleError(f"The name {name!r} is not a template; use {fields}.") from error
     if len(set(names)) < len(names):
         raise UnmingleError(f"The name {name!r} needs {fields}, or outputs would overwrite each other.")
+
+
+def _parsed(name: str) -> list[tuple[str, str | None, str | None, str | None]]:
+    try:
+        return list(string.Formatter().parse(name))
+    except ValueError:
+        return [("", "", None, None)]  # No field that there is.
 
 
 def check_output(output: Output, outputs: int) -> None:

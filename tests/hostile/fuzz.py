@@ -4,7 +4,7 @@
 
 Right is a result that is finite, or an ``UnmingleError`` of one sentence. A fault is any other exception, an answer
 with NaN, more than 20 s for one input, or a crash. Case k of a target is a pure function of (seed, target, k), so a
-fault can be made again with ``--target NAME --case K``; its input is kept in FOLDER. Exit code: 1 if there are faults.
+fault can be made again with ``--target NAME --case K``; its input is kept in FOLDER. Exit code: 1 after faults.
 """
 
 from __future__ import annotations

@@ -30,8 +30,11 @@ def command(
     mean of the largest cluster is stored (Luo, Chen, Mesgarani 2018).
     """
     require("train", "lightning_fabric", "yaml")
+    from unmingle.temporary import check_target, check_writable
     from unmingle.training.fixed_attractors import fix_attractors
 
     set_threads(threads)
+    check_target(output)
+    check_writable(output.parent)
     points = fix_attractors(model, [str(path) for path in data], output, mixtures, seconds, overwrite)
     print(f"{output}: {len(points)} fixed attractors from {mixtures} mixtures")

@@ -85,6 +85,7 @@ def command(
     from unmingle.evaluation.external import ExternalProgram
     from unmingle.evaluation.stress import stress
     from unmingle.models import DEFAULT_MODEL
+    from unmingle.temporary import check_writable
 
     if model is not None and program is not None:
         raise UnmingleError("--model and --command exclude each other; give one of them.")
@@ -103,6 +104,7 @@ def command(
         model=None if program else model or DEFAULT_MODEL, command=program, timeout=timeout, device=device
     )
     target = output or Path("stress") / config.build().name
+    check_writable(target)
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("cases", total=None)

@@ -13,13 +13,12 @@ import shutil
 import tarfile
 import time
 import zipfile
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from unmingle.audio import replace_files
 from unmingle.errors import UnmingleError
+from unmingle.temporary import alone, refusal, replace_files
 
 STATE = ".fetch"
 ATTEMPTS = 5
@@ -28,13 +27,13 @@ WAIT_SECONDS = 1.0
 """After the first broken connection; doubled after each further one."""
 TIMEOUT_SECONDS = 30.0
 _BLOCK = 1 << 20
+_DEEPEST = 50
+"""Folders in folders, in an archive."""
 
 
 class _EscapeError(Exception):
     """A member of an archive would be written outside of its folder."""
 
-
-_DAMAGE = (tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, EOFError, _EscapeError)
 
 Progress = Callable[[int, int | None], None]
 """Called with the bytes that are there and, where known, those of the whole archive."""
@@ -66,28 +65,30 @@ def fetch(archive: Archive, root: Path, on_progress: Progress | None = None) -> 
         UnmingleError: no connection, a wrong checksum, no room, or an archive that must not be unpacked.
     """
     state = root / STATE
-    partial, whole = state / f"{archive.name}.partial", state / archive.name
-    unpacking, marker = state / f"{archive.name}.unpacking", state / f"{archive.name}.complete"
     try:
         state.mkdir(parents=True, exist_ok=True)
-        done = _lies_in(root, marker)
-        if not done:
-            marker.unlink(missing_ok=True)
-            if not whole.exists():
-                _check_room(archive, root, partial)
-                _download(archive, partial, on_progress)
-                _check(archive, partial)
-                partial.replace(whole)
-            moved = _unpack(whole, unpacking, root)
-            facts = {"url": archive.url, "checksum": archive.checksum, "moved": moved}
-            replace_files([(marker, json.dumps(facts, indent=2).encode())])
-        whole.unlink(missing_ok=True)
-        shutil.rmtree(unpacking, ignore_errors=True)
+        with alone(state, "fetching"):
+            return _fetch(archive, root, state, on_progress)
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise UnmingleError(
-            f"{root} cannot be written ({reason}); choose another folder with --root."
-        ) from error
+        raise refusal(root, error, "choose another folder with --root") from error
+
+
+def _fetch(archive: Archive, root: Path, state: Path, on_progress: Progress | None) -> bool:
+    partial, whole = state / f"{archive.name}.partial", state / archive.name
+    unpacking, marker = state / f"{archive.name}.unpacking", state / f"{archive.name}.complete"
+    done = _lies_in(root, marker)
+    if not done:
+        marker.unlink(missing_ok=True)
+        if not whole.exists():
+            _check_room(archive, root, partial)
+            _download(archive, partial, on_progress)
+            _check(archive, partial)
+            partial.replace(whole)
+        moved = _unpack(whole, unpacking, root)
+        facts = {"url": archive.url, "checksum": archive.checksum, "moved": moved}
+        replace_files([(marker, json.dumps(facts, indent=2).encode())])
+    whole.unlink(missing_ok=True)
+    shutil.rmtree(unpacking, ignore_errors=True)
     return not done
 
 
@@ -139,7 +140,7 @@ def _download(archive: Archive, partial: Path, on_progress: Progress | None) -> 
     while True:
         before = _size(partial)
         try:
-            return ResumingDownloader(on_progress)(archive.url, partial)
+            return ResumingDownloader(on_progress, archive.bytes)(archive.url, partial)
         except (requests.RequestException, HTTPError) as error:
             failures = 1 if _size(partial) > before else failures + 1
             if failures >= ATTEMPTS:
@@ -162,8 +163,10 @@ class ResumingDownloader:
     and what would then be written had another checksum.
     """
 
-    def __init__(self, on_progress: Progress | None = None) -> None:
+    def __init__(self, on_progress: Progress | None = None, expected: int | None = None) -> None:
         self._on_progress = on_progress or (lambda done, total: None)
+        # Published sizes are rounded.
+        self._most = None if expected is None else expected + expected // 20 + _BLOCK
 
     def __call__(self, url: str, output_file: Path, pooch: object = None) -> None:
         """Download ``url``; pooch's protocol.
@@ -192,12 +195,19 @@ class ResumingDownloader:
                 )
             done = done if status == 206 else 0
             length = response.headers.get("Content-Length")
-            total = done + int(length) if length else None
+            total = done + int(length) if length and length.isascii() and length.isdecimal() else None
             with output_file.open("ab" if done else "wb") as file:
                 for block in response.raw.stream(_BLOCK, decode_content=False):
                     file.write(block)
                     done += len(block)
                     self._on_progress(done, total)
+                    if self._most is not None and done > self._most:
+                        break
+        if self._most is not None and done > self._most:
+            output_file.unlink()
+            raise UnmingleError(
+                f"{url} is larger than the {self._most / 1e6:.1f} MB that were published; it was deleted."
+            )
         if total is not None and done != total:
             raise requests.ConnectionError(f"{url} ended after {done} of {total} bytes")
 
@@ -211,7 +221,11 @@ def _check(archive: Archive, path: Path) -> None:
         try:
             _read_all(archive.name, path)
             return
-        except _DAMAGE:
+        except OSError as error:
+            if not isinstance(error, gzip.BadGzipFile):
+                raise
+            found = "damaged, and no checksum is published"
+        except Exception:
             found = "damaged, and no checksum is published"
     else:
         algorithm, _, wanted = archive.checksum.partition(":")
@@ -245,13 +259,23 @@ def _unpack(whole: Path, unpacking: Path, root: Path) -> list[str]:
         else:
             _unpack_tar(whole, unpacking)
         return [path.relative_to(root).as_posix() for path in _move_into(unpacking, root)]
-    except _DAMAGE as error:
-        whole.unlink()
-        raise UnmingleError(
-            f"{whole.name} cannot be unpacked ({error}); it was deleted, and nothing was unpacked."
-        ) from error
+    except (UnmingleError, OSError) as error:
+        if not isinstance(error, gzip.BadGzipFile | tarfile.TarError):
+            raise
+        raise _useless(whole, error) from error
+    except Exception as error:
+        # Whatever is wrong with it: damage, a password, an unknown method, a member outside of its folder.
+        raise _useless(whole, error) from error
     finally:
         shutil.rmtree(unpacking, ignore_errors=True)
+
+
+def _useless(whole: Path, error: Exception) -> UnmingleError:
+    whole.unlink()
+    said = " ".join(str(error).split())[:200] or type(error).__name__
+    return UnmingleError(
+        f"{whole.name} cannot be unpacked ({said}); it was deleted, and nothing was unpacked."
+    )
 
 
 def _unpack_zip(whole: Path, folder: Path) -> None:
@@ -268,6 +292,7 @@ def _unpack_tar(whole: Path, folder: Path) -> None:
 
     def inside(member: tarfile.TarInfo, path: str) -> tarfile.TarInfo | None:
         _refuse_escape(member.name)
+        _need_room(folder, whole.name, member.size)
         return tarfile.data_filter(member, path)
 
     with tarfile.open(whole, "r:gz") as archive:
@@ -278,6 +303,10 @@ def _refuse_escape(member: str) -> None:
     path = PurePosixPath(member.replace("\\", "/"))
     if path.is_absolute() or ".." in path.parts or any(":" in part for part in path.parts[:1]):
         raise _EscapeError(f"it holds {member!r}, which is outside of its folder")
+    if any(part.lower() == STATE for part in path.parts[:1]):
+        raise _EscapeError(f"it holds {member!r}, which is kept for the state of fetches")
+    if len(path.parts) > _DEEPEST:
+        raise _EscapeError(f"it holds folders more than {_DEEPEST} deep")
 
 
 def _move_into(source: Path, target: Path) -> list[Path]:

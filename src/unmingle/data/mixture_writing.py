@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -24,17 +24,20 @@ from unmingle.config import Config
 from unmingle.data.cache import DecodedSpeech, PickedSpeech, decode, is_decoded
 from unmingle.data.corpora import Utterance, read_corpora, read_noise, state_of
 from unmingle.data.data_card import data_card
-from unmingle.data.examples import Example, MixturePlan
+from unmingle.data.examples import SNR_LIMIT, Example, MixturePlan
 from unmingle.data.mixing import Mixer, MixingConfig
 from unmingle.data.mixture_folders import list_hash, read_mixture_folder
 from unmingle.data.noise import NoiseConfig, NoiseMaker
 from unmingle.data.rooms import RoomConfig
 from unmingle.data.tables import write_table
 from unmingle.errors import UnmingleError
-from unmingle.temporary import alone, refusal, remove_partials, replace_files
+from unmingle.temporary import alone, check_writable, refusal, remove_partials, replace_files
 from unmingle.workers import available_cores, worker_pool
 
 _ROWS, _PLAN = "rows", "plan.json"
+
+
+Decibels = Annotated[float, Field(ge=-SNR_LIMIT, le=SNR_LIMIT, allow_inf_nan=False)]
 
 
 class MixtureFolderConfig(Config):
@@ -44,18 +47,18 @@ class MixtureFolderConfig(Config):
     noise: list[str] = []
     """Corpora of noise."""
     split: str | None = None
-    count: int = Field(ge=1)
+    count: int = Field(ge=1, le=1_000_000)
     speakers: int = Field(2, ge=1, le=16)
-    snr: tuple[float, float] = (0.0, 5.0)
+    snr: tuple[Decibels, Decibels] = (0.0, 5.0)
     """Of the first speaker over the second; of the one speaker over the noise."""
-    noise_snr: tuple[float, float] | None = None
+    noise_snr: tuple[Decibels, Decibels] | None = None
     """Of several speakers' sum over the noise."""
     overlap: tuple[float, float] | None = None
     """See :class:`~unmingle.data.mixing.MixingConfig`."""
     room: RoomConfig | None = None
-    sample_rate: int = Field(8000, ge=1000)
+    sample_rate: int = Field(8000, ge=1000, le=192_000)
     mode: Literal["min", "max"] = "min"
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**63)
 
     @model_validator(mode="after")
     def _ranges(self) -> MixtureFolderConfig:
@@ -103,6 +106,7 @@ def write_mixture_folder(
     folder = folder.absolute()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UnmingleError(f"{folder} is not empty; name another folder.")
+    check_writable(folder.parent)
     utterances = read_corpora(config.corpora, config.split)
     recordings = read_noise(config.noise, config.split) if config.noise else []
     mixer = _mixer(config, utterances, recordings, cache, on_decoded)

@@ -37,7 +37,7 @@ from unmingle.audio import read_audio
 from unmingle.data.speech_level import halve_rate, wsj0_mix_level
 from unmingle.data.tables import write_table
 from unmingle.errors import UnmingleError
-from unmingle.temporary import refusal, replace_files, temporary_folder
+from unmingle.temporary import check_writable, refusal, replace_files, temporary_folder
 
 CORPUS_RATE = 16000
 """Of WSJ0, in hertz."""
@@ -173,6 +173,7 @@ def write_wsj0_mix(
     folder = folder.absolute()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UnmingleError(f"{folder} is not empty; name another folder.")
+    check_writable(folder.parent)
     entries = read_list(list_path)
     files = _find_all(entries, root, list_path)
     recipe = {

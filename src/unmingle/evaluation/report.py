@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from unmingle import __version__
-from unmingle.audio import Samples, replace_files
+from unmingle.audio import Samples
 from unmingle.data.mixture_folders import MixtureItem, list_hash, read_item, read_mixture_folder
 from unmingle.errors import UnmingleError
 from unmingle.evaluation.candidates import Candidate, CandidateConfig
@@ -19,6 +19,7 @@ from unmingle.evaluation.pages import audio_uri, render
 from unmingle.evaluation.report_figures import density_picture, histogram_picture, spectrogram_picture
 from unmingle.evaluation.runs import Run, difference, interval, read_runs
 from unmingle.evaluation.scores import DEFINITIONS, fit_estimates
+from unmingle.temporary import check_target, check_writable, replace_files
 
 LABELS = {
     "si_sdr": "SI-SDR (dB)",
@@ -46,6 +47,8 @@ def write_report(folders: Sequence[Path], output: Path) -> None:
     Raises:
         UnmingleError: a folder holds no results.
     """
+    check_target(output)
+    check_writable(output.parent)
     runs = read_runs(folders)
     first = runs[0]
     values: dict[str, Any] = {

@@ -84,6 +84,7 @@ def train(
         )
     if options.resume:
         state, _ = folder.load()
+        folder.check_same(recipe)
         if state.get("config") != recipe.system.model_dump_json():
             raise UnmingleError(f"{run} was trained with another system than the recipe {recipe.name} has.")
         if state.get("optimizer_name", "adam") != recipe.optimizer:

@@ -87,6 +87,36 @@ class RunFolder:
         """Make the folder and store the recipe in it."""
         replace_files([(self.path / "recipe.json", recipe.model_dump_json(indent=2).encode())])
 
+    def check_same(self, recipe: Recipe) -> None:
+        """Before going on: the run was begun with this recipe's variant, data and batch sizes.
+
+        Raises:
+            UnmingleError: it was not.
+        """
+        try:
+            begun = Recipe.model_validate_json((self.path / "recipe.json").read_bytes())
+        except (OSError, ValueError):
+            return  # Of an older release; the checkpoint says whether the system fits.
+        if begun.name == f"{recipe.name}-small":
+            raise UnmingleError(
+                f"{self.path} is a run of the recipe's small variant; add --small to go on with it."
+            )
+        for option, ours, theirs in (
+            ("--data", recipe.data, begun.data),
+            ("--noise", recipe.noise_data, begun.noise_data),
+        ):
+            if [os.path.realpath(path) for path in ours] != [os.path.realpath(path) for path in theirs]:
+                raise UnmingleError(
+                    f"{self.path} was begun with {option} {' '.join(theirs) or '(none)'}; go on with that, or begin "
+                    "another run with --init-from."
+                )
+        for number, (stage, before) in enumerate(zip(recipe.stages, begun.stages, strict=False), start=1):
+            if stage.batch_size != before.batch_size:
+                raise UnmingleError(
+                    f"{self.path} was begun with a batch_size of {before.batch_size} in stage {number}, "
+                    f"the recipe has {stage.batch_size}; go on with that, or begin another run with --init-from."
+                )
+
     def remove(self) -> None:
         """Remove the run, if the folder holds one and nothing else.
 
