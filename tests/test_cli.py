@@ -296,9 +296,8 @@ def test_stdin_and_stdout_as_files(tmp_path: Path, tiny_denoiser: Path, tiny_mod
     assert (done.returncode, done.stderr) == (0, b"")
     assert soundfile.info(tmp_path / "y.wav").frames == soundfile.info(MIXTURE).frames
     with MIXTURE.open("rb") as given:
-        done = _unmingle(
-            "separate", "-", "-o", "out", "--model", str(tiny_model), stdin=given, stdout=subprocess.PIPE
-        )
+        command = ("separate", "-", "-o", "out", "--model", str(tiny_model))
+        done = _unmingle(*command, stdin=given, stdout=subprocess.PIPE)
     assert done.returncode == 0
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "stdin_speaker1.wav",

@@ -97,6 +97,8 @@ def _pipe(enhancer: Enhancer, text: str) -> None:
     from unmingle.live import parse_raw_format, run_pipe
 
     raw = parse_raw_format(text)
+    if sys.stdin is None:
+        raise UnmingleError("stdin is closed; there is nothing to read.")
     stream = enhancer.stream(raw.sample_rate, raw.channels)
     seconds = run_pipe(stream, raw, sys.stdin.buffer, sys.stdout.buffer)
     print(
