@@ -206,7 +206,7 @@ def parse_changes(settings: Sequence[str]) -> dict[str, Any]:
             raise UnmingleError(f"A setting must be KEY=VALUE; got {setting!r}.")
         try:
             parsed[key] = json.loads(value)
-        except ValueError:
+        except (ValueError, RecursionError):
             parsed[key] = value
     return parsed
 

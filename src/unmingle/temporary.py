@@ -27,7 +27,8 @@ except ImportError:  # Windows: no locks, and what a killed process left stays.
 _PREFIX, _SUFFIX = ".unmingle-", ".partial"
 _STALE_SECONDS = 60.0
 """Between making a file and locking it, others must not take it for left behind."""
-_PATIENCE_SECONDS = 2.0
+_PATIENCE_SECONDS = 10.0
+"""Worker processes of a killed one notice its end within seconds."""
 _swept: set[Path] = set()
 
 

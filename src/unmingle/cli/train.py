@@ -111,7 +111,8 @@ def command(
             progress.update(task, description=f"decoding {done}/{total} files", completed=done, total=total)
 
         try:
-            progress_made = train(plan, run, options, show, show_decoding)
+            with RunFolder(run).alone():
+                progress_made = train(plan, run, options, show, show_decoding)
         except OSError as error:
             raise UnmingleError(f"The run {run} cannot be written: {error}; name another folder.") from error
     print(

@@ -14,9 +14,10 @@ from __future__ import annotations
 import csv
 import io
 import os
-import pickle
 import re
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from typing import Any
 import torch
 
 from unmingle.errors import UnmingleError
-from unmingle.temporary import replace_files
+from unmingle.temporary import alone, replace_files
 from unmingle.training.recipe import Recipe
 
 _OWN = re.compile(
@@ -52,6 +53,9 @@ class Progress:
     """Validations of this stage since that one."""
     factor: float = 1.0
     """What halvings have left of the learning rate."""
+
+
+_FRESH = Progress()
 
 
 @dataclass
@@ -117,6 +121,21 @@ class RunFolder:
                     f"the recipe has {stage.batch_size}; go on with that, or begin another run with --init-from."
                 )
 
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Nobody else trains in this folder meanwhile.
+
+        Raises:
+            UnmingleError: somebody does.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            with alone(self.path, "training"):
+                yield
+        finally:
+            with suppress(OSError):  # Something is in it, mostly.
+                self.path.rmdir()
+
     def remove(self) -> None:
         """Remove the run, if the folder holds one and nothing else.
 
@@ -150,8 +169,13 @@ class RunFolder:
             raise UnmingleError(f"{self.path} has no checkpoint to resume; start it without --resume.")
         try:
             state = torch.load(self.checkpoint, weights_only=True, map_location="cpu")
-            return state, Progress(**state.pop("progress"))
-        except (RuntimeError, pickle.UnpicklingError, KeyError, TypeError, EOFError) as error:
+            progress = Progress(**state.pop("progress"))
+            for name, value in asdict(progress).items():
+                # What a hand-made file says otherwise would be found in the middle of the work.
+                if type(value) is not type(getattr(_FRESH, name)) or value != value:
+                    raise TypeError(f"{name} is {value!r}")
+            return state, progress
+        except Exception as error:  # torch and pickle raise almost anything.
             raise UnmingleError(f"{self.checkpoint} is damaged; start the run anew.") from error
 
     def add_row(self, row: LogRow) -> None:
