@@ -5,6 +5,7 @@ Whatever is odd about a file that can be read all the same is a warning in the r
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import re
@@ -270,6 +271,29 @@ class _Sndfile:
         pass
 
 
+class _Seekable:
+    """A file for PyAV, which prints a traceback where a damaged header leads to a place before its beginning."""
+
+    def __init__(self, file: FileIO) -> None:
+        file.seek(0)
+        self._file = file
+
+    def read(self, size: int) -> bytes:
+        return self._file.read(size)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        try:
+            return self._file.seek(offset, whence)
+        except (OSError, OverflowError):
+            return -errno.EINVAL
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def seekable(self) -> bool:
+        return True
+
+
 class _Av:
     """One track of a file through PyAV."""
 
@@ -284,10 +308,9 @@ class _Av:
     def _open(self, file: FileIO, path: Path, track: int | None) -> None:
         import av
 
-        file.seek(0)
         # Titles may be in any encoding; and a playlist must not make it open other files or addresses.
         options = {"protocol_whitelist": "none"}
-        opened: Any = av.open(file, metadata_errors="replace", options=options)
+        opened: Any = av.open(_Seekable(file), metadata_errors="replace", options=options)
         self._container = opened
         try:
             audio = self._container.streams.audio

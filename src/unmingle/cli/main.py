@@ -138,6 +138,7 @@ def _unexpected(error: Exception, what: str) -> NoReturn:
     """A mistake of ours, or a refusal of the system that no command expects."""
     logging.getLogger("unmingle").debug("unexpected", exc_info=error)
     _say(f"it could not be done ({what}); `unmingle --debug ...` says where it went wrong.")
-    with suppress(OSError):
-        sys.stdout.close()  # What a full disk did not take is not tried once more at the end.
+    if isinstance(error, OSError):
+        with suppress(OSError):
+            sys.stdout.close()  # What a full disk did not take is not tried once more at the end.
     sys.exit(2)
