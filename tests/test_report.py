@@ -22,6 +22,7 @@ from unmingle.evaluation.evaluate import evaluate_folder
 from unmingle.evaluation.pages import audio_uri, render
 from unmingle.evaluation.report import write_report
 from unmingle.evaluation.runs import difference, read_runs
+from unmingle.evaluation.summary import MixtureScores, summarize
 from unmingle.models import ModelFacts, save_system
 
 
@@ -201,3 +202,49 @@ def test_spike_triggered_averages_against_a_slow_loop() -> None:
     expected = np.mean(windows, axis=0) - np.concatenate(features).mean(axis=0)
     np.testing.assert_allclose(averages[0], expected, atol=1e-9)
     assert np.unravel_index(averages[0].argmax(), averages[0].shape) == (25 - 4, 1)
+
+
+def _results(folder: Path, **changes: object) -> Path:
+    from hostile.fuzz import _summary_seed
+
+    summary, scores = _summary_seed()
+    folder.mkdir(parents=True)
+    (folder / "summary.json").write_text(json.dumps(summary | changes))
+    (folder / "scores.csv").write_bytes(scores)
+    return folder
+
+
+def test_programs_are_named_by_their_folders_and_dollars_are_dollars(tmp_path: Path) -> None:
+    command = {"system": "python", "candidate": {"command": "python x.py {mixture} {outdir}"}}
+    folders = [_results(tmp_path / name, **command) for name in ("mine", "yours $x_{ $")]
+    assert [run.label for run in read_runs(folders)] == ["mine", "yours $x_{ $"]
+    write_report(folders, tmp_path / "report.html")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"metrics": {"si_sdr": {"mean": "x"}}}, {"failures": []}, {"made_worse": None}, {"peak_mib": float("nan")},
+     {"groups": {"genders": {"same": 3}}}, {"notes": {"x": "y"}}, {"mixtures": -1}, {"seconds": 1e300}],
+    ids=str,
+)  # fmt: skip
+def test_edited_results_are_refused_in_one_sentence(tmp_path: Path, changes: dict[str, object]) -> None:
+    with pytest.raises(UnmingleError, match=r"bad value|older"):
+        read_runs([_results(tmp_path / "x", **changes)])
+
+
+@pytest.mark.parametrize("cell", ["x", "nan", "inf", "1e999"])
+def test_edited_scores_are_refused_in_one_sentence(tmp_path: Path, cell: str) -> None:
+    folder = _results(tmp_path / "x")
+    scores = (folder / "scores.csv").read_text().replace("1.0", cell)
+    (folder / "scores.csv").write_text(scores)
+    with pytest.raises(UnmingleError, match="where a number must be"):
+        read_runs([folder])
+
+
+def test_rounding_makes_nothing_worse() -> None:
+    def scores(gain: float) -> MixtureScores:
+        return MixtureScores("x", 1.0, {}, {"si_sdr": [0.0], "si_sdr_improvement": [gain]})
+
+    worse = summarize([scores(gain) for gain in (0.0, -0.009, -0.011, 1.0)])["made_worse"]
+    assert worse["mixtures"] == 0.25
+    assert worse["speakers"] == 0.25

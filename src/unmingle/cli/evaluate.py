@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from unmingle.cli.options import Device, Json, Threads, require, set_threads
+from unmingle.cli.options import Device, Json, Threads, check_range, require, set_threads
 from unmingle.errors import UnmingleError
 
 LABELS = {
@@ -120,8 +120,7 @@ def command(
         )
     if changes and (oracle or mixture or program):
         raise UnmingleError("--set changes a model's config; it goes with --model alone.")
-    if processes is not None and not 1 <= processes <= 256:
-        raise UnmingleError(f"--processes must lie between 1 and 256; got {processes}.")
+    check_range("--processes", processes, 1, 256)
     if words:
         require("words", "pocketsphinx", "jiwer")
     set_threads(threads)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from unmingle.cli.options import Threads, require, set_threads
+from unmingle.cli.options import Threads, check_range, require, set_threads
 
 
 def command(
@@ -34,6 +34,8 @@ def command(
     from unmingle.training.fixed_attractors import fix_attractors
 
     set_threads(threads)
+    check_range("--mixtures", mixtures, 1, 10**7)
+    check_range("--seconds", seconds, 0.05, 600.0)
     check_target(output)
     check_writable(output.parent)
     points = fix_attractors(model, [str(path) for path in data], output, mixtures, seconds, overwrite)

@@ -51,6 +51,16 @@ RawPipe = Annotated[
 ]
 
 
+def check_range(option: str, value: float | None, low: float, high: float) -> None:
+    """Refuse a number that is out of range, or none.
+
+    Raises:
+        UnmingleError: it is.
+    """
+    if value is not None and not low <= value <= high:
+        raise UnmingleError(f"{option} must lie between {low:g} and {high:g}; got {value}.")
+
+
 def set_threads(threads: int | None) -> None:
     """Tell PyTorch how many threads to use, and that those which wait must not spin.
 
@@ -60,8 +70,7 @@ def set_threads(threads: int | None) -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if threads is None:
         return
-    if not 1 <= threads <= 1024:
-        raise UnmingleError(f"--threads must lie between 1 and 1024; got {threads}.")
+    check_range("--threads", threads, 1, 1024)
     import torch
 
     torch.set_num_threads(threads)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from unmingle.cli.options import Device, Threads, require, set_threads
+from unmingle.cli.options import Device, Threads, check_range, require, set_threads
 from unmingle.errors import UnmingleError
 
 
@@ -89,16 +89,12 @@ def command(
 
     if model is not None and program is not None:
         raise UnmingleError("--model and --command exclude each other; give one of them.")
-    if not 1 <= count <= 10_000:
-        raise UnmingleError(f"--count must lie between 1 and 10000; got {count}.")
-    if processes is not None and not 1 <= processes <= 256:
-        raise UnmingleError(f"--processes must lie between 1 and 256; got {processes}.")
-    if seed < 0:
-        raise UnmingleError(f"--seed must be 0 or more; got {seed}.")
+    check_range("--count", count, 1, 10_000)
+    check_range("--processes", processes, 1, 256)
+    check_range("--seed", seed, 0, 2**63 - 1)
+    check_range("--rate", rate, 1000, 192_000)
     if program is not None:
         ExternalProgram(program, timeout)  # Says what is wrong with it.
-    if not 1000 <= rate <= 192_000:
-        raise UnmingleError(f"--rate must lie between 1000 and 192000 Hz; got {rate}.")
     set_threads(threads)
     config = CandidateConfig(
         model=None if program else model or DEFAULT_MODEL, command=program, timeout=timeout, device=device

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from unmingle.cli.options import require
+from unmingle.cli.options import check_range, require
 from unmingle.errors import UnmingleError
 
 if TYPE_CHECKING:
@@ -75,8 +75,9 @@ def command(
         plan = plan.model_copy(update={"noise_data": [str(path) for path in noise]})
     if not plan.data:
         raise UnmingleError(f"The recipe {recipe} names no data; give a corpus with --data.")
-    if processes < 1:
-        raise UnmingleError(f"--processes must be at least 1; got {processes}.")
+    check_range("--processes", processes, 1, 256)
+    check_range("--threads", threads, 1, 1024)
+    check_range("--minutes", minutes, 0.0, 1e6)
     if smoke:
         plan = shrink(plan)
     run = output or Path("runs") / (f"{plan.name}-smoke" if smoke else plan.name)

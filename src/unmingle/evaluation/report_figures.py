@@ -64,9 +64,7 @@ def histogram_picture(runs: Sequence[Run]) -> str | None:
     for number, (run, column) in enumerate(zip(runs, columns, strict=True)):
         colour = COLOURS[number % len(COLOURS)]
         axis.hist(column, edges, histtype="stepfilled", color=colour, alpha=0.25)
-        axis.hist(
-            column, edges, histtype="step", color=colour, linewidth=1.3, label=run.label.replace("$", r"\$")
-        )
+        axis.hist(column, edges, histtype="step", color=colour, linewidth=1.3, label=run.label)
     axis.axvline(0, color="#9aa3af", linewidth=0.8)
     axis.set_xlabel("SI-SDR improvement of a mixture (dB)", fontsize=9)
     axis.set_ylabel("mixtures", fontsize=9)
