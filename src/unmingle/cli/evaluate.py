@@ -44,6 +44,15 @@ def command(
             help="Change a setting of the model, for example formation=oracle; repeatable.",
         ),
     ] = None,
+    speakers: Annotated[
+        str | None,
+        typer.Option(
+            "--speakers",
+            metavar="auto",
+            help="auto: let the model count the speakers (default: it is told their number). A missing estimate is "
+            "scored as silence. Mixtures of two and of three speakers may lie in one folder; those of two lack s3.",
+        ),
+    ] = None,
     mixture: Annotated[
         bool, typer.Option("--mixture", help="Score the unprocessed mixture instead.")
     ] = False,
@@ -120,6 +129,10 @@ def command(
         )
     if changes and (oracle or mixture or program):
         raise UnmingleError("--set changes a model's config; it goes with --model alone.")
+    if speakers not in (None, "auto"):
+        raise UnmingleError(f"--speakers can only be auto: otherwise the true number is given; got {speakers!r}.")
+    if speakers and (oracle or mixture or program):
+        raise UnmingleError("--speakers auto lets a model count; it goes with --model alone.")
     check_range("--processes", processes, 1, 256)
     if words:
         require("words", "pocketsphinx", "jiwer")
@@ -134,6 +147,7 @@ def command(
         oracle=oracle,
         model=model,
         changes=parse_changes(changes or []),
+        counts=speakers == "auto",
         device=device,
         command=program,
         timeout=timeout,
@@ -150,7 +164,8 @@ def command(
             lambda done, total: progress.update(bar, completed=done, total=total),
             metrics,
             words=words,
-            processes=processes or evaluate.default_processes(config, len(read_mixture_folder(folder))),
+            processes=processes
+            or evaluate.default_processes(config, len(read_mixture_folder(folder, fewest=1))),
             threads=threads,
         )
     if as_json:
@@ -170,6 +185,11 @@ def _print_summary(summary: dict[str, Any], target: Path) -> None:
         print_table(
             ("mixtures", "count", "metric", "mean", "improvement", "95 % over mixtures", "median"), rows
         )
+    if counting := summary.get("counting"):
+        table = counting["confusion"]
+        heads = ("speakers", *(f"counted {number}" for number in next(iter(table.values()))))
+        print_table(heads, [(true, *map(str, row.values())) for true, row in table.items()])
+        print(f"the number of speakers is right in {counting['right']} of {counting['mixtures']} mixtures")
     if words := summary.get("words"):
         rates = ", ".join(f"{name} {rate:.1%}" for name, rate in words["rates"].items())
         print(f"word error rate of {words['speakers']} speakers, {words['words']} words: {rates}")

@@ -37,6 +37,10 @@ class CandidateOutput:
     """What had to be put right, and the like: "3 files for 2 speakers"."""
     peak_bytes: int = 0
     """Of an external program's memory."""
+    counted: int | None = None
+    """How many speakers the candidate heard, where it was not told."""
+    confidence: float | None = None
+    """Its trust in that."""
 
 
 Estimator = Callable[[Samples, Samples, int], CandidateOutput]
@@ -64,6 +68,8 @@ class CandidateConfig(Config):
     changes: dict[str, Any] = {}
     """Of the model's config, as in :func:`unmingle.models.load_system`; ``formation: oracle`` forms attractors from
     the references, as the "ideal" rows of the papers do."""
+    counts: bool = False
+    """The model is not told how many speakers there are: it counts them."""
     device: str = "cpu"
     command: str | None = None
     """An external program, see :class:`~unmingle.evaluation.external.ExternalProgram`."""
@@ -74,6 +80,8 @@ class CandidateConfig(Config):
     def _one(self) -> CandidateConfig:
         if sum((self.mixture, *(x is not None for x in (self.oracle, self.model, self.command)))) != 1:
             raise ValueError("give one of mixture, oracle, model and command")
+        if self.counts and self.model is None:
+            raise ValueError("only a model counts speakers")
         return self
 
     def build(self) -> Candidate:
@@ -88,7 +96,7 @@ class CandidateConfig(Config):
             program = ExternalProgram(self.command, self.timeout)
             return Candidate(program.name, lambda *given: CandidateOutput(*program.run(*given)), {})
         if self.model is not None:
-            return _model(self.model, self.device, self.changes)
+            return _model(self.model, self.device, self.changes, self.counts)
         return Candidate(
             "mixture", lambda mixture, sources, _: CandidateOutput(np.stack([mixture] * len(sources))), {}
         )
@@ -112,9 +120,11 @@ def _oracle(name: str) -> Candidate:
     return Candidate(f"oracle-{name}", estimate, {"stft": "32 ms square root of Hann, every 8 ms"})
 
 
-def _model(model: str, device: str, changes: dict[str, Any]) -> Candidate:
+def _model(model: str, device: str, changes: dict[str, Any], counts: bool) -> Candidate:
     path, where = find_model(model), pick_device(device)
     system = load_system(path, where, changes)
+    if counts and isinstance(system, MaskingSystem) and system.needs_sources:
+        raise UnmingleError("Oracle attractors are told the speakers; leave out --speakers auto.")
 
     def to_model(audio: Samples, rate: int) -> torch.Tensor:
         converted = np.ascontiguousarray(resample(audio, rate, system.sample_rate))
@@ -125,13 +135,16 @@ def _model(model: str, device: str, changes: dict[str, Any]) -> Candidate:
         if isinstance(system, MaskingSystem) and system.needs_sources:
             separated = system.separate(given, len(sources), to_model(sources, rate))
         else:
-            separated = system.separate(given, len(sources))
+            separated = system.separate(given, None if counts else len(sources))
         raised = resample(separated.sources[0].cpu().numpy(), system.sample_rate, rate)
         fitted = np.zeros((len(raised), len(mixture)), dtype=np.float32)
         fitted[:, : raised.shape[1]] = raised[:, : len(mixture)]
         if not np.isfinite(fitted).all():
             raise EstimateError("an estimate is not finite")
-        return CandidateOutput(fitted)
+        if not counts:
+            return CandidateOutput(fitted)
+        count = int(separated.count[0])
+        return CandidateOutput(fitted[:count], counted=count, confidence=float(separated.confidence[0]))
 
     details: dict[str, Any] = {"model": path.stem, "sha256": file_hash(path), "rate": system.sample_rate}
     name = path.stem
@@ -140,4 +153,7 @@ def _model(model: str, device: str, changes: dict[str, Any]) -> Candidate:
         name += "-" + "-".join(f"{key}-{value}" for key, value in changes.items())
     if Path(model).is_file() and name in ("last", "best"):
         name = f"{path.parent.name}-{name}"
+    if counts:
+        details["speakers"] = "counted by the model"
+        name += "-counts"
     return Candidate(name, estimate, details)

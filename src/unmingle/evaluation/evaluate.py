@@ -31,7 +31,7 @@ from unmingle.evaluation.scores import (
     score_mixture,
     why_undefined,
 )
-from unmingle.evaluation.summary import MixtureScores, summarize
+from unmingle.evaluation.summary import Counting, MixtureScores, summarize
 from unmingle.evaluation.words import CORPORA, WordErrors, count_errors
 from unmingle.temporary import check_writable, replace_files
 from unmingle.workers import available_cores, peak_memory
@@ -48,7 +48,7 @@ def check_task(folder: Path, task: str | None) -> str:
     """
     if task not in (None, "separate", "denoise"):
         raise UnmingleError(f"There is no task {task!r}; choose separate or denoise.")
-    found = "denoise" if read_mixture_folder(folder)[0].noisy else "separate"
+    found = "denoise" if read_mixture_folder(folder, fewest=1)[0].noisy else "separate"
     if task not in (None, found):
         needed = "noisy/ and clean/" if task == "denoise" else "mix/, s1/, s2/ ..."
         raise UnmingleError(f"{folder} is not for --task {task}, which needs the folders {needed}.")
@@ -81,7 +81,8 @@ def evaluate_folder(
     Raises:
         UnmingleError: the folder is malformed, a file in it cannot be read, or the candidate does not fit.
     """
-    items = read_mixture_folder(folder)
+    # Who counts may be given mixtures of several numbers of speakers together.
+    items = read_mixture_folder(folder, fewest=1 if config.counts else None)
     task = "denoise" if items[0].noisy else "separate"
     names = check_metrics(metrics or default_metrics(task))
     if words and not any(_said(item) for item in items):
@@ -124,7 +125,7 @@ def evaluate_folder(
     }
     replace_files(
         [
-            (output / "scores.csv", _csv(scores, names, len(items[0].sources))),
+            (output / "scores.csv", _csv(scores, names, max(len(item.sources) for item in items))),
             (output / "summary.json", json.dumps(summary, indent=2).encode()),
         ]
     )
@@ -168,10 +169,15 @@ class _Worker:
         notes: tuple[str, ...] = ()
         values: dict[str, list[float | None]] = {}
         said: tuple[WordErrors | None, ...] = ()
+        counted, groups = None, _groups(item)
         try:
             estimates = candidate.estimate(mixture, sources, rate)
             work = time.perf_counter() - began
             notes, peak = estimates.notes, estimates.peak_bytes
+            if estimates.counted is not None:
+                counted = Counting(_speaking(sources), estimates.counted, estimates.confidence or 0.0)
+                groups |= {"counted": counted.outcome}
+                notes += _wrong_count(counted)
             values = score_mixture(mixture, sources, estimates.sources, rate, self.metrics)
             notes += why_undefined(values, sources, rate)
             if self.words:
@@ -182,7 +188,7 @@ class _Worker:
             name for n in range(1, len(sources) + 1) if (name := item.details.get(f"speaker_{n}"))
         )
         scores = MixtureScores(
-            item.name, len(mixture) / rate, _groups(item), values, speakers, notes, failure, said
+            item.name, len(mixture) / rate, groups, values, speakers, notes, failure, counted, said
         )
         if self.config.command is None:
             peak = peak_memory()
@@ -194,6 +200,18 @@ def default_processes(config: CandidateConfig, count: int) -> int:
     if config.command is not None or config.device not in ("cpu", "auto") or torch.cuda.is_available():
         return 1
     return max(1, min(available_cores(), count // 8))
+
+
+def _speaking(sources: Samples) -> int:
+    return sum(bool(np.any(source)) for source in sources)
+
+
+def _wrong_count(counted: Counting) -> tuple[str, ...]:
+    if counted.outcome == "right":
+        return ()
+    missing = counted.found < counted.true
+    what = "what is missing is scored as silence" if missing else "the best are scored"
+    return (f"{counted.found} estimates for {counted.true} speakers: {what}",)
 
 
 def _said(item: MixtureItem) -> list[str]:
@@ -250,10 +268,11 @@ def _csv(scores: Sequence[MixtureScores], metrics: Sequence[str], speakers: int)
     columns = [name for metric in metrics for name in (metric, f"{metric}_improvement")]
     groups = sorted({kind for score in scores for kind in score.groups})
     numbers = range(1, speakers + 1)
-    spoken = any(score.words for score in scores)
+    spoken, counts = any(score.words for score in scores), any(score.counted for score in scores)
     versions = list(next((t.errors for score in scores for t in score.words if t), ()))
+    counting = ["speakers_true", "speakers_counted", "confidence"] if counts else []
     header = (
-        ["name", "seconds", *groups, *columns]
+        ["name", "seconds", *counting, *groups, *columns]
         + [f"{column}_{n}" for column in columns for n in numbers]
         + [f"{name}_{n}" for name in (["words"] if spoken else []) for n in numbers]
         + [f"word_errors_{version}_{n}" for version in versions for n in numbers]
@@ -262,17 +281,25 @@ def _csv(scores: Sequence[MixtureScores], metrics: Sequence[str], speakers: int)
     rows = []
     for score in scores:
         values = [score.mean(column) for column in columns]
-        values += [value for column in columns for value in score.values.get(column, [None] * speakers)]
-        said = score.words or (None,) * speakers
-        counts = [speaker.words if speaker else None for speaker in said] if spoken else []
-        counts += [speaker.errors[version] if speaker else None for version in versions for speaker in said]
+        nothing: list[float | None] = [None] * speakers
+        values += [v for column in columns for v in [*score.values.get(column, ()), *nothing][:speakers]]
+        said = (*score.words, *[None] * speakers)[:speakers]
+        spoke = [speaker.words if speaker else None for speaker in said] if spoken else []
+        spoke += [speaker.errors[version] if speaker else None for version in versions for speaker in said]
         rows.append(
-            [score.name, f"{score.seconds:.3f}", *(score.groups.get(kind, "") for kind in groups)]
+            [score.name, f"{score.seconds:.3f}", *(_counted(score) if counts else ())]
+            + [score.groups.get(kind, "") for kind in groups]
             + ["" if value is None else f"{value:.4f}" for value in values]
-            + ["" if count is None else str(count) for count in counts]
+            + ["" if count is None else str(count) for count in spoke]
             + ["|".join(score.speakers), "; ".join(score.notes), score.failure]
         )
     return write_table(header, rows)
+
+
+def _counted(score: MixtureScores) -> tuple[str, str, str]:
+    if score.counted is None:
+        return "", "", ""
+    return str(score.counted.true), str(score.counted.found), f"{score.counted.confidence:.4f}"
 
 
 def _mixing(folder: Path) -> Any:

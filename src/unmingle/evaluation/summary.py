@@ -95,6 +95,23 @@ class SummaryFile(_Stored):
 
 
 @dataclass(frozen=True)
+class Counting:
+    """How many speakers a candidate heard in one mixture."""
+
+    true: int
+    """References that are not silent."""
+    found: int
+    confidence: float
+
+    @property
+    def outcome(self) -> str:
+        """``right``, ``too few`` or ``too many``."""
+        if self.found == self.true:
+            return "right"
+        return "too few" if self.found < self.true else "too many"
+
+
+@dataclass(frozen=True)
 class MixtureScores:
     """The scores of one mixture."""
 
@@ -110,6 +127,8 @@ class MixtureScores:
     """What had to be put right."""
     failure: str = ""
     """Why there are no values."""
+    counted: Counting | None = None
+    """Where the candidate was not told how many speakers there are."""
     words: tuple[WordErrors | None, ...] = ()
     """Of each speaker; None where nothing is known of what was said."""
 
@@ -142,10 +161,31 @@ def summarize(scores: Sequence[MixtureScores]) -> dict[str, Any]:
         "names": [score.name for score in scores if score.failure],
         "reasons": dict(Counter(score.failure for score in scores if score.failure)),
     }
+    if counted := [score.counted for score in scores if score.counted is not None]:
+        summary["counting"] = _counting(counted)
     summary["notes"] = dict(Counter(note for score in scores for note in score.notes))
     if words := [speaker for score in scores for speaker in score.words if speaker is not None]:
         summary["words"] = summarize_words(words)
     return summary
+
+
+def _counting(counted: Sequence[Counting]) -> dict[str, Any]:
+    """The confusion table, number of speakers by number counted, and the share that is right."""
+    numbers = range(1, max(max(each.true, each.found) for each in counted) + 1)
+    confusion = {
+        str(true): {
+            str(found): sum(each.true == true and each.found == found for each in counted)
+            for found in numbers
+        }
+        for true in sorted({each.true for each in counted})
+    }
+    return {
+        "confusion": confusion,
+        "right": sum(each.outcome == "right" for each in counted),
+        "mixtures": len(counted),
+        "meaning": "rows: speakers, columns: counted. A missing estimate is scored as silence; of too many, the best "
+        "fitting are scored and the others reported",
+    }
 
 
 def _statistics(scores: Sequence[MixtureScores]) -> dict[str, dict[str, float]]:
