@@ -207,6 +207,24 @@ def test_musan_without_its_speech_and_with_its_licences(tmp_path: Path) -> None:
     assert {n.path.name: n.split for n in recordings} == splits
 
 
+def test_musan_split_by_source_trains_on_one_and_tests_on_the_other(tmp_path: Path) -> None:
+    home = tmp_path / "musan" / "noise"
+    _refused("musan-by-source", tmp_path, "looked for musan/noise")
+    for number in range(60):
+        tiny_sound(home / "free-sound" / f"noise-free-sound-{number:04d}.wav", 0.05)
+    _refused("musan-by-source", tmp_path, "musan/noise/sound-bible is missing")
+    for number in range(3):
+        tiny_sound(home / "sound-bible" / f"noise-sound-bible-{number:04d}.wav", 0.05)
+    tiny_sound(tmp_path / "musan" / "music" / "fma" / "music-fma-0000.wav", 0.05)
+    _index("musan-by-source", tmp_path)
+    recordings = read_noise([tmp_path])
+    assert {n.split for n in recordings if "sound-bible" in n.path.name} == {"test"}
+    splits = [n.split for n in recordings if "free-sound" in n.path.name]
+    assert set(splits) == {"train", "valid"}
+    assert 1 <= splits.count("valid") <= 7
+    assert len(recordings) == 63
+
+
 def test_wham_noise_has_its_own_splits(tmp_path: Path) -> None:
     home = tmp_path / "wham_noise"
     for folder in ("tr", "cv", "tt"):

@@ -21,6 +21,10 @@ TEXT = "Go forward ten meters!"
 
 def test_texts_are_compared_as_words() -> None:
     assert normalize("  Don't  STOP -- it's 5 o'clock, Mr. X! ") == "don't stop it's o'clock mr x"
+    assert (
+        normalize("[lip_smack] THE SALE ,COMMA *OF* [<door_slam] HOTELS [door_slam>]")
+        == "the sale comma of hotels"
+    )
 
 
 def test_clean_speech_is_understood_and_noise_is_not() -> None:
@@ -57,7 +61,8 @@ def test_rates_are_of_all_words_not_means_of_rates() -> None:
     assert "pocketsphinx" in found["recognizer"]
 
 
-def test_words_in_a_folder_of_mixtures(tmp_path: Path) -> None:
+@pytest.mark.parametrize("corpus", ["librispeech_x", "wsj0"])
+def test_words_in_a_folder_of_mixtures(corpus: str, tmp_path: Path) -> None:
     folder = tmp_path / "test"
     first, rate = soundfile.read(FORWARD, dtype="float32")
     second = np.roll(first, 7000)[::-1].copy()
@@ -69,7 +74,7 @@ def test_words_in_a_folder_of_mixtures(tmp_path: Path) -> None:
         evaluate_folder(folder, candidate, tmp_path / "out", words=True)
     rows = {
         "name": "a",
-        "corpus_1": "librispeech_x",
+        "corpus_1": corpus,
         "text_1": TEXT,
         "corpus_2": "others",
         "text_2": "not heard",

@@ -87,8 +87,8 @@ def evaluate_folder(
     names = check_metrics(metrics or default_metrics(task))
     if words and not any(_said(item) for item in items):
         raise UnmingleError(
-            f"{folder} has no words to recognize: mixtures.csv needs text_1 ... of speakers of LibriSpeech, and "
-            "utterances that are not cut; make it with --mode max or --overlap."
+            f"{folder} has no words to recognize: mixtures.csv needs text_1 ... of speakers of LibriSpeech or WSJ0, "
+            "and utterances that are not cut; make it with --mode max or --overlap."
         )
     check_writable(output)
     candidate = config.build()  # What does not fit is refused before anything is started.

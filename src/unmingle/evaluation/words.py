@@ -20,7 +20,7 @@ import numpy as np
 from unmingle.audio import Samples, resample
 
 _RATE = 16000
-CORPORA = ("librispeech",)
+CORPORA = ("librispeech", "wsj0")
 """Beginnings of the names of corpora whose speakers are recognized: read English of native speakers."""
 
 
@@ -39,8 +39,11 @@ def recognizer_name() -> str:
 
 
 def normalize(text: str) -> str:
-    """Lower-case words of letters and apostrophes, with single spaces."""
-    return " ".join(re.findall(r"[a-z']+", text.lower()))
+    """Lower-case words of letters and apostrophes, with single spaces.
+
+    What WSJ0 writes in square brackets is noise, such as ``[lip_smack]``, and no word.
+    """
+    return " ".join(re.findall(r"[a-z']+", re.sub(r"\[[^\]]*\]", " ", text.lower())))
 
 
 def count_errors(text: str, versions: Mapping[str, Samples], sample_rate: int) -> WordErrors | None:

@@ -7,7 +7,7 @@ from unmingle.data.importers.common_voice import COMMON_VOICE
 from unmingle.data.importers.folder import FOLDER
 from unmingle.data.importers.librimix import LIBRIMIX
 from unmingle.data.importers.librispeech import LIBRISPEECH
-from unmingle.data.importers.musan import MUSAN
+from unmingle.data.importers.musan import MUSAN, MUSAN_BY_SOURCE
 from unmingle.data.importers.realtalklibri import REALTALKLIBRI
 from unmingle.data.importers.vctk import VCTK
 from unmingle.data.importers.wham_noise import WHAM_NOISE
@@ -21,7 +21,7 @@ IMPORTERS: dict[str, Importer] = {
     importer.name: importer
     for importer in (
         LIBRISPEECH, VCTK, COMMON_VOICE, WSJ0, FOLDER,
-        MUSAN, WHAM_NOISE,
+        MUSAN, MUSAN_BY_SOURCE, WHAM_NOISE,
         LIBRIMIX, WSJ0_MIX, REALTALKLIBRI,
     )
 }  # fmt: skip

@@ -6,7 +6,9 @@ the same kind teaches it to keep; and as speech, it does not tell its speakers a
 
 from __future__ import annotations
 
+import hashlib
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 from unmingle.data.corpora import split_of
@@ -23,6 +25,9 @@ from unmingle.data.importers.base import (
 
 _TITLE = "MUSAN"
 _KINDS = ("noise", "music")
+_SOURCES = {"free-sound": "train", "sound-bible": "test"}
+"""Where the recordings of the part noise come from: Sivaraman & Kim 2020 train on one and test on the other."""
+_VALID_PERCENT = 5
 _FILE_NAME = re.compile(r"\b(?:noise|music|speech)-[a-z-]+-\d{4}\b")
 
 # OpenSLR's md5.
@@ -36,26 +41,47 @@ PARTS = {
 
 
 def _index(root: Path) -> Index:
-    home = next((home for home in (root / "musan", root) if _is_musan(home)), None)
-    if home is None:
-        raise not_there(root, _TITLE, "musan/noise", "musan/music")
+    home = _find(root, _KINDS)
+    rows = _rows(home, _KINDS, lambda path: split_of(path.name))
+    return write_noise(root, rows, ["The part speech of MUSAN was left out: it is no noise."])
+
+
+def _index_by_source(root: Path) -> Index:
+    home = _find(root, ("noise",))
+    for source in _SOURCES:
+        if not (home / "noise" / source).is_dir():
+            raise half_there(root, _TITLE, f"musan/noise/{source}")
+    rows = [row for row in _rows(home, ("noise",), _split_by_source) if row.path.parent.name in _SOURCES]
+    return write_noise(root, rows, ["The parts music and speech of MUSAN were left out."])
+
+
+def _split_by_source(path: Path) -> str:
+    split = _SOURCES.get(path.parent.name, "train")
+    number = int.from_bytes(hashlib.sha256(path.name.encode()).digest()[:4], "big")
+    return "valid" if split == "train" and number % 100 < _VALID_PERCENT else split
+
+
+def _find(root: Path, kinds: tuple[str, ...]) -> Path:
+    for home in (root / "musan", root):
+        if all((home / kind).is_dir() for kind in kinds):
+            return home
+    raise not_there(root, _TITLE, *(f"musan/{kind}" for kind in kinds))
+
+
+def _rows(home: Path, kinds: tuple[str, ...], split_of_path: Callable[[Path], str]) -> list[NoiseRow]:
     rows: list[NoiseRow] = []
-    for kind in _KINDS:
+    for kind in kinds:
         folders = sorted(path for path in (home / kind).glob("*") if path.is_dir())
         before = len(rows)
         for folder in folders:
             licences = _read_licences(folder / "LICENSE")
             for path in sorted(folder.glob(f"{kind}-*.wav")):
                 licence = licences.get(path.stem, licences.get("", "unknown"))
-                split = split_of(path.name)
+                split = split_of_path(path)
                 rows.append(NoiseRow(path, "musan", kind, seconds_of(path), split, licence))
         if len(rows) == before:
-            raise half_there(root, _TITLE, f"musan/{kind}/*/{kind}-*.wav")
-    return write_noise(root, rows, ["The part speech of MUSAN was left out: it is no noise."])
-
-
-def _is_musan(home: Path) -> bool:
-    return all((home / kind).is_dir() for kind in _KINDS)
+            raise half_there(home, _TITLE, f"{kind}/*/{kind}-*.wav")
+    return rows
 
 
 def _read_licences(path: Path) -> dict[str, str]:
@@ -94,3 +120,13 @@ MUSAN = Importer(
     read=_index,
     parts=PARTS,
 )
+MUSAN_BY_SOURCE = Importer(
+    name="musan-by-source",
+    title="MUSAN's noise, split by where it comes from",
+    what="noise",
+    licence=MUSAN.licence,
+    homepage=MUSAN.homepage,
+    read=_index_by_source,
+    parts=PARTS,
+)
+"""The split of Sivaraman & Kim 2020: free-sound trains, sound-bible tests, 5 % of free-sound validates."""
