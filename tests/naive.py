@@ -75,7 +75,7 @@ def plain_features(magnitude: Array, levels: Array | float, mean: Array, deviati
 
 
 def loudest(magnitude: Array, share: float) -> Array:
-    """The loudest ``share`` of all bins (Luo et al. 2018, III.A)."""
+    """The loudest ``share`` of all bins (Luo et al. 2018)."""
     order = np.argsort(magnitude.ravel())
     weights = np.ones(magnitude.size)
     weights[order[: round((1 - share) * magnitude.size)]] = 0
@@ -83,7 +83,7 @@ def loudest(magnitude: Array, share: float) -> Array:
 
 
 def near_loudest(magnitude: Array, decibels: float) -> Array:
-    """Bins at most so far below the loudest one (Isik et al. 2016, 3.1)."""
+    """Bins at most so far below the loudest one (Isik et al. 2016)."""
     return (20 * np.log10(np.maximum(magnitude, 1e-30) / magnitude.max()) >= -decibels).astype(float)
 
 

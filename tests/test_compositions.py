@@ -414,7 +414,7 @@ def test_upit_asked_for_fewer_gives_the_loudest_first(example_sources: Samples) 
 
 
 def _normalized(values: Array) -> Array:
-    """By the mean and the deviation of the sequence (Isik et al. 2016, 3.1)."""
+    """By the mean and the deviation of the sequence (Isik et al. 2016)."""
     return (values - values.mean()) / values.std()
 
 

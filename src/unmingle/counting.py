@@ -2,7 +2,7 @@
 
 Systems with a fixed number of outputs (anchors, fixed attractors, mask inference) are trained to leave
 an output silent where a speaker is missing: count the outputs that are not (:func:`count_by_energy`,
-Luo et al. 2018, IV.E). Clustering systems have no outputs before they know the number: count how many
+Luo et al. 2018, Table V). Clustering systems have no outputs before they know the number: count how many
 directions the embeddings spread in (:func:`count_by_spread`, ours).
 """
 

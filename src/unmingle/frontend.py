@@ -225,7 +225,7 @@ def bin_weights(config: WeightConfig, magnitude: Tensor, frames: Tensor | None =
 
 
 def near_loudest_weights(magnitude: Tensor, decibels: float) -> Tensor:
-    """Weights that keep the bins at most ``decibels`` below the loudest one (Isik et al. 2016, 3.1)."""
+    """Weights that keep the bins at most ``decibels`` below the loudest one (Isik et al. 2016)."""
     peak = magnitude.amax(dim=(1, 2), keepdim=True)
     return (magnitude >= peak * 10 ** (-decibels / 20)).to(magnitude.dtype)
 
@@ -244,7 +244,7 @@ def log_range_weights(magnitude: Tensor, share: float, inside: Tensor) -> Tensor
 
 
 def loudest_weights(magnitude: Tensor, share: float, frames: Tensor | None = None) -> Tensor:
-    """Weights W that keep the loudest ``share`` of the bins of each mixture (Luo et al. 2018, III.A).
+    """Weights W that keep the loudest ``share`` of the bins of each mixture (Luo et al. 2018).
 
     Args:
         magnitude: ``(batch, frames, freqs)``.

@@ -17,12 +17,12 @@ def ideal_binary_mask(sources: Tensor) -> Tensor:
 
 
 def ideal_ratio_mask(sources: Tensor) -> Tensor:
-    """``|S_i| / sum_j |S_j|`` (IRM; Luo et al. 2018, Eq. 5)."""
+    """``|S_i| / sum_j |S_j|`` (IRM; Luo et al. 2018)."""
     return _share(sources.abs())
 
 
 def wiener_filter_mask(sources: Tensor) -> Tensor:
-    """``|S_i|^2 / sum_j |S_j|^2`` (the Wiener-filter-like mask, WFM; Luo et al. 2018, Eq. 6)."""
+    """``|S_i|^2 / sum_j |S_j|^2`` (the Wiener-filter-like mask, WFM; Luo et al. 2018, Eq. 5)."""
     return _share(sources.abs().square())
 
 

@@ -36,7 +36,7 @@ def si_sdr(estimate: Tensor, reference: Tensor) -> Tensor:
 
 
 def magnitude_snr(estimate: Tensor, reference: Tensor, sample_rate: int) -> Tensor:
-    """SNR of magnitude spectrograms, which no phase can spoil (Isik et al. 2016, 4.2).
+    """SNR of magnitude spectrograms, which no phase can spoil (Isik et al. 2016, Table 7).
 
     ``10 log10(sum |S|^2 / sum (|S| - |E|)^2)`` on the papers' spectrogram: 32 ms square-root-of-Hann
     windows, every 8 ms. The level counts; a gain of the estimate changes the score.

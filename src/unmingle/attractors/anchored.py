@@ -1,4 +1,4 @@
-"""Attractors from trainable anchors: ADANet (Luo et al. 2018, III.D)."""
+"""Attractors from trainable anchors: ADANet (Luo et al. 2018, IV-C)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SHARES_AT_ONCE = 1 << 21
 
 
 class AnchoredAttractors(AttractorFormation):
-    """ADANet: trainable anchors stand in for the unknown assignment (Luo et al. 2018, III.D).
+    """ADANet: trainable anchors stand in for the unknown assignment (Luo et al. 2018, IV-C).
 
     Args:
         anchors: N, the number of anchors; up to N speakers can be separated.

@@ -65,7 +65,7 @@ class SphericalKMeansAttractors(KMeansAttractors):
 
 
 class SoftKMeansAttractors(AttractorFormation):
-    """Unfolded soft weighted k-means: layers without parameters that gradients pass (Isik et al. 2016, 2.3).
+    """Unfolded soft weighted k-means: layers without parameters that gradients pass (Isik et al. 2016).
 
     Args:
         hardness: the paper's alpha.

@@ -1,4 +1,4 @@
-"""Fixed attractors: one set of points for all mixtures, collected from training data (Luo et al. 2018, IV.D)."""
+"""Fixed attractors: one set of points for all mixtures, collected from training data (Luo et al. 2018, IV-B)."""
 
 from __future__ import annotations
 

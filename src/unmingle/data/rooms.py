@@ -36,7 +36,7 @@ class RoomConfig(Config):
     setting: Literal["random", "loudspeakers"] = "random"
     """``random``: another room for every mixture, levels as planned at the microphone. ``loudspeakers``: one room
     and one set-up for all, levels as planned at the loudspeakers, the first near the microphone, the others far
-    from it, as RealTalkLibri was recorded (Mobin et al. 2018, 4.4)."""
+    from it, as RealTalkLibri was recorded (Mobin et al. 2018)."""
     rt60: tuple[float, float] = (0.2, 0.6)
     """Range of reverberation times in seconds."""
     distance: tuple[float, float] = (0.5, 2.0)

@@ -1,4 +1,4 @@
-"""The conditions of ``unmingle stress``: Mobin's tests of generalization (2018, 4.2 to 4.4), and more.
+"""The conditions of ``unmingle stress``: Mobin's tests of generalization (2018, 5.4.1 to 5.4.3), and more.
 
 A test is a list of conditions; a condition makes case k from a corpus, as a pure function of (seed, k), so that two
 systems hear the same mixtures, and all conditions of a test the same speakers.
@@ -249,7 +249,7 @@ STRESS_TESTS = [
     StressTest(
         "length",
         "Long recordings",
-        "Two speakers, longer and longer; also window by window, with the permutation of the whole (Mobin 4.2).",
+        "Two speakers, longer and longer; also window by window, with the permutation of the whole (Mobin 5.4.1).",
         "length (s)",
         _conditions((10, 20, 40, 80, 160), "{:g} s", lambda seconds: _crop(seconds)),
         score="windows",
@@ -259,7 +259,7 @@ STRESS_TESTS = [
         "burst",
         "A noise burst",
         f"{BURST_SECONDS:g} s of white noise, {BURST_DB:g} dB above the mixture, in the middle of {SECONDS:g} s: how "
-        "soon does it recover? (Mobin 4.3)",
+        "soon does it recover? (Mobin 5.4.2)",
         "",
         lambda _: [Condition("without", 0.0, _crop(), "without"), Condition("with", 1.0, _burst, "with")],
         score="windows",
@@ -267,7 +267,7 @@ STRESS_TESTS = [
     StressTest(
         "corpora",
         "Other corpora",
-        "Both speakers from one corpus (Mobin 4.4).",
+        "Both speakers from one corpus (Mobin 5.4.3).",
         "",
         _corpora,
         needs=("a corpus of two speakers",),

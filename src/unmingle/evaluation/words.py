@@ -1,6 +1,6 @@
 """Word error rates: how much of a speaker a speech recognizer understands before and after separation.
 
-Isik et al. 2016, 4.4, report it with a recognizer of their own. Ours is pocketsphinx with the English model in its
+Isik et al. 2016 (Table 7) report it with their own recognizer. Ours is pocketsphinx with the English model in its
 wheel: weak, so every figure stands beside what it makes of the clean speech at the same rate. A rate is the number
 of word errors (jiwer: substitutions, deletions, insertions) over the number of words, over all speakers.
 """

@@ -25,7 +25,7 @@ class BlstmConfig(EmbeddingNetworkConfig):
     for every frame."""
     recurrent_dropout: float = Field(0.0, ge=0.0, lt=1.0)
     """Share of h(t-1) that is dropped in training; one mask a sequence, the same for each gate
-    (Isik et al. 2016, 3.1)."""
+    (Isik et al. 2016)."""
     residual: bool = False
     """Add the input of every layer but the first to its output. Ours, not the papers': four layers
     learn several times faster with it."""
@@ -85,7 +85,7 @@ class Blstm(nn.Module):
 
 
 class BlstmEmbedding(Blstm, EmbeddingNetwork):
-    """BLSTM layers and one linear layer (Hershey et al. 2016; Luo et al. 2018, IV.B).
+    """BLSTM layers and one linear layer (Hershey et al. 2016; Luo et al. 2018).
 
     Args:
         freqs: number of frequencies of the input.

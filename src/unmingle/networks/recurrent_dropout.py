@@ -22,7 +22,7 @@ def lstm_with_recurrent_dropout(
     """Run a one-layer bidirectional LSTM with a share of h(t-1) dropped.
 
     One mask for each sequence and direction, the same in every frame and for every gate (Isik et
-    al. 2016, 3.1; Gal & Ghahramani 2016); what is kept is scaled by ``1 / (1 - dropout)``.
+    al. 2016; Gal & Ghahramani 2016); what is kept is scaled by ``1 / (1 - dropout)``.
 
     Args:
         layer: one layer, both directions, ``batch_first``; its weights are used.

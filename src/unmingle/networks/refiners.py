@@ -10,7 +10,7 @@ from unmingle.padding import within
 
 
 class EnhancementNetwork(nn.Module):
-    """One network for every source, its masks a softmax over sources (Isik et al. 2016, 2.4).
+    """One network for every source, its masks a softmax over sources (Isik et al. 2016).
 
     The input of each source is [mixture, that source's estimate], normalized by the mean and the
     deviation of the sequence. Whatever the order of the estimates, that is the order of the masks;

@@ -1,4 +1,4 @@
-"""Collect fixed attractors from training mixtures (Luo et al. 2018, IV.D)."""
+"""Collect fixed attractors from training mixtures (Luo et al. 2018, IV-B)."""
 
 from __future__ import annotations
 
