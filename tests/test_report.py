@@ -12,18 +12,26 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import torch
 
 from conftest import EXAMPLES, MIXTURE, addresses_of_whole_page, tiny_system
+from unmingle.attractors import anchor_assignments
 from unmingle.data.mixture_writing import MixtureFolderConfig, write_mixture_folder
 from unmingle.errors import UnmingleError
 from unmingle.evaluation.candidates import CandidateConfig
-from unmingle.evaluation.embedding_figures import principal_components, spike_triggered_averages
+from unmingle.evaluation.embedding_figures import (
+    _anchors,
+    layer_activity,
+    principal_components,
+    spike_triggered_averages,
+)
 from unmingle.evaluation.evaluate import evaluate_folder
 from unmingle.evaluation.pages import audio_uri, render
 from unmingle.evaluation.report import write_report
 from unmingle.evaluation.runs import difference, read_runs
 from unmingle.evaluation.summary import MixtureScores, summarize
 from unmingle.models import ModelFacts, save_system
+from unmingle.networks import BlstmConfig, BlstmEmbedding
 
 
 @pytest.fixture
@@ -156,7 +164,7 @@ def test_names_are_escaped() -> None:
     point = {"label": bad, "cases": 1, "failures": [bad]}
     test = {"name": "x", "title": bad, "what": bad, "score": "", "conditions": [point]}
     found = _found(bad) | {"tests": [test], "left_out": {bad: bad}}
-    page = render("stress.html.j2", title="<b>", found=found, seconds="9", pictures=[None])
+    page = render("stress.html.j2", title="<b>", found=found, seconds="9", pictures=[None], spectrograms={})
     assert page.count("&lt;script&gt;") >= 6
     assert "<script>" not in page
 
@@ -192,7 +200,7 @@ def test_spike_triggered_averages_against_a_slow_loop() -> None:
     for x, a in zip(features, activity, strict=True):
         a[:, 0] += 10 * np.roll(x[:, 1], 4)  # Unit 0 answers to frequency 1, four frames later.
     averages = spike_triggered_averages(features, activity)
-    limit = np.quantile(np.concatenate([a[:, 0] for a in activity]), 0.98)
+    limit = 0.8 * max(float(a[:, 0].max()) for a in activity)
     windows = [
         x[t - 25 : t + 26]
         for x, a in zip(features, activity, strict=True)
@@ -202,6 +210,54 @@ def test_spike_triggered_averages_against_a_slow_loop() -> None:
     expected = np.mean(windows, axis=0) - np.concatenate(features).mean(axis=0)
     np.testing.assert_allclose(averages[0], expected, atol=1e-9)
     assert np.unravel_index(averages[0].argmax(), averages[0].shape) == (25 - 4, 1)
+    silent = [np.concatenate([a[:, :1], -np.abs(a[:, 1:])], axis=1) for a in activity]
+    assert np.abs(spike_triggered_averages(features, silent)[1]).max() == 0
+
+
+@pytest.mark.parametrize(("layers", "shown"), [(1, 0), (2, 1), (4, 1)])
+def test_units_are_those_of_the_second_layer(layers: int, shown: int) -> None:
+    torch.manual_seed(0)
+    network = BlstmEmbedding(9, 2, BlstmConfig(layers=layers, hidden_size=5))
+    features = torch.randn(1, 30, 9)
+    expected = features
+    for layer in network.layers[: shown + 1]:
+        expected = layer(expected)[0]
+    torch.testing.assert_close(layer_activity(network, features), expected)
+
+
+def test_chosen_anchors_are_those_that_separate() -> None:
+    """A net for two and three speakers always chooses three of its anchors."""
+    for fewest, chosen in ((None, 2), (2, 3)):
+        system = tiny_system(speakers=3, anchors=4, fewest_speakers=fewest)
+        _, embedding = system.embed(torch.randn(1, 4000))
+        weight = torch.ones(embedding.shape[:3])
+        anchors, picked = _anchors(system, embedding, weight, system.formed_attractors(2))
+        assert (len(anchors), len(picked)) == (4, chosen)
+        formed = system.attractors(embedding, weight, chosen)
+        again = anchor_assignments(embedding, system.formation.anchors[torch.from_numpy(picked)].unsqueeze(0))
+        torch.testing.assert_close(formed.assignments, again)
+    kmeans = tiny_system(formation="kmeans", training_formation="oracle")
+    assert len(_anchors(kmeans, embedding, weight, 2)[0]) == 0
+
+
+def test_a_report_on_mixtures_of_two_and_three_shows_both(tiny_model: Path, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for name, count in (("a", 2), ("b", 3)):
+        sources = 0.1 * rng.standard_normal((count, 8000), dtype=np.float32)
+        for place, audio in {
+            "mix": sources.sum(axis=0),
+            **{f"s{k + 1}": s for k, s in enumerate(sources)},
+        }.items():
+            (tmp_path / "both" / place).mkdir(parents=True, exist_ok=True)
+            soundfile.write(tmp_path / "both" / place / f"{name}.wav", audio, 8000, "FLOAT")
+    scored = tmp_path / "scores"
+    evaluate_folder(
+        tmp_path / "both", CandidateConfig(model=str(tiny_model), counts=True), scored, metrics=["si_sdr"]
+    )
+    write_report([scored], tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "Embeddings, 2 speakers" in page
+    assert "Embeddings, 3 speakers" in page
 
 
 def _results(folder: Path, **changes: object) -> Path:

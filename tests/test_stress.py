@@ -172,7 +172,9 @@ def test_the_command_writes_a_page_that_needs_nothing(
     assert [test["name"] for test in found["tests"]] == ["burst", "snr", "noise", "single_speaker", "codecs"]
     assert all("mean" in point for test in found["tests"] for point in test["conditions"])
     addresses = addresses_of_whole_page(tmp_path / "out" / "stress.html")
-    assert sum(address.startswith("data:image/png") for address in addresses) == 4
+    page = (tmp_path / "out" / "stress.html").read_text(encoding="utf-8")
+    assert page.count("spectrograms of one case") == 1  # Of the burst (Mobin et al. 2018, Fig. 7).
+    assert sum(address.startswith("data:image/png") for address in addresses) == 5
     again = run(*arguments, "--noise", example_noise, "-o", "again", "--processes", 2)
     assert again.code == 0, again.err
     assert json.loads((tmp_path / "again" / "stress.json").read_text()) == found

@@ -130,7 +130,9 @@ def command(
     if changes and (oracle or mixture or program):
         raise UnmingleError("--set changes a model's config; it goes with --model alone.")
     if speakers not in (None, "auto"):
-        raise UnmingleError(f"--speakers can only be auto: otherwise the true number is given; got {speakers!r}.")
+        raise UnmingleError(
+            f"--speakers can only be auto: otherwise the true number is given; got {speakers!r}."
+        )
     if speakers and (oracle or mixture or program):
         raise UnmingleError("--speakers auto lets a model count; it goes with --model alone.")
     check_range("--processes", processes, 1, 256)

@@ -9,7 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from unmingle.attractors import AnchoredAttractors
 from unmingle.audio import resample
+from unmingle.batch import MixtureBatch
 from unmingle.data.mixture_folders import MixtureItem, read_item
 from unmingle.evaluation.candidates import CandidateConfig
 from unmingle.evaluation.pages import COLOURS, figure_uri, new_figure
@@ -22,8 +24,10 @@ _MIXTURES = 100
 _UNITS = 8
 _AROUND = 25
 """Frames before and after a spike."""
-_SPIKES = 0.02
-"""The share of frames in which a unit is most active."""
+_SPIKES = 0.8
+"""A unit spikes where its activity is at least this share of its own maximum."""
+_LAYER = 2
+"""Whose units are looked at, counted from 1; of a network with fewer layers, the last."""
 
 
 def embedding_pictures(config: CandidateConfig, items: Sequence[MixtureItem]) -> list[tuple[str, str, str]]:
@@ -34,32 +38,41 @@ def embedding_pictures(config: CandidateConfig, items: Sequence[MixtureItem]) ->
     if not isinstance(system, EmbeddingSeparator):
         return []
     chosen = items[:: max(1, len(items) // _MIXTURES)][:_MIXTURES]
+    numbers = sorted({len(item.sources) for item in items})
     pictures = [
         (
-            "Embeddings",
-            "Bins of one mixture that count, on the first principal components of their embeddings, coloured by who "
-            "is louder there; circles: attractors; crosses: anchors (Luo et al. 2018, Fig. 2, 3, 6; Mobin et al. "
-            "2018, Fig. 6).",
-            _embeddings(system, items[len(items) // 2]),
-        ),
+            "Embeddings" if len(numbers) == 1 else f"Embeddings, {number} speakers",
+            "Bins of one mixture on the first principal components of their embeddings, coloured by who is louder "
+            "there; grey: bins below the threshold. Circles: estimated attractors; stars: true ones; crosses: anchors, "
+            "the chosen ones bold (Luo et al. 2018, Fig. 2, 3, 6; Mobin et al. 2018, Fig. 6).",
+            _embeddings(system, _middle([item for item in items if len(item.sources) == number])),
+        )
+        for number in numbers
+    ]
+    pictures.append(
         (
             "Attractors of many mixtures",
             f"The attractors of {len(chosen)} mixtures on their own principal components; a line joins those of one "
             "mixture (Luo et al. 2018, Fig. 5).",
             _many_attractors(system, chosen),
-        ),
-    ]
+        )
+    )
     if isinstance(system.network, Blstm):
         pictures.append(
             (
                 "What units respond to",
-                f"The mean log spectrogram around the {_SPIKES:.0%} of frames in which a unit of the last BLSTM "
-                f"layer is most active, less the mean of all frames, in deviations; the {_UNITS} units with the "
-                f"clearest pattern; {2 * _AROUND + 1} frames (Isik et al. 2016, Fig. 2).",
+                f"The mean log spectrogram around the frames in which a unit of BLSTM layer "
+                f"{min(_LAYER, len(system.network.layers))} reaches {_SPIKES:.0%} of its maximum, less the mean of "
+                f"all frames, in deviations; the {_UNITS} units with the clearest pattern; {2 * _AROUND + 1} frames "
+                "(Isik et al. 2016, Fig. 2).",
                 _spike_triggered(system, chosen[:30]),
             )
         )
     return pictures
+
+
+def _middle(items: Sequence[MixtureItem]) -> MixtureItem:
+    return items[len(items) // 2]
 
 
 def _at_model_rate(system: EmbeddingSeparator, item: MixtureItem) -> tuple[Tensor, Tensor]:
@@ -84,7 +97,11 @@ def _embeddings(system: EmbeddingSeparator, item: MixtureItem) -> str:
     mixture, sources = _at_model_rate(system, item)
     spectra, embedding = system.embed(mixture)
     weight = system.weight(spectra)
-    formed = system.attractors(embedding, weight, sources.shape[1], sources)
+    speakers = system.formed_attractors(sources.shape[1])
+    formed = system.attractors(embedding, weight, speakers, sources)
+    true = system.oracle_attractors(
+        MixtureBatch(mixture, sources, torch.ones(1, sources.shape[1], dtype=torch.bool))
+    )
     louder = system.frontend.stft.analyse(sources)[0].abs().argmax(dim=0)
     counted = weight[0] > 0
     points, owners = embedding[0][counted].numpy(), louder[counted].numpy()
@@ -92,25 +109,41 @@ def _embeddings(system: EmbeddingSeparator, item: MixtureItem) -> str:
     points, owners = points[picked], owners[picked]
     mean, directions, shares = principal_components(points, 3)
     figure, axes = new_figure(9.0, 4.0, 1, 2)
-    anchors = getattr(system.formation, "anchors", None)
+    quiet = embedding[0][~counted].numpy()
+    quiet = quiet[np.random.default_rng(0).permutation(len(quiet))[:_POINTS]]
+    anchors, chosen = _anchors(system, embedding, weight, speakers)
     for axis, (first, second) in zip(axes[0], ((0, 1), (0, 2)), strict=True):
         plane = directions[:, [first, second]]
         flat = (points - mean) @ plane
+        axis.scatter(*((quiet - mean) @ plane).T, c="#c5ccd6", s=2, alpha=0.35, linewidths=0)
         axis.scatter(
             *flat.T, c=[COLOURS[owner % len(COLOURS)] for owner in owners], s=2, alpha=0.35, linewidths=0
         )
-        if anchors is not None:
-            axis.scatter(*((anchors.detach().numpy() - mean) @ plane).T, marker="x", c="#1c2430", s=30)
+        axis.scatter(*((anchors - mean) @ plane).T, marker="x", c="#1c2430", s=30, linewidths=0.8)
+        used = (anchors[chosen] - mean) @ plane
+        axis.scatter(*used.T, marker="x", c="#1c2430", s=60, linewidths=2.5, zorder=4)
         marks = (formed.points[0].numpy() - mean) @ plane
         axis.scatter(*marks.T, s=90, facecolors="white", edgecolors="#1c2430", linewidths=1.5, zorder=3)
-        # Far anchors must not press the bins together.
-        low, high = np.quantile(np.concatenate([flat, marks]), [0.0, 1.0], axis=0)
+        stars = (true[0].numpy() - mean) @ plane
+        axis.scatter(*stars.T, s=70, marker="*", c="#facc15", edgecolors="#1c2430", linewidths=0.8, zorder=5)
+        # Anchors that are not chosen may be far away, and must not press the bins together.
+        low, high = np.quantile(np.concatenate([flat, marks, stars, used]), [0.0, 1.0], axis=0)
         margin = 0.15 * (high - low)
         axis.set_xlim(low[0] - margin[0], high[0] + margin[0])
         axis.set_ylim(low[1] - margin[1], high[1] + margin[1])
         axis.set_xlabel(f"component {first + 1} ({shares[first]:.0%} of variance)", fontsize=8)
         axis.set_ylabel(f"component {second + 1} ({shares[second]:.0%})", fontsize=8)
     return figure_uri(figure)
+
+
+def _anchors(
+    system: EmbeddingSeparator, embedding: Tensor, weight: Tensor, speakers: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """All anchors ``(anchors, dim)`` and the indices of those chosen for a mixture; none if it has no anchors."""
+    if not isinstance(system.formation, AnchoredAttractors):
+        return np.zeros((0, embedding.shape[-1]), dtype=np.float32), np.zeros(0, dtype=np.int64)
+    chosen = system.formation.choose_subset(embedding, weight, speakers)[0]
+    return system.formation.anchors.detach().numpy(), chosen.numpy()
 
 
 @torch.no_grad()
@@ -141,7 +174,7 @@ def _spike_triggered(system: EmbeddingSeparator, items: Sequence[MixtureItem]) -
     for item in items:
         spectra = system.frontend(_at_model_rate(system, item)[0])
         features.append(spectra.features[0].numpy())
-        activity.append(network.run_layers(spectra.features)[0].numpy())
+        activity.append(layer_activity(network, spectra.features)[0].numpy())
     averages = spike_triggered_averages(features, activity)
     order = np.argsort(-np.square(averages).mean(axis=(1, 2)))[:_UNITS]
     figure, axes = new_figure(10.0, 4.2, 2, _UNITS // 2)
@@ -163,8 +196,22 @@ def _spike_triggered(system: EmbeddingSeparator, items: Sequence[MixtureItem]) -
     return figure_uri(figure)
 
 
+def layer_activity(network: Blstm, features: Tensor) -> Tensor:
+    """The output ``(batch, frames, units)`` of BLSTM layer :data:`_LAYER`, or of the last, on features."""
+    heard: list[Tensor] = []
+    layer = network.layers[min(_LAYER, len(network.layers)) - 1]
+    hook = layer.register_forward_hook(lambda _module, _inputs, output: heard.append(output[0]))
+    try:
+        network.run_layers(features)
+    finally:
+        hook.remove()
+    return heard[0]
+
+
 def spike_triggered_averages(features: Sequence[np.ndarray], activity: Sequence[np.ndarray]) -> np.ndarray:
-    """Mean features around each unit's most active frames, less the mean of all: ``(units, frames, freqs)``.
+    """Mean features around the frames in which a unit spikes, less the mean of all: ``(units, frames, freqs)``.
+
+    A unit spikes where its activity is at least 80 % of its maximum.
 
     Args:
         features: ``(frames, freqs)`` of each mixture.
@@ -175,7 +222,9 @@ def spike_triggered_averages(features: Sequence[np.ndarray], activity: Sequence[
     inside = [(x, a) for x, a in zip(features, activity, strict=True) if len(x) > window]
     if not inside:
         return np.zeros((activity[0].shape[1], window, features[0].shape[1]), dtype=np.float32)
-    limits = np.quantile(np.concatenate([a for _, a in inside]), 1 - _SPIKES, axis=0)
+    largest = np.concatenate([a for _, a in inside]).max(axis=0)
+    # A unit that is never positive has no spikes.
+    limits = np.where(largest > 0, _SPIKES * largest, np.inf)
     total = np.zeros((len(limits), window, inside[0][0].shape[1]))
     counts = np.zeros(len(limits))
     for x, a in inside:

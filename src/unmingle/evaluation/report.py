@@ -134,7 +134,7 @@ def _looked_into(run: Run) -> dict[str, Any]:
 def _with_audio(run: Run) -> dict[str, Any]:
     if run.mixtures is None:
         raise UnmingleError(f"the mixtures are no longer in {run.summary['path']}.")
-    listed = read_mixture_folder(run.mixtures)
+    listed = read_mixture_folder(run.mixtures, fewest=1 if run.candidate.counts else None)
     if list_hash(listed) != run.summary["list_sha256"]:
         raise UnmingleError(f"{run.summary['path']} holds other mixtures than were scored.")
     if run.candidate.command is not None:

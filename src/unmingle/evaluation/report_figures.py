@@ -74,15 +74,17 @@ def histogram_picture(runs: Sequence[Run]) -> str | None:
 
 
 def spectrogram_picture(
-    mixture: Samples, sources: Samples, oracle: Samples, estimates: Samples, sample_rate: int
+    mixture: Samples, sources: Samples, oracle: Samples | None, estimates: Samples, sample_rate: int
 ) -> str:
-    """Mixture, and for each speaker the reference, the oracle's and the system's estimate (Mobin, Fig. 1)."""
-    figure, axes = new_figure(11.0, 1.2 + 1.5 * len(sources), len(sources), 4)
+    """Mixture, and for each speaker the reference, an oracle's estimate if given, and the system's (Mobin, Fig. 1)."""
+    kinds = [("reference", sources), ("estimate", estimates)]
+    if oracle is not None:
+        kinds.insert(1, ("WFM oracle", oracle))
+    figure, axes = new_figure(11.0, 1.2 + 1.5 * len(sources), len(sources), 1 + len(kinds))
     top = _decibels(mixture, sample_rate).max()
-    for row, (source, ideal, estimate) in enumerate(zip(sources, oracle, estimates, strict=True)):
-        for column, (title, audio) in enumerate(
-            (("mixture", mixture), ("reference", source), ("WFM oracle", ideal), ("estimate", estimate))
-        ):
+    for row in range(len(sources)):
+        shown = [("mixture", mixture), *((title, audio[row]) for title, audio in kinds)]
+        for column, (title, audio) in enumerate(shown):
             axis = axes[row, column]
             if column == 0 and row > 0:
                 axis.set_axis_off()

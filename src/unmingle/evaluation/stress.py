@@ -6,6 +6,7 @@ import datetime
 import json
 import platform
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import permutations
 from pathlib import Path
@@ -22,6 +23,7 @@ from unmingle.errors import UnmingleError
 from unmingle.evaluation.candidates import Candidate, CandidateConfig
 from unmingle.evaluation.external import EstimateError
 from unmingle.evaluation.processes import ordered_map
+from unmingle.evaluation.report_figures import spectrogram_picture
 from unmingle.evaluation.scores import fit_estimates
 from unmingle.evaluation.stress_page import stress_page
 from unmingle.evaluation.stress_tests import STRESS_TESTS, Case, Material, StressTest, lacking
@@ -212,10 +214,26 @@ def stress(
     replace_files(
         [
             (output / "stress.json", json.dumps(found, indent=2).encode()),
-            (output / "stress.html", stress_page(found).encode()),
+            (output / "stress.html", stress_page(found, _spectrograms(places, material, candidate)).encode()),
         ]
     )
     return found
+
+
+def _spectrograms(places: Sequence[int], material: Material, candidate: Candidate) -> dict[str, str]:
+    """A picture of the first case of the last condition, for tests that want one (Mobin et al. 2018, Fig. 7)."""
+    pictures = {}
+    for test in (STRESS_TESTS[place] for place in places):
+        if not test.spectrogram:
+            continue
+        case = test.conditions(material)[-1].make(material, 0)
+        with suppress(EstimateError):
+            estimates = candidate.estimate(case.mixture, _asked(case), case.sample_rate).sources
+            ordered = fit_estimates(estimates, case.references)
+            pictures[test.name] = spectrogram_picture(
+                case.mixture, case.references, None, ordered, case.sample_rate
+            )
+    return pictures
 
 
 def _summary(place: int, material: Material, answers: dict[_Job, dict[str, Any]]) -> dict[str, Any]:

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from unmingle.evaluation.pages import COLOURS, figure_uri, new_figure, render
 from unmingle.evaluation.stress_tests import SECONDS
 
 
-def stress_page(found: dict[str, Any]) -> str:
-    """HTML in one piece, from what ``stress.json`` holds."""
+def stress_page(found: dict[str, Any], spectrograms: Mapping[str, str] | None = None) -> str:
+    """HTML in one piece, from what ``stress.json`` holds, and pictures of one case by the name of its test."""
     return render(
         "stress.html.j2",
         title=f"{found['system']} under stress",
         found=found,
         seconds=f"{SECONDS:g}",
         pictures=[_picture(test) for test in found["tests"]],
+        spectrograms=spectrograms or {},
     )
 
 

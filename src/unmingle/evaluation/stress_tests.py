@@ -93,6 +93,8 @@ class StressTest:
     """``improvement`` in SI-SDR; ``windows``: that too, by windows of 3 s; ``single_speaker``: see the runner."""
     share: float = 1.0
     """Of the wanted number of cases: long ones are made less often."""
+    spectrogram: bool = False
+    """Show the first case of the last condition, its references and the estimates."""
     needs: tuple[str, ...] = field(default=())
     """What the material or the machine must have, see :func:`lacking`."""
 
@@ -263,6 +265,7 @@ STRESS_TESTS = [
         "",
         lambda _: [Condition("without", 0.0, _crop(), "without"), Condition("with", 1.0, _burst, "with")],
         score="windows",
+        spectrogram=True,
     ),
     StressTest(
         "corpora",

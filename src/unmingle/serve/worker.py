@@ -109,9 +109,7 @@ def _separate(separator: Any, mixture: Samples, rate: int, speakers: Any, tell: 
     def progress(share: float) -> None:
         tell({"stage": "separating", "progress": share})
 
-    separation = separator.separate(
-        mixture, sample_rate=rate, speakers=speakers, on_progress=progress
-    )
+    separation = separator.separate(mixture, sample_rate=rate, speakers=speakers, on_progress=progress)
     estimates: Samples = separation.estimates
     return estimates
 

@@ -218,7 +218,7 @@ class EmbeddingSeparator(MaskingSystem):
                 "Oracle attractors need the true sources; choose k-means or anchors to separate a recording."
             )
         spectra, embedding = self.embed(mixture, lengths)
-        formed = self.speakers if self._always_all() and speakers < self.speakers else speakers
+        formed = self.formed_attractors(speakers)
         with torch.autocast(embedding.device.type, enabled=False):
             attractors = self.attractors(embedding, self.weight(spectra, lengths), formed, sources)
             masks = self._masks(self._config.evaluation_mask or self._config.mask, embedding, attractors)
@@ -234,6 +234,10 @@ class EmbeddingSeparator(MaskingSystem):
         """The attractors that separation uses, of embeddings and weights; oracle ones need the sources."""
         assignment = None if sources is None else self._ideal(sources)
         return self.formation.form(embedding, weight, speakers, assignment=assignment)
+
+    def formed_attractors(self, speakers: int) -> int:
+        """How many attractors are formed to separate so many speakers."""
+        return self.speakers if self._always_all() and speakers < self.speakers else speakers
 
     def _always_all(self) -> bool:
         """Whether the attractors stand for the largest number of speakers, whoever talks (Luo, Table V)."""
