@@ -2,7 +2,8 @@
 
     python tests/mutants/run.py                   # all modules: more than an hour on one core
     python tests/mutants/run.py losses masks      # modules whose path holds one of these words
-    python tests/mutants/run.py --every 3         # a third of them
+    python tests/mutants/run.py --sample 100      # a hundred of them, drawn at random
+    python tests/mutants/run.py --by-hand         # those of by_hand.txt alone
     python tests/mutants/run.py --list            # what would be tried
 
 Works on a copy of the package and its tests in a temporary folder; yours are left alone. Mutants that a look shows
@@ -16,6 +17,7 @@ import ast
 import importlib
 import io
 import os
+import random
 import resource
 import shutil
 import sys
@@ -118,6 +120,11 @@ def mutants(module: str, source: str) -> Iterator[Mutant]:
         except SyntaxError:
             continue
         yield Mutant(module, row, line, after, whole)
+    yield from by_hand(module, source)
+
+
+def by_hand(module: str, source: str) -> Iterator[Mutant]:
+    """The changes that ``by_hand.txt`` names."""
     for entry in _entries("by_hand.txt"):
         name, before, after = (part.strip() for part in entry.split(" :: "))
         if name == module:
@@ -209,36 +216,46 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("words", nargs="*", help="parts of module paths (default: all modules)")
     parser.add_argument("--list", action="store_true", help="only say what would be tried")
-    parser.add_argument("--every", type=int, default=1, metavar="N", help="try every Nth only")
+    parser.add_argument("--by-hand", action="store_true", help="only those of by_hand.txt")
+    parser.add_argument("--sample", type=int, metavar="N", help="only N of them, drawn at random (seed 0)")
     arguments = parser.parse_args()
-    chosen = [m for m in TESTS if not arguments.words or any(word in m for word in arguments.words)]
+    tried = []
     equivalent = {entry.split(" # ")[0].strip() for entry in _entries("equivalent.txt")}
-    tried = killed = 0
+    for module in TESTS:
+        if not arguments.words or any(word in module for word in arguments.words):
+            source = (ROOT / "src" / "unmingle" / module).read_text(encoding="utf-8")
+            found = mutants(module, source) if not arguments.by_hand else by_hand(module, source)
+            tried += [mutant for mutant in found if mutant.name not in equivalent]
+    if arguments.sample is not None:
+        tried = sorted(random.Random(0).sample(tried, arguments.sample), key=lambda mutant: mutant.module)
+    if arguments.list:
+        print("\n".join(mutant.name for mutant in tried))
+        return
+    alive = try_all(tried)
+    killed = len(tried) - len(alive)
+    print(f"{killed} of {len(tried)} killed ({100 * killed / max(len(tried), 1):.1f} %)")
+
+
+def try_all(tried: list[Mutant]) -> list[Mutant]:
+    """Those that survive; each is printed as it is found."""
+    for name in ONCE:
+        importlib.import_module(name)
+    alive, sound = [], set()
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         ignore = shutil.ignore_patterns("__pycache__")
         for name in ("src", "tests"):
             shutil.copytree(ROOT / name, work / name, ignore=ignore)
-        for name in ("examples", "recipes", "pyproject.toml"):
+        for name in ("examples", "recipes", "docs", "pyproject.toml"):
             (work / name).symlink_to(ROOT / name)
-        for name in ONCE:
-            importlib.import_module(name)
-        for module in chosen:
-            source = (work / "src" / "unmingle" / module).read_text(encoding="utf-8")
-            own = [mutant for mutant in mutants(module, source) if mutant.name not in equivalent]
-            own = own[:: arguments.every]
-            alive = []
-            if own and not arguments.list and not passes(module, work, keep_compiled=True):
-                raise SystemExit(f"The tests of {module} fail without any change; mend them first.")
-            for mutant in own:
-                if arguments.list:
-                    print(mutant.name)
-                elif survives(mutant, work):
-                    alive.append(mutant)
-                    print(f"  survives, line {mutant.line}: {mutant.name}", flush=True)
-            tried, killed = tried + len(own), killed + len(own) - len(alive)
-            print(f"{module}: {len(own) - len(alive)} of {len(own)} killed", flush=True)
-    print(f"all: {killed} of {tried} killed ({100 * killed / max(tried, 1):.1f} %)")
+        for number, mutant in enumerate(tried, start=1):
+            if mutant.module not in sound and not passes(mutant.module, work, keep_compiled=True):
+                raise SystemExit(f"The tests of {mutant.module} fail without any change; mend them first.")
+            sound.add(mutant.module)
+            if survives(mutant, work):
+                alive.append(mutant)
+                print(f"survives ({number} tried), line {mutant.line}: {mutant.name}", flush=True)
+    return alive
 
 
 if __name__ == "__main__":

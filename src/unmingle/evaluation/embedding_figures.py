@@ -43,8 +43,8 @@ def embedding_pictures(config: CandidateConfig, items: Sequence[MixtureItem]) ->
         (
             "Embeddings" if len(numbers) == 1 else f"Embeddings, {number} speakers",
             "Bins of one mixture on the first principal components of their embeddings, coloured by who is louder "
-            "there; grey: bins below the threshold. Circles: estimated attractors; stars: true ones; crosses: anchors, "
-            "the chosen ones bold (Luo et al. 2018, Fig. 2, 3, 6; Mobin et al. 2018, Fig. 6).",
+            "there; grey: bins below the threshold. Circles: estimated attractors; stars: true ones; crosses: "
+            "anchors, the chosen ones bold (Luo et al. 2018, Fig. 2, 3, 6; Mobin et al. 2018, Fig. 6).",
             _embeddings(system, _middle([item for item in items if len(item.sources) == number])),
         )
         for number in numbers
