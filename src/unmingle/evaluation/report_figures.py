@@ -76,7 +76,7 @@ def histogram_picture(runs: Sequence[Run]) -> str | None:
 def spectrogram_picture(
     mixture: Samples, sources: Samples, oracle: Samples | None, estimates: Samples, sample_rate: int
 ) -> str:
-    """Mixture, and per speaker the reference, an oracle's estimate if given, and the system's (Mobin, Fig. 1)."""
+    """Mixture, and per speaker reference, an oracle's estimate if given, and the system's (Mobin, Fig. 1)."""
     kinds = [("reference", sources), ("estimate", estimates)]
     if oracle is not None:
         kinds.insert(1, ("WFM oracle", oracle))
