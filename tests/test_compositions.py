@@ -542,13 +542,19 @@ def _gate_scores(system: LocalExperts, magnitude: Array) -> Array:
     return _run(system.gate, _expert_input(system, magnitude)[0]).mean(axis=0)
 
 
-@pytest.mark.parametrize("prelude", [0.0, 0.4])
-def test_losses_and_masks_of_local_experts(prelude: float, example_sources: Samples) -> None:
+@pytest.mark.parametrize(
+    ("prelude", "sharpness", "objective"), [(0.0, 30.0, "snr"), (0.4, 12.0, "snr"), (0.4, 12.0, "si_sdr")]
+)
+def test_losses_and_masks_of_local_experts(
+    prelude: float, sharpness: float, objective: str, example_sources: Samples
+) -> None:
     """Sivaraman & Kim 2020: specialists and gate apart, together by Eq. 4-5, and the best one alone at test time."""
-    system, mixtures = _experts(prelude_seconds=prelude), _noisy(example_sources)
+    system = _experts(prelude_seconds=prelude, sharpness=sharpness, objective=objective)
+    mixtures = _noisy(example_sources)
     batch = _batch(mixtures, snr=torch.tensor([-4.0, 11.0, 3.0]))
     labels = [0, 3, 2]  # The nearest of -5, 0, 5 and 10 dB.
-    apart, crossed, together, by_choice, found = [], [], [], [], system.mask(batch.mixture, 1)[1]
+    apart, crossed, together, by_choice, left_out = [], [], [], [], []
+    found = system.mask(batch.mixture, 1)[1]
     for index, (mixture, sources) in enumerate(mixtures):
         magnitude = np.abs(_spectrum(system, mixture))
         scores = _gate_scores(system, magnitude)
@@ -556,12 +562,14 @@ def test_losses_and_masks_of_local_experts(prelude: float, example_sources: Samp
         errors = [_error(system, mixture, sources, mask) for mask in masks]
         apart.append(errors[labels[index]])
         crossed.append(-np.log(naive.softmax(scores)[labels[index]]))
-        shares = naive.softmax(4.0 * scores)
+        shares = naive.softmax(sharpness * scores)
         by_choice.append(float((shares * errors).sum()))
+        left_out.append(float(shares[shares < 0.01].sum()))
         shares = np.where(shares >= 0.01, shares, 0)
         mixed = sum(share * mask for share, mask in zip(shares / shares.sum(), masks, strict=True))
         together.append(_error(system, mixture, sources, mixed))
         _assert_masks(found[index].detach().double().numpy(), masks[int(scores.argmax())])
+    assert max(left_out) > 0.002  # So hard that some shares are left out, and the others grow.
     _assert_loss(system, batch, together)
     system.choose_part("choice")
     _assert_loss(system, batch, by_choice)
