@@ -80,7 +80,8 @@ def test_bad_requests_are_one_sentence(run, tiny_denoiser: Path, tiny_model: Pat
 
     model = ("--model", tiny_denoiser)
     refused("Name a file")
-    refused("both - - and --raw", "-", "-", *model)
+    refused("--raw is for a pipe", MIXTURE, "--raw", "s16le:16000", *model)
+    refused("does not go with files", "-", MIXTURE, *model)
     refused("does not go with files", "-", "out.raw", "--raw", "s16le:16000", *model)
     refused("got 's17le:16000'", "-", "-", "--raw", "s17le:16000", *model)
     refused("--live takes no files", MIXTURE, "--live", *model)

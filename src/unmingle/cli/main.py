@@ -102,7 +102,7 @@ def main() -> None:
                 raise UnmingleError("An argument is empty; is a variable unset?")
             app()
         finally:
-            sys.stdout.flush()  # A full disk is found here, not when Python has ended.
+            _flush()
     except UnmingleError as error:
         _say(str(error))
         sys.exit(2)
@@ -130,6 +130,18 @@ def _prepare_streams() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
+def _flush() -> None:
+    """Find a full disk here, not when Python has ended; what it did not take is not tried once more then."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError:
+        with suppress(OSError):
+            sys.stdout.close()
+        raise
+
+
 def _say(text: str) -> None:
     print(f"unmingle: {text}", file=sys.stderr)
 
@@ -138,7 +150,4 @@ def _unexpected(error: Exception, what: str) -> NoReturn:
     """A mistake of ours, or a refusal of the system that no command expects."""
     logging.getLogger("unmingle").debug("unexpected", exc_info=error)
     _say(f"it could not be done ({what}); `unmingle --debug ...` says where it went wrong.")
-    if isinstance(error, OSError):
-        with suppress(OSError):
-            sys.stdout.close()  # What a full disk did not take is not tried once more at the end.
     sys.exit(2)
