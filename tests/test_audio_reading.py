@@ -237,6 +237,32 @@ def test_a_title_in_any_encoding_and_a_suffix_of_any_kind_are_read(tmp_path: Pat
         assert read_audio(tmp_path / name).samples.shape[1] == pytest.approx(2 * RATE, abs=3000)
 
 
+@pytest.mark.parametrize("suffix", ["m4a", "mkv", "avi"])
+def test_a_video_cut_short_or_joined_is_told(tmp_path: Path, suffix: str) -> None:
+    av = pytest.importorskip("av", reason="the extra 'media' is not installed")
+    audio = _noise(10).T
+    options = {"movflags": "faststart"} if suffix == "m4a" else {}
+    with av.open(str(tmp_path / f"a.{suffix}"), "w", options=options) as container:
+        stream = container.add_stream("pcm_s16le" if suffix == "avi" else "aac", rate=RATE, layout="mono")
+        for start in range(0, audio.shape[1], 1000):
+            part = np.ascontiguousarray(audio[:, start : start + 1000])
+            frame = av.AudioFrame.from_ndarray(part, format="fltp", layout="mono")
+            frame.sample_rate, frame.pts = RATE, start
+            for packet in stream.encode(frame):
+                container.mux(packet)
+        for packet in stream.encode(None):
+            container.mux(packet)
+    content = (tmp_path / f"a.{suffix}").read_bytes()
+    assert read_audio(tmp_path / f"a.{suffix}").warnings == ()
+    (tmp_path / f"cut.{suffix}").write_bytes(content[: len(content) * 6 // 10])
+    cut = read_audio(tmp_path / f"cut.{suffix}")
+    assert cut.samples.shape[1] < 7 * RATE
+    assert "ends early" in (cut.warning or "")
+    (tmp_path / f"joined.{suffix}").write_bytes(content + content)
+    joined = read_audio(tmp_path / f"joined.{suffix}")
+    assert joined.samples.shape[1] > 19 * RATE or "only the first was read" in (joined.warning or "")
+
+
 def test_a_playlist_opens_nothing(tmp_path: Path) -> None:
     _written(tmp_path / "secret.wav", _noise(1))
     (tmp_path / "a.m3u8").write_text(

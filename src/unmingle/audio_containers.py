@@ -103,7 +103,7 @@ def inspect(file: FileIO) -> Layout:
     while start < size:
         file.seek(start)
         head = file.read(64)
-        kind = b"ID3" if _is_mpeg(head) else head[:4]
+        kind = b"ID3" if _is_mpeg(head) else head[4:8] if head[4:8] == b"ftyp" else head[:4]
         if pieces and kind != magic:
             if size - start > _TRAILER:
                 warnings.append(f"holds {size - start} bytes behind its audio, which were not read")
@@ -122,6 +122,11 @@ def inspect(file: FileIO) -> Layout:
 def _piece(file: FileIO, head: bytes, start: int, size: int) -> tuple[Piece, list[str]]:
     if (kind := _kind_of(head)) is not None:
         return _chunked(file, kind, start, size)
+    if head[:4] == b"RIFF":
+        whole = start + 8 + int.from_bytes(head[4:8], "little") <= size
+        return Piece(start, size), [] if whole else ["ends early"]
+    if head[4:8] == b"ftyp":
+        return _boxes(file, start, size)
     if head[:4] == b".snd":
         return _counted(start, int.from_bytes(head[4:8], "big"), int.from_bytes(head[8:12], "big"), 8, size)
     if head[:7] == b"NIST_1A":
@@ -244,6 +249,23 @@ def _counted(start: int, offset: int, length: int, width: int, size: int) -> tup
     if begin + length > size:
         return Piece(start, size), ["ends early"]
     return Piece(start, begin + length), []
+
+
+def _boxes(file: FileIO, start: int, size: int) -> tuple[Piece, list[str]]:
+    """MP4 and its like: boxes with a length and a name, up to the first box of another file."""
+    position = start
+    while position + 8 <= size:
+        file.seek(position)
+        header = file.read(16)
+        if position > start and header[4:8] == b"ftyp":
+            return Piece(start, position), []
+        length = int.from_bytes(header[:4], "big")
+        if length == 1:
+            length = int.from_bytes(header[8:], "big")
+        if length < 8:
+            break  # 0: up to the end.
+        position += length
+    return Piece(start, size), ["ends early"] if position > size else []
 
 
 def _sphere(head: bytes, start: int, size: int) -> tuple[Piece, list[str]]:

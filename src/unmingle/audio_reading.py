@@ -190,6 +190,12 @@ class AudioFile:
                 "pip install 'unmingle[media]'"
             ) from error
         tracks = self._closing.enter_context(_Av(self._file, self.path, track))
+        if len(layout.pieces) > 1:
+            self._warnings.append(
+                f"holds {len(layout.pieces)} recordings joined into one; only the first was read"
+            )
+        elif "ends early" in layout.warnings:
+            self._warnings.append("ends early; what is there was used")
         if malformed:
             self._warnings.append("is malformed; what could be decoded was used")
         if tracks.count > 1 and track is None:
@@ -328,9 +334,11 @@ class _Av:
                 format="fltp", layout=context.layout, rate=self.sample_rate
             )
             length, base = self._stream.duration, self._stream.time_base
-            self.seconds: float | None = float(length * base) if length and base else None
-            if self.seconds is None and self._container.duration:
-                self.seconds = self._container.duration / av.time_base
+            lengths = [float(length * base)] if length and base else []
+            if self._container.duration:
+                lengths.append(self._container.duration / av.time_base)
+            # AVI's are not what they seem.
+            self.seconds: float | None = min(lengths, default=None)
         except BaseException:
             self._container.close()
             raise
