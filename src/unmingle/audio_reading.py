@@ -34,7 +34,7 @@ LOUDEST_SAMPLE = 1e10
 """Beyond it the squares of spectra leave the range of float32; 32-bit integers taken for floats are below."""
 _BLOCK = 1 << 12
 """Samples that are decoded at a time: where a file is damaged, so many are lost at most."""
-_ENDS_EARLY_SECONDS = 0.25
+_ENDS_EARLY_SECONDS = 0.5
 _SILENT = 1e-7
 """From the lowest to the highest sample: less than a step of 24 bits."""
 
