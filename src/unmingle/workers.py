@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from multiprocessing.context import BaseContext
 from typing import Any
 
 from unmingle.errors import UnmingleError
@@ -48,7 +49,10 @@ def end_with_parent() -> None:
 
 @contextmanager
 def worker_pool(
-    processes: int | None = None, begin: Callable[..., None] | None = None, arguments: tuple[Any, ...] = ()
+    processes: int | None = None,
+    begin: Callable[..., None] | None = None,
+    arguments: tuple[Any, ...] = (),
+    context: BaseContext | None = None,
 ) -> Iterator[ProcessPoolExecutor]:
     """Worker processes (default: one per core) that leave Ctrl-C to this one and end with it.
 
@@ -56,12 +60,13 @@ def worker_pool(
         processes: how many.
         begin: called in each, with ``arguments``, before any work.
         arguments: for ``begin``.
+        context: how they are started (default: as the system does).
 
     Raises:
         UnmingleError: a process was ended from outside.
     """
     pool = ProcessPoolExecutor(
-        processes or available_cores(), initializer=_begin, initargs=(begin, arguments)
+        processes or available_cores(), context, initializer=_begin, initargs=(begin, arguments)
     )
     try:
         yield pool

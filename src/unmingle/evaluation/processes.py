@@ -7,14 +7,11 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing import forkserver
 from typing import Any, TypeVar
 
-from unmingle.errors import UnmingleError
-from unmingle.workers import end_with_parent
+from unmingle.workers import worker_pool
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -26,8 +23,6 @@ _function: Callable[[Any], Any]
 def _begin(function: Callable[[Any], Any], threads: int) -> None:
     global _function
     _function = function
-    end_with_parent()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer.
     # Told to end, a worker ends what it started and leaves no temporary folder.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     import torch
@@ -69,20 +64,15 @@ def ordered_map(
     if processes <= 1:
         yield map(function, items)
         return
-    context = multiprocessing.get_context("forkserver")
     prepare()
     others = set(multiprocessing.active_children())
-    pool = ProcessPoolExecutor(processes, context, _begin, (function, threads or 1))
-    finished = False
-    try:
-        yield pool.map(_call, items, chunksize=max(1, min(4, len(items) // (4 * processes))))
-        finished = True
-    except BrokenProcessPool as error:
-        raise UnmingleError(
-            "A worker process was ended from outside, perhaps for want of memory; try fewer with --processes."
-        ) from error
-    finally:
-        if not finished:
-            for child in set(multiprocessing.active_children()) - others:
-                child.terminate()
-        pool.shutdown(cancel_futures=True)
+    context = multiprocessing.get_context("forkserver")
+    with worker_pool(processes, _begin, (function, threads or 1), context) as pool:
+        finished = False
+        try:
+            yield pool.map(_call, items, chunksize=max(1, min(4, len(items) // (4 * processes))))
+            finished = True
+        finally:
+            if not finished:
+                for child in set(multiprocessing.active_children()) - others:
+                    child.terminate()
