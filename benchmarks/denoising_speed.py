@@ -77,10 +77,10 @@ def main() -> None:
             command = [program, "denoise", str(path), "-o", folder, "--overwrite", "--json", "--threads", "1"]
             command += ["--model", model]
             environment = dict(os.environ) | {"OMP_NUM_THREADS": "1"}
-            runs = [run(command, environment) for _ in range(3 if seconds < 3600 else 1)]
-            factor = statistics.median(json.loads(out)["files"][0]["real_time_factor"] for *_, out in runs)
-            wall = statistics.median(wall for wall, _, _ in runs)
-            memory = max(peak for _, peak, _ in runs) / 2**20
+            calls = [run(command, environment) for _ in range(3 if seconds < 3600 else 1)]
+            factor = statistics.median(json.loads(out)["files"][0]["real_time_factor"] for *_, out in calls)
+            wall = statistics.median(wall for wall, _, _ in calls)
+            memory = max(peak for _, peak, _ in calls) / 2**20
             print(f"| {seconds} | {factor:.4f} | {1 / factor:.0f} | {wall:.1f} | {memory:.0f} |", flush=True)
 
 

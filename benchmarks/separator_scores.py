@@ -22,6 +22,7 @@ import platform
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -195,12 +196,12 @@ def model(system: System) -> Callable[[Samples, Samples, bool], tuple[Samples, i
     return separate
 
 
-def line(found: dict[str, object]) -> str:
+def line(found: dict[str, Any]) -> str:
     """A row of the table."""
     if "right" in found:
         right = 100 * float(str(found["right"]))
         return f"| {found['list']} | counted {found['counts']} | right {right:.0f} % | | | | |"
-    low, high = found["interval"]  # type: ignore[misc]
+    low, high = found["interval"]
     percent = [100 * float(str(found[name])) for name in ("worse", "wrong_file")]
     return (
         f"| {found['list']} | {found['si_sdr_improvement']:.2f} ({low:.2f} to {high:.2f}) | {found['si_sdr']:.2f} "

@@ -74,8 +74,8 @@ def test_soft_kmeans_follows_equation_2_step_by_step() -> None:
             gamma = torch.stack([responsibilities(v, mu) for v in points[b]])
             mu = torch.stack(
                 [
-                    sum(weights[b, i] * gamma[i, c] * points[b, i] for i in range(7))
-                    / sum(weights[b, i] * gamma[i, c] for i in range(7))
+                    torch.stack([weights[b, i] * gamma[i, c] * points[b, i] for i in range(7)]).sum(dim=0)
+                    / torch.stack([weights[b, i] * gamma[i, c] for i in range(7)]).sum()
                     for c in range(2)
                 ]
             )

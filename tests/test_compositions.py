@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import permutations
+from typing import Any
 
 import numpy as np
 import pytest
@@ -98,7 +99,7 @@ def _error(
     system: MaskingSystem, mixture: Array, sources: Array, masks: Array, *, ordered: bool = False
 ) -> float:
     """The objective of the system's config: smaller is better."""
-    objective, spectrum = system.config.objective, _spectrum(system, mixture)
+    objective, spectrum = system.config.model_dump()["objective"], _spectrum(system, mixture)
     if objective in ("si_sdr", "snr"):
         stft = system.config.stft
         size = (stft.window_length, stft.hop, len(mixture), stft.window == "sqrt_hann")
@@ -372,7 +373,7 @@ def test_estimates_are_the_masked_mixture(example_sources: Samples) -> None:
 _UPIT_OBJECTIVES = ["mask_error", "magnitude_error", "phase_sensitive_error", "si_sdr", "snr"]
 
 
-def _upit_values(speakers: int = 2, **changes: object) -> dict[str, object]:
+def _upit_values(speakers: int = 2, **changes: Any) -> dict[str, object]:
     stft = {"hop": HOP, "feature": "magnitude"}
     return {"kind": "mask_inference", "speakers": speakers, "stft": stft, "network": TINY_BLSTM, **changes}
 
@@ -382,7 +383,7 @@ def _upit_masks(system: MaskInference, mixture: Array) -> Array:
     return np.maximum(0, _run(system.network, features))
 
 
-def _upit(**changes: object) -> MaskInference:
+def _upit(**changes: Any) -> MaskInference:
     torch.manual_seed(4)
     system = MaskInference(MaskInferenceConfig.model_validate(_upit_values(**changes))).eval()
     _statistics(system)
@@ -592,14 +593,14 @@ def test_dropout_is_on_the_input_of_every_layer_in_training_alone(recurrent: flo
     config = BlstmConfig(layers=3, hidden_size=40, dropout=0.4, recurrent_dropout=recurrent)
     network = BlstmEmbedding(129, 2, config)
     features, heard, given = 1 + torch.rand(2, 50, 129), [], []
-    run = network._run
+    run = network.run_layer
 
     def listen(layer: nn.LSTM, inputs: Tensor, frames: Tensor | None) -> Tensor:
         heard.append(inputs.detach())
         given.append(run(layer, inputs, frames))
         return given[-1]
 
-    network._run = listen  # type: ignore[method-assign]
+    network.run_layer = listen  # type: ignore[method-assign]
     network(features)
     for before, after in zip([features, *given[:-1]], heard, strict=True):
         dropped = after == 0

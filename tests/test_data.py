@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from unmingle.data.premixed import PremixedMixtures, is_premixed
 from unmingle.errors import UnmingleError
 
 
-def _mixer(corpus: Path, seed: int = 0, **changes: object) -> Mixer:
+def _mixer(corpus: Path, seed: int = 0, **changes: Any) -> Mixer:
     utterances = read_corpora([corpus], "train")
     return Mixer(utterances, decode(utterances, 8000), 8000, MixingConfig.model_validate(changes), seed)
 

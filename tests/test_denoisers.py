@@ -17,7 +17,7 @@ from unmingle.losses import pairwise_waveform_error
 from unmingle.models import load_system
 from unmingle.networks import Lstm, LstmConfig, mean_over_time
 from unmingle.systems import Denoiser, DenoiserConfig, LocalExperts
-from unmingle.systems.local_experts import _profile
+from unmingle.systems.local_experts import band_profile
 from unmingle.training.recipe import Recipe
 
 
@@ -178,7 +178,7 @@ def test_the_spectrum_divides_mixtures_by_the_nearest_cluster_of_their_profiles(
     labels = system.labels(batch, system.frontend(mixtures)).tolist()
     assert len(set(labels[:3])) == len(set(labels[3:])) == 1
     assert labels[0] != labels[3]
-    profiles = _profile(system.frontend(mixtures).features)
+    profiles = band_profile(system.frontend(mixtures).features)
     _, centres = kmeans(profiles, torch.ones(6), 2, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(system.centres, centres)
 

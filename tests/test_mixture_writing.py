@@ -15,7 +15,7 @@ import pytest
 from pydantic import ValidationError
 
 from unmingle.audio import active_level
-from unmingle.data.mixing import _turns
+from unmingle.data.mixing import overlapping_starts
 from unmingle.data.mixture_folders import list_hash, read_item, read_mixture_folder
 from unmingle.data.mixture_writing import MixtureFolderConfig, write_mixture_folder
 from unmingle.data.noise import noise_level
@@ -132,10 +132,10 @@ def test_several_speakers_in_noise_at_the_stated_snr(
 
 
 def test_turns_begin_before_the_end_of_what_came_before() -> None:
-    assert _turns([100, 50], np.array([0.3, 0.0])) == [0, 100]
-    assert _turns([100, 50], np.array([0.3, 1.0])) == [0, 50]
-    assert _turns([50, 100], np.array([0.3, 0.5])) == [0, 25]
-    assert _turns([100, 50, 80], np.array([0.3, 0.0, 0.5])) == [0, 100, 125]
+    assert overlapping_starts([100, 50], np.array([0.3, 0.0])) == [0, 100]
+    assert overlapping_starts([100, 50], np.array([0.3, 1.0])) == [0, 50]
+    assert overlapping_starts([50, 100], np.array([0.3, 0.5])) == [0, 25]
+    assert overlapping_starts([100, 50, 80], np.array([0.3, 0.0, 0.5])) == [0, 100, 125]
 
 
 def test_conversations_of_a_stated_overlap(example_corpus: Path, tmp_path: Path) -> None:
@@ -226,7 +226,7 @@ def test_rooms_that_cannot_be_are_refused(monkeypatch: pytest.MonkeyPatch) -> No
     with pytest.raises(ValidationError, match="low, high"):
         RoomConfig(rt60=(0.6, 0.2))
     maker = RoomMaker(RoomConfig(distance=(5.0, 5.0)), RATE, 0)
-    monkeypatch.setattr("unmingle.data.rooms._place", lambda *_: None)
+    monkeypatch.setattr("unmingle.data.rooms.random_place", lambda *_: None)
     with pytest.raises(UnmingleError, match="do not fit"):
         maker.draw(np.random.default_rng(0), 1)
     monkeypatch.setitem(sys.modules, "pyroomacoustics", None)

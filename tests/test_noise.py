@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,19 +14,23 @@ from unmingle.data.batches import as_batch
 from unmingle.data.cache import decode
 from unmingle.data.corpora import read_corpora, read_noise
 from unmingle.data.mixing import Mixer, MixingConfig
-from unmingle.data.noise import SYNTHETIC, NoiseConfig, NoiseMaker, _looped, noise_level, shaped_noise
+from unmingle.data.noise import SYNTHETIC, NoiseConfig, NoiseMaker, looped, noise_level
+from unmingle.data.synthetic_noise import shaped_noise
 from unmingle.errors import UnmingleError
 
 RATE = 8000
 
 
-def _mixer(corpus: Path, noise: Path, seed: int = 0, **changes: object) -> Mixer:
-    utterances, recordings = read_corpora([corpus], "train"), read_noise([noise], "train")
-    speech = decode(utterances, RATE)
-    config = MixingConfig(speakers=1, noise=NoiseConfig.model_validate(changes))
-    assert config.noise is not None
-    maker = NoiseMaker(recordings, decode(recordings, RATE), speech, RATE, config.noise)
-    return Mixer(utterances, speech, RATE, config, seed, maker)
+def _maker(corpus: Path, noise: Path, **changes: Any) -> NoiseMaker:
+    recordings = read_noise([noise], "train")
+    speech = decode(read_corpora([corpus], "train"), RATE)
+    return NoiseMaker(recordings, decode(recordings, RATE), speech, RATE, NoiseConfig.model_validate(changes))
+
+
+def _mixer(corpus: Path, noise: Path, seed: int = 0, **changes: Any) -> Mixer:
+    utterances, maker = read_corpora([corpus], "train"), _maker(corpus, noise, **changes)
+    config = MixingConfig(speakers=1, noise=maker.config)
+    return Mixer(utterances, decode(utterances, RATE), RATE, config, seed, maker)
 
 
 def test_the_speakers_active_level_over_the_noise_is_what_was_drawn(
@@ -86,8 +91,7 @@ def test_noise_k_is_a_pure_function_of_seed_and_k_and_leaves_the_speech_alone(
 def test_synthetic_noise_has_level_one_and_the_wanted_length(
     kind: str, example_corpus: Path, example_noise: Path
 ) -> None:
-    maker = _mixer(example_corpus, example_noise, weights={kind: 1.0})._noise
-    assert maker is not None
+    maker = _maker(example_corpus, example_noise, weights={kind: 1.0})
     for samples in (100, 4001):
         noise, name = maker.draw(np.random.default_rng(samples), samples)
         assert (noise.shape, noise.dtype, name) == ((samples,), np.float32, kind)
@@ -95,8 +99,7 @@ def test_synthetic_noise_has_level_one_and_the_wanted_length(
 
 
 def test_two_noises_at_once_still_have_level_one(example_corpus: Path, example_noise: Path) -> None:
-    maker = _mixer(example_corpus, example_noise, second=1.0)._noise
-    assert maker is not None
+    maker = _maker(example_corpus, example_noise, second=1.0)
     noise, name = maker.draw(np.random.default_rng(0), 4000)
     assert noise_level(noise) == pytest.approx(1.0, rel=0.01)
     assert name.count("noise/") == 2
@@ -110,8 +113,7 @@ def test_a_gap_in_a_recording_is_not_raised_to_full_level(example_corpus: Path, 
     noise[400:] = 1e-4
     for name in ("a", "b", "c", "d", "e", "f"):
         soundfile.write(folder / f"{name}.wav", noise, RATE)
-    maker = _mixer(example_corpus, folder)._noise
-    assert maker is not None
+    maker = _maker(example_corpus, folder)
     levels = [noise_level(maker.draw(np.random.default_rng(k), 800)[0]) for k in range(10)]
     assert min(levels) < 0.1  # Crops of the gap stay quiet.
     reverberant = _mixer(example_corpus, folder, room=1.0)
@@ -136,10 +138,10 @@ def test_some_crops_hold_noise_alone_but_no_test_mixture_does(
 def test_a_short_recording_is_looped_without_a_step() -> None:
     time = np.arange(1000) / 1000
     ramp = np.sin(2 * np.pi * 1.25 * time).astype(np.float32)  # Ends far from where it begins.
-    looped = _looped(ramp, 5000, 50)
-    assert len(looped) == 5000
-    assert np.abs(np.diff(looped)).max() < 0.05
-    np.testing.assert_array_equal(_looped(ramp, 500, 50), ramp)
+    repeated = looped(ramp, 5000, 50)
+    assert len(repeated) == 5000
+    assert np.abs(np.diff(repeated)).max() < 0.05
+    np.testing.assert_array_equal(looped(ramp, 500, 50), ramp)
 
 
 def test_recordings_shorter_than_the_mixture_have_no_step_wherever_they_begin(
@@ -150,8 +152,7 @@ def test_recordings_shorter_than_the_mixture_have_no_step_wherever_they_begin(
     time = np.arange(RATE) / RATE
     for name in ("a", "b", "c", "d", "e", "f"):
         soundfile.write(folder / f"{name}.wav", 0.5 * np.sin(2 * np.pi * 50.5 * time), RATE, subtype="FLOAT")
-    maker = _mixer(example_corpus, folder)._noise
-    assert maker is not None
+    maker = _maker(example_corpus, folder)
     for k in range(8):
         noise, _ = maker.draw(np.random.default_rng(k), 3 * RATE)
         assert np.abs(np.diff(noise)).max() < 3 * 2 * np.pi * 50.5 / RATE
@@ -169,8 +170,7 @@ def test_a_corpus_that_is_left_out_is_not_crossed_with_another_either(
     (tmp_path / "noise.csv").write_text("\n".join(lines) + "\n")
 
     def high(weights: dict[str, float]) -> float:
-        maker = _mixer(example_corpus, tmp_path, weights=weights)._noise
-        assert maker is not None
+        maker = _maker(example_corpus, tmp_path, weights=weights)
         noises = [maker.draw(np.random.default_rng(k), RATE)[0] for k in range(12)]
         return float(np.mean([np.abs(np.fft.rfft(noise))[2000:].max() for noise in noises]))
 

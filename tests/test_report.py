@@ -8,6 +8,7 @@ import json
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -169,7 +170,7 @@ def test_names_are_escaped() -> None:
     assert "<script>" not in page
 
 
-def _found(name: str) -> dict[str, object]:
+def _found(name: str) -> dict[str, Any]:
     keys = ("split", "count", "sample_rate", "seed", "date", "version", "machine")
     return {"system": name, "corpora": [], "tests": []} | dict.fromkeys(keys, "")
 

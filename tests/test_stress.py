@@ -15,7 +15,7 @@ from unmingle.data.cache import decode
 from unmingle.data.corpora import read_corpora, read_noise
 from unmingle.errors import UnmingleError
 from unmingle.evaluation.candidates import CandidateConfig
-from unmingle.evaluation.stress import _measure, _single_speaker, _windows, pick_tests, stress
+from unmingle.evaluation.stress import measure, measure_single_speaker, pick_tests, stress, windowed_scores
 from unmingle.evaluation.stress_page import stress_page
 from unmingle.evaluation.stress_tests import BURST_DB, BURST_SECONDS, STRESS_TESTS, Case, Material, StressTest
 from unmingle.metrics import si_sdr
@@ -123,7 +123,7 @@ def test_the_same_voice_twice_is_one_speaker_s(example_corpus: Path) -> None:
 def test_windows_leave_out_who_is_silent(example_sources: Samples) -> None:
     references = example_sources[:, : 6 * 16000].copy()
     references[0, : 3 * 16000 + 100] = 0
-    curve = _windows(references + 0.1 * references[::-1], references, 16000)
+    curve = windowed_scores(references + 0.1 * references[::-1], references, 16000)
     assert curve[0] == (0.0, None)
     assert curve[-1][0] == 3.0
     # The windows' mean over speakers, by the definition.
@@ -141,17 +141,17 @@ def test_a_single_speaker_is_measured_by_what_is_kept_and_what_leaks(example_sou
     case = Case(voice[0], voice, 16000)
     noise = np.random.default_rng(0).standard_normal(voice.shape).astype(np.float32)
     noise *= np.sqrt(np.square(voice).mean() / np.square(noise).mean())
-    found = _single_speaker(case, np.concatenate([0.01 * noise, voice + 0.1 * noise]))
+    found = measure_single_speaker(case, np.concatenate([0.01 * noise, voice + 0.1 * noise]))
     assert found["value"] == pytest.approx(20, abs=0.3)
     assert found["leak_db"] == pytest.approx(-40, abs=0.3)
-    assert _single_speaker(case, np.concatenate([voice, 0 * voice]))["leak_db"] == -60
+    assert measure_single_speaker(case, np.concatenate([voice, 0 * voice]))["leak_db"] == -60
 
 
 def test_of_three_speakers_the_two_that_fit_best_are_scored(example_sources: Samples) -> None:
     third = np.roll(example_sources[0], 20000)
     references = np.stack([example_sources[0], third, example_sources[1]])
     case = Case(references.sum(axis=0), references, 16000)
-    found = _measure(_test("three"), case, example_sources[::-1] + 0.001 * third)
+    found = measure(_test("three"), case, example_sources[::-1] + 0.001 * third)
     assert found["value"] > 40
 
 

@@ -10,18 +10,18 @@ import pytest
 from unmingle.audio import Samples
 from unmingle.data.noise import noise_level
 from unmingle.data.synthetic_noise import (
-    _envelope,
-    _event_times,
-    _pulses,
-    _ringing,
     calls,
     crossed,
     engines,
+    event_times,
     flowing,
     impulses,
     in_bands,
     modulated_noise,
+    pulse_train,
+    ringing,
     shaped_noise,
+    slow_envelope,
     struck,
     tones,
 )
@@ -47,7 +47,7 @@ def test_every_draw_sounds_is_finite_and_is_another(
 
 def test_what_is_struck_rings_at_its_modes_and_decays_as_said() -> None:
     # So loud that the click is nothing beside it.
-    rings = _ringing(
+    rings = ringing(
         np.random.default_rng(0),
         np.array([500.0, 1800.0]),
         np.array([0.2, 0.05]),
@@ -65,7 +65,7 @@ def test_what_is_struck_rings_at_its_modes_and_decays_as_said() -> None:
 
 
 def test_a_mode_above_what_the_rate_holds_does_not_come_back_as_another() -> None:
-    rings = _ringing(
+    rings = ringing(
         np.random.default_rng(0), np.array([5000.0]), np.array([0.2]), np.array([1e5]), RATE, RATE
     )
     assert noise_level(rings) < 1.0
@@ -76,19 +76,19 @@ def test_pulses_are_a_sum_of_cosines() -> None:
     for seed in range(5):
         count = int(np.random.default_rng(seed).integers(1, 21))
         slow = sum(np.cos(harmonic * phase) for harmonic in range(1, count + 1)) / np.sqrt(count)
-        fast = _pulses(np.random.default_rng(seed), phase, 110.0, RATE, most=20)
+        fast = pulse_train(np.random.default_rng(seed), phase, 110.0, RATE, most=20)
         np.testing.assert_allclose(fast, slow, atol=1e-3)
 
 
 def test_events_come_about_as_often_as_was_asked_and_never_outside() -> None:
     counts = []
     for seed in range(60):
-        times = _event_times(np.random.default_rng(seed), 5.0, 4.0)
+        times = event_times(np.random.default_rng(seed), 5.0, 4.0)
         assert times.min() >= 0.0
         assert times.max() < 4.0
         counts.append(len(times))
     assert np.mean(counts) == pytest.approx(20.0, rel=0.1)
-    assert len(_event_times(np.random.default_rng(0), 0.5, 0.01)) >= 1
+    assert len(event_times(np.random.default_rng(0), 0.5, 0.01)) >= 1
 
 
 def test_bands_are_parts_of_the_noise_that_lie_side_by_side() -> None:
@@ -104,7 +104,7 @@ def test_what_flows_moves_each_band_on_its_own_and_modulated_noise_all_alike() -
         found = []
         for seed in range(20):
             low, *_, high = in_bands(kind(np.random.default_rng(seed), 6 * RATE, RATE), RATE)
-            envelopes = [_envelope(band, RATE // 10)[:: RATE // 20] for band in (low, high)]
+            envelopes = [slow_envelope(band, RATE // 10)[:: RATE // 20] for band in (low, high)]
             found.append(np.corrcoef(*(np.log(envelope + 1e-6) for envelope in envelopes))[0, 1])
         return float(np.mean(found))
 
@@ -115,7 +115,7 @@ def test_what_flows_moves_each_band_on_its_own_and_modulated_noise_all_alike() -
 def test_calls_have_pauses() -> None:
     ratios = []
     for seed in range(30):
-        envelope = _envelope(calls(np.random.default_rng(seed), 6 * RATE, RATE), RATE // 100)
+        envelope = slow_envelope(calls(np.random.default_rng(seed), 6 * RATE, RATE), RATE // 100)
         ratios.append(envelope.min() / envelope.max())
     assert np.median(ratios) < 1e-2
 
@@ -126,7 +126,7 @@ def test_an_envelope_is_the_average_magnitude_around_each_sample() -> None:
         before = window // 2
         padded = np.pad(np.abs(band), (before, window))
         slow = [padded[k : k + window].mean() for k in range(50)]
-        np.testing.assert_allclose(_envelope(band, window), slow, atol=1e-5)
+        np.testing.assert_allclose(slow_envelope(band, window), slow, atol=1e-5)
 
 
 def test_crossed_noise_has_the_sound_of_one_and_the_rhythm_of_the_other() -> None:

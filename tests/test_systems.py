@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from conftest import TINY_BLSTM, TINY_CNN, tiny_config, tiny_system, tiny_values
 from unmingle.attractors import mask_logits
@@ -15,10 +15,8 @@ from unmingle.errors import UnmingleError
 from unmingle.masks import ideal_binary_mask
 from unmingle.metrics import si_sdr
 from unmingle.systems import (
-    EmbeddingSeparator,
+    AnySystemConfig,
     EmbeddingSeparatorConfig,
-    MaskInference,
-    MaskInferenceConfig,
     MaskingSystem,
     TwoStage,
     TwoStageConfig,
@@ -33,13 +31,8 @@ def _batch(sources: Samples) -> MixtureBatch:
 
 
 def _build(values: dict[str, object]) -> MaskingSystem:
-    kinds = {
-        "embedding_separator": (EmbeddingSeparator, EmbeddingSeparatorConfig),
-        "mask_inference": (MaskInference, MaskInferenceConfig),
-        "two_stage": (TwoStage, TwoStageConfig),
-    }
-    system, config = kinds[str(values["kind"])]
-    built: MaskingSystem = system(config.model_validate(values))
+    built = build_system(TypeAdapter(AnySystemConfig).validate_python(values))
+    assert isinstance(built, MaskingSystem)
     return built
 
 

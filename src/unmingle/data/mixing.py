@@ -246,7 +246,7 @@ class Mixer:
         samples = min(lengths) if mode == "min" else max(lengths)
         starts = [0] * len(picked)
         if self.config.overlap is not None:
-            starts = _turns(lengths, rng.uniform(*self.config.overlap, len(lengths)))
+            starts = overlapping_starts(lengths, rng.uniform(*self.config.overlap, len(lengths)))
             samples = max(start + length for start, length in zip(starts, lengths, strict=True))
         voices = [
             Voice((Segment(utterance, 0, start, min(length, samples)),), 1.0, gain)
@@ -377,7 +377,7 @@ class Mixer:
         return tuple(segments)
 
 
-def _turns(lengths: Sequence[int], shares: NDArray[np.float64]) -> list[int]:
+def overlapping_starts(lengths: Sequence[int], shares: NDArray[np.float64]) -> list[int]:
     """Where utterances begin that overlap with what came before by shares of the shorter of both."""
     starts, end = [0], lengths[0]
     for length, before, share in zip(lengths[1:], lengths, shares[1:], strict=False):

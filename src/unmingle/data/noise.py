@@ -167,7 +167,7 @@ class NoiseMaker:
             noise = self._noise.read(index, int(rng.integers(length - wanted + 1)), wanted)
         else:
             fade = int(self._rate * _CROSSFADE_SECONDS)
-            noise = _looped(self._noise.read(index, 0, length), wanted + length, fade)
+            noise = looped(self._noise.read(index, 0, length), wanted + length, fade)
             noise = noise[int(rng.integers(length)) :]
         if speed != 1.0:
             noise = resample(noise, round(speed * _SPEED_STEPS), _SPEED_STEPS)
@@ -186,7 +186,7 @@ class NoiseMaker:
             index = int(rng.integers(len(self._speech)))
             length = self._speech.length(index)
             start = int(rng.integers(max(0, length - samples) + 1))
-            voice = _looped(self._speech.read(index, start, min(length, samples)), samples, 0)
+            voice = looped(self._speech.read(index, start, min(length, samples)), samples, 0)
             gain = 10 ** (rng.uniform(-6.0, 0.0) / 20) / max(self._speech.level(index), 1e-6)
             babble += np.float32(gain) * voice
         return babble
@@ -209,7 +209,7 @@ def _in_a_room(rng: np.random.Generator, noise: Samples, sample_rate: int) -> Sa
     return np.fft.irfft(np.fft.rfft(noise) * np.fft.rfft(response, size), size).astype(np.float32)
 
 
-def _looped(samples: Samples, wanted: int, fade: int) -> Samples:
+def looped(samples: Samples, wanted: int, fade: int) -> Samples:
     """``samples`` over and over, at least ``wanted`` long, with cross-fades of ``fade`` between."""
     if len(samples) >= wanted:
         return samples

@@ -108,7 +108,7 @@ class RoomMaker:
             size = rng.uniform((3.0, 2.5, 2.4), (8.0, 6.0, 3.5))
             low, high = np.full(3, _WALL_DISTANCE), size - _WALL_DISTANCE
             microphone = rng.uniform(low, high)
-            places = [_place(rng, microphone, distance, low, high) for distance in distances]
+            places = [random_place(rng, microphone, distance, low, high) for distance in distances]
             if all(place is not None for place in places):
                 found = [place for place in places if place is not None]
                 responses = _responses(rng, size, rt60, microphone, found, self._rate)
@@ -119,7 +119,7 @@ class RoomMaker:
         )
 
 
-def _place(
+def random_place(
     rng: np.random.Generator, microphone: Point, distance: float, low: Point, high: Point
 ) -> Point | None:
     """A point at a distance from the microphone and away from the walls, if one is found in a few tries."""

@@ -68,13 +68,13 @@ def struck(rng: np.random.Generator, samples: int, sample_rate: int) -> Samples:
     decays = longest * ratios ** -rng.uniform(0.0, 1.5) * 2.0 ** rng.uniform(-1.0, 1.0, len(ratios))
     gains = 10 ** (rng.uniform(-24.0, 0.0, len(ratios)) / 20)
     detune = rng.choice([0.005, 0.1, 0.7])
-    times = _event_times(rng, 0.5 * 400 ** rng.random(), samples / sample_rate)
+    times = event_times(rng, 0.5 * 400 ** rng.random(), samples / sample_rate)
     strengths = 10 ** (rng.uniform(-1.0, 0.0, len(times)) * rng.uniform(0.0, 24.0) / 20)
     which = rng.integers(_VARIANTS, size=len(times))
     spectrum = np.zeros(samples // 2 + 1, dtype=np.complex64)
     for variant in range(_VARIANTS):
         pitch = lowest * ratios * 2.0 ** rng.normal(0.0, detune, 1 if detune > 0.5 else len(ratios))
-        ring = _ringing(rng, pitch, decays, gains, samples, sample_rate)
+        ring = ringing(rng, pitch, decays, gains, samples, sample_rate)
         hits = np.zeros(samples, dtype=np.float32)
         np.add.at(hits, (times[which == variant] * sample_rate).astype(int), strengths[which == variant])
         spectrum += np.fft.rfft(hits) * np.fft.rfft(ring, samples)
@@ -82,7 +82,7 @@ def struck(rng: np.random.Generator, samples: int, sample_rate: int) -> Samples:
     return np.fft.irfft(spectrum, samples).astype(np.float32)
 
 
-def _ringing(
+def ringing(
     rng: np.random.Generator,
     pitch: NDArray[np.float64],
     decays: NDArray[np.float64],
@@ -127,7 +127,7 @@ def calls(rng: np.random.Generator, samples: int, sample_rate: int) -> Samples:
         trill = rng.uniform(8.0, 70.0)
         gains = gains * (1.0 + rng.uniform(0.3, 1.0) * np.sin(2 * np.pi * trill * time)) / 2
     phase = 2 * np.pi * np.cumsum(track) / sample_rate
-    sound = _pulses(rng, phase, track.max(), sample_rate, most=40)
+    sound = pulse_train(rng, phase, track.max(), sample_rate, most=40)
     breath = rng.standard_normal(samples, dtype=np.float32) * np.float32(10 ** (rng.uniform(-40.0, 0.0) / 20))
     return _coloured(rng, (sound + breath) * gains.astype(np.float32), sample_rate)
 
@@ -139,7 +139,7 @@ def engines(rng: np.random.Generator, samples: int, sample_rate: int) -> Samples
     wander = np.interp(np.linspace(0, count - 1, samples), np.arange(count), rng.uniform(-1.0, 1.0, count))
     track = speed * 2.0 ** (wander * rng.choice([0.01, 0.08, 0.5]))
     phase = 2 * np.pi * np.cumsum(track) / sample_rate
-    pulses = _pulses(rng, phase, track.max(), sample_rate, most=80)
+    pulses = pulse_train(rng, phase, track.max(), sample_rate, most=80)
     # Cylinders differ: the pattern comes back every few pulses.
     cylinders = 10 ** (rng.uniform(-10.0, 0.0, int(rng.integers(1, 9))) / 20)
     turn = (phase / (2 * np.pi) + 0.5).astype(int)
@@ -169,7 +169,7 @@ def crossed(sound: Samples, rhythm: Samples, sample_rate: int) -> Samples:
     # Bands in which the sound has nothing are not raised.
     least = np.float32(1e-3 * np.sqrt(np.mean(np.square(sound))) + 1e-9)
     for band, other in zip(in_bands(sound, sample_rate), in_bands(rhythm, sample_rate), strict=True):
-        noise += band * _envelope(other, window) / (_envelope(band, window) + least)
+        noise += band * slow_envelope(other, window) / (slow_envelope(band, window) + least)
     return noise
 
 
@@ -182,7 +182,7 @@ def in_bands(noise: Samples, sample_rate: int) -> Samples:
     return np.fft.irfft(spectrum * shares, len(noise)).astype(np.float32)
 
 
-def _event_times(rng: np.random.Generator, rate: float, seconds: float) -> NDArray[np.float64]:
+def event_times(rng: np.random.Generator, rate: float, seconds: float) -> NDArray[np.float64]:
     """Seconds at which something happens, about ``rate`` times a second: by the clock, or at any time."""
     if rng.random() < 0.5:
         count = int(seconds * rate) + 1
@@ -193,7 +193,7 @@ def _event_times(rng: np.random.Generator, rate: float, seconds: float) -> NDArr
     return times if len(times) else np.zeros(1)
 
 
-def _pulses(
+def pulse_train(
     rng: np.random.Generator, phase: NDArray[np.float64], highest: float, sample_rate: int, most: int
 ) -> Samples:
     """A sum of the harmonics of ``phase``, all as strong, at most ``most`` and as many as the rate holds."""
@@ -232,7 +232,7 @@ def _wandering(
     return gains.astype(np.float32)
 
 
-def _envelope(band: Samples, window: int) -> Samples:
+def slow_envelope(band: Samples, window: int) -> Samples:
     """Moving average of the magnitude over ``window`` samples."""
     padded = np.pad(np.abs(band), (window // 2 + 1, window - 1 - window // 2))
     total = np.cumsum(padded, dtype=np.float64)

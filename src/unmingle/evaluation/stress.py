@@ -58,7 +58,7 @@ class _Worker:
             estimates = self._built.estimate(case.mixture, _asked(case), case.sample_rate).sources
         except EstimateError as error:
             return {"failure": str(error)}
-        return _measure(test, case, estimates)
+        return measure(test, case, estimates)
 
 
 def _asked(case: Case) -> Samples:
@@ -68,9 +68,9 @@ def _asked(case: Case) -> Samples:
     return np.concatenate([references, np.zeros((lacking, references.shape[1]), dtype=np.float32)])
 
 
-def _measure(test: StressTest, case: Case, estimates: Samples) -> dict[str, Any]:
+def measure(test: StressTest, case: Case, estimates: Samples) -> dict[str, Any]:
     if test.score == "single_speaker":
-        return _single_speaker(case, estimates)
+        return measure_single_speaker(case, estimates)
     references = case.references
     if len(references) > case.outputs:
         # Which speakers do the outputs fit best?
@@ -83,7 +83,7 @@ def _measure(test: StressTest, case: Case, estimates: Samples) -> dict[str, Any]
     gains = _scores(ordered, references) - _scores(unchanged, references)
     result: dict[str, Any] = {"value": float(gains.mean())}
     if test.score == "windows":
-        result["windows"] = _windows(ordered, references, case.sample_rate)
+        result["windows"] = windowed_scores(ordered, references, case.sample_rate)
     return result
 
 
@@ -94,7 +94,9 @@ def _scores(estimates: Samples, references: Samples) -> np.ndarray:
     return values
 
 
-def _windows(estimates: Samples, references: Samples, sample_rate: int) -> list[tuple[float, float | None]]:
+def windowed_scores(
+    estimates: Samples, references: Samples, sample_rate: int
+) -> list[tuple[float, float | None]]:
     """SI-SDR in windows of 3 s by their start in seconds; None where somebody is silent."""
     size, step = round(WINDOW_SECONDS * sample_rate), round(_STEP_SECONDS * sample_rate)
     curve: list[tuple[float, float | None]] = []
@@ -108,7 +110,7 @@ def _windows(estimates: Samples, references: Samples, sample_rate: int) -> list[
     return curve
 
 
-def _single_speaker(case: Case, estimates: Samples) -> dict[str, Any]:
+def measure_single_speaker(case: Case, estimates: Samples) -> dict[str, Any]:
     """SI-SDR of the louder output against the voice; level of the others beside it in dB."""
     levels = np.sqrt(np.square(estimates, dtype=np.float64).mean(axis=1))
     loudest = int(levels.argmax())

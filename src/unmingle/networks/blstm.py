@@ -66,11 +66,12 @@ class Blstm(nn.Module):
         """
         hidden = features
         for number, layer in enumerate(self.layers):
-            output = self._run(cast(nn.LSTM, layer), self.dropout(hidden), frames)
+            output = self.run_layer(cast(nn.LSTM, layer), self.dropout(hidden), frames)
             hidden = hidden + output if self.residual and number > 0 else output
         return hidden
 
-    def _run(self, layer: nn.LSTM, inputs: Tensor, frames: Tensor | None) -> Tensor:
+    def run_layer(self, layer: nn.LSTM, inputs: Tensor, frames: Tensor | None) -> Tensor:
+        """One of the layers: ``(batch, frames, inputs)`` to ``(batch, frames, outputs)``."""
         if self.training and self.recurrent_dropout:
             return lstm_with_recurrent_dropout(layer, inputs, self.recurrent_dropout, frames)
         if frames is None:

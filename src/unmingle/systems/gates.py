@@ -81,6 +81,8 @@ class Gate(nn.Module):
 
     specialist: int | None = None
     """The specialist whose network it listens with; None: it has its own."""
+    linear: nn.Linear
+    """Its last layer, which gives the scores."""
     listening_frames: int | None = None
     """How many of an utterance's first frames it hears, the prelude included; None: all."""
 

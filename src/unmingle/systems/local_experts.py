@@ -120,7 +120,7 @@ class LocalExperts(DenoisingSystem):
     def fit_clusters(self, mixtures: Tensor) -> None:
         """Divide ``mixtures`` ``(batch, samples)`` into clusters, where the latent space is ``spectrum``."""
         if self.config.latent == "spectrum":
-            profiles = _profile(self.frontend(mixtures).features)
+            profiles = band_profile(self.frontend(mixtures).features)
             generator = torch.Generator().manual_seed(0)
             _, centres = kmeans(
                 profiles, profiles.new_ones(len(profiles)), self.config.clusters, generator=generator
@@ -134,7 +134,7 @@ class LocalExperts(DenoisingSystem):
             UnmingleError: the batch does not say what the latent space divides by.
         """
         if self.config.latent == "spectrum":
-            return torch.cdist(_profile(spectra.features), self.centres).argmin(dim=1)
+            return torch.cdist(band_profile(spectra.features), self.centres).argmin(dim=1)
         if self.config.latent == "gender" and batch.gender is not None:
             return torch.where(batch.gender == GENDERS.index("unknown"), -1, batch.gender)
         if self.config.latent == "snr" and batch.snr is not None:
@@ -276,7 +276,7 @@ class LocalExperts(DenoisingSystem):
         return sum(p.numel() for p in expert.parameters()) + self.gate.active_parameters(expert)
 
 
-def _profile(features: Tensor) -> Tensor:
+def band_profile(features: Tensor) -> Tensor:
     """Mean and spread over time of features ``(batch, frames, freqs)`` in bands: ``(batch, 2 * bands)``."""
     bands = adaptive_avg_pool1d(features, _BANDS)
     return torch.cat([bands.mean(dim=1), bands.std(dim=1)], dim=1)
