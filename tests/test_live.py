@@ -75,7 +75,8 @@ def test_the_microphone_is_separated_onto_channels_with_levels(
     tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     audio = _noise(3 * LIVE_RATE)
-    played, levels = _fake_devices(monkeypatch, audio), []
+    levels: list[list[float]] = []
+    played = _fake_devices(monkeypatch, audio)
     with pytest.raises(KeyboardInterrupt):
         run_live(load(tiny_model).stream(LIVE_RATE, 2, 0.5), on_levels=levels.append)
     heard = np.concatenate(played)

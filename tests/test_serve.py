@@ -87,10 +87,10 @@ def test_downloads_are_what_the_command_line_writes(client: Client, run, tiny_mo
         "..%2F..%2Finput.wav": "Not Found",
     }.items():
         assert sentence in client.get(f"/api/jobs/{job['id']}/outputs/{name}").text
-    archive = client.get(
+    refused = client.get(
         f"/api/jobs/{job['id']}/outputs.zip", params={"format": "/../../tracks/original.wav"}
     )
-    assert "Cannot write" in archive.json()["error"]
+    assert "Cannot write" in refused.json()["error"]
 
 
 def test_both_cleans_each_speaker_and_tells_its_stages(
@@ -110,7 +110,7 @@ def test_both_cleans_each_speaker_and_tells_its_stages(
     assert {"loading", "separating", "denoising"} <= set(steps)
     mixture, rate = soundfile.read(MIXTURE, dtype="float32")
     denoiser = unmingle.load_denoiser(tiny_denoiser)
-    for n, estimate in enumerate(unmingle.load(tiny_model).separate(mixture, rate), start=1):
+    for n, estimate in enumerate(unmingle.load(tiny_model).separate(mixture, rate).estimates, start=1):
         content = client.get(f"/api/jobs/{job['id']}/outputs/speaker{n}.wav").content
         np.testing.assert_allclose(
             soundfile.read(io.BytesIO(content))[0], denoiser.denoise(estimate, rate), atol=1e-5

@@ -244,9 +244,9 @@ def manifest(rng: random.Random, folder: Path) -> None:
     for name in ("mix", "s1"):
         (folder / name).mkdir(exist_ok=True)
         (folder / name / "a.wav").write_bytes(b"x")
-    for read in (lambda: read_corpora([folder / "input.csv"]), lambda: read_noise([folder / "input.csv"])):
+    for read in (read_corpora, read_noise):
         with suppress(UnmingleError):
-            read()
+            read([folder / "input.csv"])
     listed = mutated(b"name,speaker_1,gender_1,corpus_1,text_1,snr_db\na,s1,F,c,=x,1.5\n", rng)
     (folder / "mixtures.csv").write_bytes(listed)
     read_mixture_folder(folder)
