@@ -20,7 +20,7 @@ from unmingle.models import DEFAULT_MODEL, find_model, load_system
 from unmingle.separation.recording import RecordingSeparation
 from unmingle.separation.stream import SeparationStream
 from unmingle.separation.windows import Tracks
-from unmingle.systems import MaskingSystem
+from unmingle.systems import DenoisingSystem, MaskingSystem
 
 MOST_SPEAKERS = 16
 _BLOCK_SECONDS = 10.0
@@ -204,7 +204,7 @@ def load(
     """
     where, path = pick_device(device), find_model(name)
     system = load_system(path, where, changes)
-    if not isinstance(system, MaskingSystem):
+    if isinstance(system, DenoisingSystem) or not isinstance(system, MaskingSystem):
         raise UnmingleError(
             f"{path.stem} cleans speech of noise; use `unmingle denoise`, or name a model that separates."
         )
