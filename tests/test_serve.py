@@ -27,7 +27,8 @@ from conftest import MIXTURE, Result, tiny_sound
 from serving import Client, serving, worker_processes
 from unmingle import UnmingleError
 from unmingle.audio import Samples
-from unmingle.serve.activity import speaking_times
+from unmingle.file_batches import Output
+from unmingle.separation import separate_files
 from unmingle.serve.jobs import safe_name
 from unmingle.serve.routes import STATIC, application
 from unmingle.serve.settings import Settings
@@ -94,7 +95,7 @@ def test_downloads_are_what_the_command_line_writes(client: Client, run, tiny_mo
 
 
 def test_both_cleans_each_speaker_and_tells_its_stages(
-    client: Client, tiny_model: Path, tiny_denoiser: Path
+    client: Client, tiny_model: Path, tiny_denoiser: Path, tmp_path: Path
 ) -> None:
     job = client.submit(task="both")
     stages: list[tuple[str, str]] = []
@@ -107,14 +108,12 @@ def test_both_cleans_each_speaker_and_tells_its_stages(
                     break
     steps = list(dict.fromkeys(stage for state, stage in stages if state == "running"))
     assert steps == [step for step in job["stages"] if step in steps]
-    assert {"loading", "separating", "denoising"} <= set(steps)
-    mixture, rate = soundfile.read(MIXTURE, dtype="float32")
-    denoiser = unmingle.load_denoiser(tiny_denoiser)
-    for n, estimate in enumerate(unmingle.load(tiny_model).separate(mixture, rate).estimates, start=1):
+    assert {"loading", "separating"} <= set(steps)
+    clean = unmingle.load_denoiser(tiny_denoiser).file_stream
+    (expected,) = separate_files([MIXTURE], unmingle.load(tiny_model), Output(tmp_path), clean=clean)
+    for n, path in enumerate(expected.outputs, start=1):
         content = client.get(f"/api/jobs/{job['id']}/outputs/speaker{n}.wav").content
-        np.testing.assert_allclose(
-            soundfile.read(io.BytesIO(content))[0], denoiser.denoise(estimate, rate), atol=1e-5
-        )
+        np.testing.assert_allclose(soundfile.read(io.BytesIO(content))[0], soundfile.read(path)[0], atol=1e-6)
 
 
 @pytest.fixture(scope="module")
@@ -385,20 +384,6 @@ def test_samples_are_the_tracks(tmp_path: Path) -> None:
         np.frombuffer(read_samples(tmp_path / "tone.wav", 31990, 100), "<f4"), tone[31990:]
     )
     assert read_samples(tmp_path / "tone.wav", 99999, 100) == b""
-
-
-def test_speaking_times_are_where_sound_is() -> None:
-    rng = np.random.default_rng(0)
-    first, second = np.zeros((2, 80000), np.float32)
-    first[8000:24000] = 0.1 * rng.standard_normal(16000)
-    first[26000:32000] = 0.1 * rng.standard_normal(6000)  # After a pause of an eighth of a second: no gap.
-    second[48000:64000] = 0.1 * rng.standard_normal(16000)
-    first[48000:64000] += 0.01 * second[48000:64000]  # What leaks over is nobody's speech.
-    assert speaking_times(np.stack([first, second]), 16000) == [
-        [(pytest.approx(0.5, abs=0.05), pytest.approx(2.0, abs=0.05))],
-        [(pytest.approx(3.0, abs=0.05), pytest.approx(4.0, abs=0.05))],
-    ]
-    assert speaking_times(np.zeros((2, 10), np.float32), 16000) == [[], []]
 
 
 def _live(address: str, rate: object = 48000) -> ClientConnection:

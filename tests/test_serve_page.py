@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -94,7 +95,7 @@ def _gains(page: Page) -> list[float]:
 def test_each_speaker_is_heard_alone_and_beside_the_original(separated: Page) -> None:
     page = separated
     assert page.locator(".track strong").all_inner_texts() == ["Original", "Speaker 1", "Speaker 2"]
-    assert page.locator("#jobs .status").inner_text() == "2 speakers, 0:07"
+    assert re.fullmatch(r"2 speakers( \(\d+ % sure\))?, 0:07", page.locator("#jobs .status").inner_text())
     page.get_by_role("button", name="Play", exact=True).click()
     _until(page, f"{PLAYER}.player.position > 1")
     assert page.locator(".time").inner_text().startswith("0:01")

@@ -16,11 +16,11 @@ from unmingle.serve.processes import Worker, Workers, cause_of_death
 from unmingle.serve.settings import Settings
 
 STAGES = {
-    "separate": ["loading", "reading", "separating", "writing"],
-    "denoise": ["loading", "reading", "denoising", "writing"],
-    "both": ["loading", "reading", "separating", "denoising", "writing"],
+    "separate": ["loading", "reading", "separating"],
+    "denoise": ["loading", "reading", "denoising"],
+    "both": ["loading", "reading", "separating"],
 }
-"""What a job goes through, in order, by its task."""
+"""What a job goes through, in order, by its task; ``both`` cleans each speaker as it separates."""
 
 _SWEEP_SECONDS = 10.0
 _LONGEST_NAME = 120

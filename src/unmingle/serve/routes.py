@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import soundfile
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
@@ -20,7 +21,8 @@ from starlette.staticfiles import StaticFiles
 from starlette.websockets import WebSocket
 
 from unmingle import __version__
-from unmingle.audio import OUTPUT_FORMATS, check_format, encode_audio, read_audio, replace_files
+from unmingle.audio import OUTPUT_FORMATS, check_format
+from unmingle.audio_blocks import AudioWriter
 from unmingle.errors import UnmingleError
 from unmingle.serve.jobs import STAGES, Job, Jobs, RefusedError, safe_name
 from unmingle.serve.live import LiveStreams
@@ -32,6 +34,7 @@ from unmingle.serve.views import draw, read_samples
 STATIC = Path(__file__).parent / "static"
 _MOST_SAMPLES = 2_000_000
 _WIDEST = 4096
+_ENCODED_AT_ONCE = 1 << 18
 _KEEP_ALIVE_SECONDS = 15.0
 
 
@@ -189,10 +192,12 @@ class _Api:
             return stored
         target = self._jobs.folder_of(job) / "encoded" / f"{track}.{format}"
         if not target.exists():
-            samples = read_audio(stored).samples
-            if track != "original":
-                samples *= np.float32(result["integer_gain"])
-            replace_files([(target, encode_audio(samples, result["sample_rate"], format))])
+            gain = np.float32(1.0 if track == "original" else result["integer_gain"])
+            with soundfile.SoundFile(str(stored)) as file:
+                arguments = (file.samplerate, file.channels, format, None, result["seconds"])
+                with AudioWriter(target, *arguments) as writer:
+                    for block in file.blocks(_ENCODED_AT_ONCE, dtype="float32", always_2d=True):
+                        writer.write(gain * block.T)
         return target
 
     def _pack(self, job: Job, result: dict[str, Any], format: str) -> Path:

@@ -16,82 +16,158 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+import soundfile
 import torch
 
 import unmingle
-from unmingle.audio import (
-    OUTPUT_FORMATS,
-    Samples,
-    encode_audio,
-    pick_channel,
-    read_audio,
-    read_header,
-    write_audio,
-)
+from unmingle.audio import OUTPUT_FORMATS, Samples, down_mixer, encode_audio
+from unmingle.audio_blocks import AudioWriter
+from unmingle.audio_reading import AudioFile
+from unmingle.denoising import Enhancer, denoise_files
 from unmingle.errors import UnmingleError
-from unmingle.serve.activity import speaking_times
+from unmingle.file_batches import Output
+from unmingle.separation import FileResult, Separator, separate_files
 from unmingle.serve.views import loudest_power
 
 Tell = Callable[[dict[str, Any]], None]
 
 _MOST_VALUES = 2**30
 """Samples of all channels in a recording, at most: 4 GiB."""
+_BLOCK_SECONDS = 10.0
 
 
 def run_job(request: dict[str, Any], tell: Tell) -> dict[str, Any]:
     """Do one job in its folder: ``input/NAME`` becomes ``tracks/original.wav`` and one file per estimate.
 
+    The files are those of the command line, in float WAV.
+
     Returns:
-        The job's ``result``, as docs/serve.md has it.
+        The job's ``result``, as ``/api/openapi.json`` has it.
 
     Raises:
         UnmingleError: what the command line would say.
     """
-    task, folder = request["task"], Path(request["folder"])
+    task, tracks = request["task"], Path(request["folder"]) / "tracks"
     tell({"stage": "loading"})
-    separator = _load(unmingle.load, request["model"]) if task != "denoise" else None
-    denoiser = _load(unmingle.load_denoiser, request["denoiser"]) if task != "separate" else None
-    tell({"stage": "reading"})
+    separator: Separator | None = None
+    denoiser: Enhancer | None = None
+    if task != "denoise":
+        separator = _load(unmingle.load, request["model"])
+    if task != "separate":
+        denoiser = _load(unmingle.load_denoiser, request["denoiser"])
     # Read by its bare name, so that sentences about it have the name that the user gave it.
-    os.chdir(folder / "input")
+    os.chdir(Path(request["folder"]) / "input")
     path = Path(request["name"])
-    refuse_too_long(path, request["recording_seconds"])
-    recording = read_audio(path)
-    rate, warnings = recording.sample_rate, [recording.warning] if recording.warning else []
-    original = recording.samples if separator is None else pick_channel(recording.samples, "mix")
-    if separator is None:
-        tracks = {"denoised": _denoise(denoiser, original[None], rate, tell)[0]}
-        times = speaking_times(pick_channel(tracks["denoised"], "mix")[None], rate)
+    tell({"stage": "reading"})
+    write_original(path, tracks / "original.wav", request["recording_seconds"], mono=separator is not None)
+    if separator is not None:
+        result = _separate(path, tracks, separator, denoiser, request["speakers"], tell)
     else:
-        estimates = _separate(separator, original, rate, request["speakers"], tell)
-        if request["speakers"] not in (None, "auto") and not separator.trained_for(request["speakers"]):
-            warnings.append(f"the model was trained for {separator.speakers} speakers")
-        times = speaking_times(estimates, rate)
-        if denoiser is not None:
-            # After the separator: it takes a second speaker for noise.
-            estimates = _denoise(denoiser, estimates, rate, tell)
-        tracks = {f"speaker{number}": estimate for number, estimate in enumerate(estimates, start=1)}
-    tell({"stage": "writing"})
-    (folder / "tracks").mkdir()
-    for name, samples in {"original": original, **tracks}.items():
-        write_audio(folder / "tracks" / f"{name}.wav", samples, rate)
-    peak = max(float(np.abs(samples).max()) for samples in tracks.values())
-    peak = max(float(np.abs(samples).max()) for samples in tracks.values())
-    return {
+        assert denoiser is not None
+        result = _denoise(path, tracks, denoiser, tell)
+    with soundfile.SoundFile(str(tracks / "original.wav")) as original:
+        rate, samples, channels = original.samplerate, original.frames, original.channels
+    return result | {
         "sample_rate": rate,
-        "samples": original.shape[-1],
-        "seconds": original.shape[-1] / rate,
-        "formats": [name for name in OUTPUT_FORMATS if _holds(name, len(np.atleast_2d(original)), rate)],
-        # As the command line does it: one gain for all, and none for float WAV.
-        "integer_gain": 0.999 / peak if peak > 1.0 else 1.0,
-        "loudest_power": loudest_power(folder / "tracks" / "original.wav"),
-        "warnings": warnings,
+        "samples": samples,
+        "seconds": samples / rate,
+        "formats": [name for name in OUTPUT_FORMATS if _holds(name, channels, rate)],
+        "loudest_power": loudest_power(tracks / "original.wav"),
+        "tracks": [{"name": "original", "channels": channels, "speaks": []}, *result["tracks"]],
+    }
+
+
+def write_original(path: Path, target: Path, most_seconds: float, *, mono: bool) -> None:
+    """Write what the estimates are compared with: the recording, or the mean of its channels.
+
+    Raises:
+        UnmingleError: it cannot be read, is too long, or has too many channels for its length.
+    """
+    with AudioFile(path) as file:
+        rate, size = file.sample_rate, round(_BLOCK_SECONDS * file.sample_rate)
+        seconds = file.seconds or 0.0
+        _refuse_too_long(path, seconds, file.channels * rate, most_seconds)
+        channels = 1 if mono else file.channels
+        pick = down_mixer(file.blocks(size), file.channels)[0] if mono else None
+        samples = 0
+        with AudioWriter(target, rate, channels, "wav", seconds=seconds) as writer:
+            for block in file.blocks(size):
+                samples += block.shape[1]
+                # The header may not have told.
+                _refuse_too_long(path, samples / rate, file.channels * rate, most_seconds)
+                writer.write(pick(block)[None] if pick else block)
+            if not samples:
+                raise UnmingleError(f"{path} holds 0 samples; there is nothing to read.")
+
+
+def _refuse_too_long(path: Path, seconds: float, values_per_second: int, most_seconds: float) -> None:
+    if seconds > most_seconds:
+        raise UnmingleError(
+            f"{path} is {seconds / 60:.0f} minutes long and this server takes "
+            f"{most_seconds / 60:.0f}: cut it, or use the command line."
+        )
+    if seconds * values_per_second > _MOST_VALUES:
+        raise UnmingleError(
+            f"{path} has too many channels for its length: mix them, or use the command line."
+        )
+
+
+def _separate(
+    path: Path, tracks: Path, separator: Separator, denoiser: Enhancer | None, speakers: Any, tell: Tell
+) -> dict[str, Any]:
+    def progress(share: float) -> None:
+        tell({"stage": "separating", "progress": share})
+
+    progress(0.0)
+    (done,) = separate_files(
+        [path],
+        separator,
+        Output(tracks),
+        speakers=speakers,
+        # After the separator: the denoiser takes a second speaker for noise.
+        clean=denoiser.file_stream if denoiser else None,
+        on_progress=progress,
+    )
+    if done.error:
+        raise UnmingleError(done.error)
+    for number, output in enumerate(done.outputs, start=1):
+        Path(output).rename(tracks / f"speaker{number}.wav")
+    return {
+        "warnings": done.warnings,
+        "confidence": done.confidence,
+        "integer_gain": _gain(tracks, done),
         "tracks": [
-            {"name": name, "channels": len(np.atleast_2d(samples)), "speaks": speaks}
-            for (name, samples), speaks in zip(
-                [("original", original), *tracks.items()], [[], *times], strict=True
-            )
+            {
+                "name": f"speaker{number}",
+                "channels": 1,
+                "speaks": [(each.start, each.end) for each in done.timeline if each.speaker == number],
+            }
+            for number in range(1, done.speakers + 1)
         ],
+    }
+
+
+def _gain(tracks: Path, done: FileResult) -> float:
+    """As the command line does it where a format clips: one gain for all speakers."""
+    peak = 0.0
+    for number in range(1, done.speakers + 1):
+        for block in soundfile.blocks(str(tracks / f"speaker{number}.wav"), 1 << 20, dtype="float32"):
+            peak = max(peak, float(np.abs(block).max(initial=0.0)))
+    return 0.999 / peak if peak > 1.0 else 1.0
+
+
+def _denoise(path: Path, tracks: Path, denoiser: Enhancer, tell: Tell) -> dict[str, Any]:
+    tell({"stage": "denoising"})
+    (done,) = denoise_files([path], denoiser, Output(tracks, name="{stem}_denoised"))
+    if done.error:
+        raise UnmingleError(done.error)
+    cleaned = Path(done.output).rename(tracks / "denoised.wav")
+    channels = soundfile.info(str(cleaned)).channels
+    return {
+        "warnings": done.warnings,
+        "confidence": 1.0,
+        "integer_gain": 1.0,
+        "tracks": [{"name": "denoised", "channels": channels, "speaks": []}],
     }
 
 
@@ -103,48 +179,8 @@ def _holds(format: str, channels: int, rate: int) -> bool:
     return True
 
 
-def _separate(separator: Any, mixture: Samples, rate: int, speakers: Any, tell: Tell) -> Samples:
-    tell({"stage": "separating"})
-
-    def progress(share: float) -> None:
-        tell({"stage": "separating", "progress": share})
-
-    separation = separator.separate(mixture, sample_rate=rate, speakers=speakers, on_progress=progress)
-    estimates: Samples = separation.estimates
-    return estimates
-
-
-def _denoise(denoiser: Any, recordings: Samples, rate: int, tell: Tell) -> Samples:
-    """Each of ``(recordings, samples)`` or ``(recordings, channels, samples)`` on its own."""
-    cleaned = []
-    for number, recording in enumerate(recordings):
-        tell({"stage": "denoising", "progress": number / len(recordings)})
-        cleaned.append(denoiser.denoise(recording, sample_rate=rate))
-    return np.stack(cleaned)
-
-
 def _load(loader: Callable[..., Any], model: str | None) -> Any:
     return loader() if model is None else loader(model)
-
-
-def refuse_too_long(path: Path, most_seconds: float) -> None:
-    """Refuse a recording by what its header says, before memory is spent on it.
-
-    Raises:
-        UnmingleError: it is too long, or has too many channels for its length.
-    """
-    header = read_header(path)
-    if header is None:
-        return
-    if header.seconds > most_seconds:
-        raise UnmingleError(
-            f"{path} is {header.seconds / 60:.0f} minutes long and this server takes "
-            f"{most_seconds / 60:.0f}: cut it, or use the command line."
-        )
-    if header.seconds * header.sample_rate * header.channels > _MOST_VALUES:
-        raise UnmingleError(
-            f"{path} has too many channels for its length: mix them, or use the command line."
-        )
 
 
 def run_live(request: dict[str, Any], source: BinaryIO, sink: BinaryIO) -> None:

@@ -2,7 +2,7 @@
  * The JSON API; docs/serve.md describes it.
  *
  * @typedef {{name: string, channels: number, speaks: [number, number][]}} Track
- * @typedef {{sample_rate: number, samples: number, seconds: number, formats: string[], warnings: string[],
+ * @typedef {{sample_rate: number, samples: number, seconds: number, confidence: number, formats: string[], warnings: string[],
  *   tracks: Track[]}} Result
  * @typedef {{id: string, name: string, task: string, state: string, jobs_ahead: number | null, stages: string[],
  *   stage: string | null, progress: number | null, error: string | null, result: Result | null}} Job

@@ -122,7 +122,9 @@ function status(job) {
   if (job.result) {
     const speakers = job.result.tracks.length - 1;
     const what = job.task === "denoise" ? "cleaned" : speakers === 1 ? "1 speaker" : `${speakers} speakers`;
-    return `${what}, ${clock(job.result.seconds)}`;
+    const { confidence, seconds } = job.result;
+    const sure = confidence < 1 ? ` (${Math.round(100 * confidence)} % sure)` : "";
+    return `${what}${sure}, ${clock(seconds)}`;
   }
   if (job.state === "waiting") return job.jobs_ahead ? `waiting, ${job.jobs_ahead} before it` : "next";
   const number = job.stages.indexOf(job.stage ?? "") + 1;

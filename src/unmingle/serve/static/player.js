@@ -7,6 +7,7 @@
 
 const CHUNK_SECONDS = 4;
 const AHEAD_SECONDS = 6;
+const START_SECONDS = 1.5;
 const START_DELAY = 0.05;
 const FADE_SECONDS = 0.005;
 const CHUNKS_KEPT = 6;
@@ -76,7 +77,11 @@ export class Player {
       await context.resume();
       const first = Math.round(this._position * this.recording.sampleRate);
       this._nextChunk = Math.floor(first / this._chunkLength);
-      await this._chunk(this._nextChunk);
+      // Near the end of a chunk the next one is waited for, too, or it might come too late.
+      const ready = (this._nextChunk + 1) * this._chunkLength - first;
+      const next = (this._nextChunk + 1) * this._chunkLength < this.recording.length;
+      const wanted = next && ready < START_SECONDS * this.recording.sampleRate ? [0, 1] : [0];
+      await Promise.all(wanted.map((more) => this._chunk(this._nextChunk + more)));
       if (generation !== this._generation) return;
       // On the grid of samples, so that chunks join without a click.
       const rate = context.sampleRate;

@@ -106,15 +106,20 @@ export class Timeline {
     this._duration = duration;
     this._canvas = make("canvas");
     this._line = make("span", { class: "line" });
-    this._tracks = tracks.filter((track) => track.name !== "original");
+    this._tracks = tracks.filter((track) => track.name.startsWith("speaker"));
     // Lanes take their colours from these, as rows do.
     this._colours = this._tracks.map((track) => make("i", { class: track.name }));
     this.element = make("div", { class: "timeline" }, this._canvas, this._line, ...this._colours);
-    this.element.style.height = `${LANE * this._tracks.length + 4}px`;
+    this.element.style.height = `${LANE * Math.max(1, this._tracks.length) + 4}px`;
     this.element.addEventListener("pointerdown", (event) => {
       const box = this.element.getBoundingClientRect();
       onSeek(((event.clientX - box.left) / box.width) * duration);
     });
+  }
+
+  /** How many speakers it shows. */
+  get lanes() {
+    return this._tracks.length;
   }
 
   /** @param {View} view */

@@ -91,7 +91,7 @@ export class TrackPlayer extends HTMLElement {
         make("span", { class: "group" }, ...zoom),
         make("span", { class: "group last" }, this._format, this._all),
       ),
-      make("div", { class: "row" }, make("span", { class: "label" }, "Who speaks when"), this._timeline.element),
+      make("div", { class: "row" }, make("span", { class: "label" }, this._timeline.lanes ? "Who speaks when" : "Whole recording"), this._timeline.element),
       make("div", { class: "row" }, make("span", { class: "label" }), this._ruler),
       ...this._strips.map((strip) => strip.element),
     );
