@@ -38,7 +38,7 @@ def test_packed_parts_train_and_the_checkpoint_goes_on(crowd_corpus: Path, tmp_p
         "recipe.yaml",
         "out",
         "--minutes",
-        "5",
+        "0",
         "--batch",
         "4",
     ]
