@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
 
 from unmingle.padding import frame_count
 
-WindowName = Literal["sqrt_hann", "hann"]
+WINDOWS: dict[str, Callable[[int], Tensor]] = {
+    "sqrt_hann": lambda length: torch.hann_window(length, periodic=True).sqrt(),
+    "hann": lambda length: torch.hann_window(length, periodic=True),
+}
+"""All windows by their names in recipes; what recipes may choose from follows."""
+
+if TYPE_CHECKING:
+    WindowName = str
+else:
+    WindowName = Literal[tuple(WINDOWS)]
 
 
 class Stft(nn.Module):
@@ -18,7 +28,7 @@ class Stft(nn.Module):
     Args:
         window_length: in samples; also the size of the transform.
         hop: in samples; at most half the window.
-        window: ``sqrt_hann`` (Luo, Isik) or ``hann`` (Mobin); both periodic.
+        window: a name in :data:`WINDOWS`: ``sqrt_hann`` (Luo, Isik) or ``hann`` (Mobin), both periodic.
     """
 
     window: Tensor
@@ -29,8 +39,7 @@ class Stft(nn.Module):
             raise ValueError(f"hop must lie in 1..{window_length // 2}, half the window; got {hop}")
         self.window_length = window_length
         self.hop = hop
-        values = torch.hann_window(window_length, periodic=True)
-        self.register_buffer("window", values.sqrt() if window == "sqrt_hann" else values, persistent=False)
+        self.register_buffer("window", WINDOWS[window](window_length), persistent=False)
 
     @property
     def freqs(self) -> int:
