@@ -105,7 +105,7 @@ def state_of(utterance: Utterance) -> tuple[int, int]:
         found = utterance.path.stat()
     except (OSError, ValueError) as error:
         raise UnmingleError(
-            f"{utterance.path} does not exist, though the corpus {utterance.corpus} lists it; "
+            f"{utterance.path} does not exist, though its corpus lists it; "
             "bring it back, or take it off the list."
         ) from error
     return found.st_size, int(found.st_mtime)
