@@ -44,7 +44,7 @@ class Stage(Config):
     steps: int = Field(ge=1, le=10**9)
     """At most so many."""
     batch_size: int = Field(16, ge=1, le=4096)
-    learning_rate: float = Field(1e-3, gt=0.0, le=10.0)
+    learning_rate: float = Field(1e-3, gt=0.0, le=1e30)
     warmup_steps: int = Field(0, ge=0, le=10**9)
     """Steps over which the rate rises from zero."""
     schedule: Literal["plateau", "constant", "halving", "decay", "exponential"] = "plateau"
