@@ -330,9 +330,9 @@ def _limit(seconds: float) -> None:
 def run_batch(target: str, seed: int, first: int, count: int, keep: Path) -> int:
     """Cases one after the other; a fault's input and its traceback are kept. Returns the number of faults."""
     faults = 0
-    with tempfile.TemporaryDirectory() as folder, suppress(Exception):
+    with tempfile.TemporaryDirectory() as scratch, suppress(Exception):
         # Without a limit: what is imported at the first use takes its time.
-        TARGETS[target](random.Random(0), Path(folder))
+        TARGETS[target](random.Random(0), Path(scratch))
     for case in range(first, first + count):
         folder = keep / f"{target}-{seed}-{case}"
         folder.mkdir(parents=True)

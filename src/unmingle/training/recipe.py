@@ -22,6 +22,7 @@ _LARGEST = {
     "layers": 64, "refiner_layers": 64, "blocks": 64, "repeats": 64, "hidden_size": 2**16, "channels": 2**16,
     "dimension": 4096, "anchors": 64, "speakers": 64, "hop": 2**16, "window_length": 2**18, "experts": 256,
     "snr": 200, "snr_levels": 200, "snr_spread": 200, "bank": 10**6, "iterations": 10**5, "sample_rate": 768_000,
+    "learning_rate": 1e30,
 }  # fmt: skip
 """Of numbers that decide how much memory and time a system takes, whichever part of a recipe they stand in."""
 
