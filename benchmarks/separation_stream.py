@@ -2,7 +2,7 @@
 
     python benchmarks/separation_stream.py CORPUS [--model MODEL] [--count 10] [--lags 0.3 0.6 1.0 2.0]
 
-Conversations of 30 s of two speakers of the test split (the list `conversations` of separator_scores.py) at 8 kHz, one
+Conversations of 30 s of two speakers of the test split (the list `conversations` of separator_scores.py), 8 kHz, one
 thread. Columns: SI-SDR in dB, the share of single-speaker speech in the wrong file, processor seconds per second of
 audio, and how much faster than real time the slowest block of 80 ms is.
 """
