@@ -134,7 +134,12 @@ def _train_process(
     keep_freed_memory()
     if options.threads:
         torch.set_num_threads(max(1, options.threads // options.processes))
-    return _Loop(fabric, recipe, folder, options, on_step).run()
+    try:
+        return _Loop(fabric, recipe, folder, options, on_step).run()
+    finally:
+        # A process that ends while its group's threads still run is aborted.
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
 
 
 def _speakers(stage: Stage) -> tuple[int | None, int | None]:
