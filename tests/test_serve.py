@@ -223,6 +223,9 @@ def test_uploads_are_bounded(tmp_path: Path) -> None:
     bounds = {"upload_bytes": len(content), "session_jobs": 2, "server_jobs": 3}
     with serving(tmp_path, **bounds) as address, Client(address) as client, Client(address) as other:
         assert client.upload(content + b"x").status_code == 413
+        # More than a socket's buffer holds: the answer must come through all the same.
+        for _ in range(5):
+            assert "larger than" in client.upload(bytes(8 * 2**20)).json()["error"]
 
         def pieces() -> Iterator[bytes]:
             yield from (content, b"x")

@@ -6,7 +6,7 @@ import asyncio
 import json
 import zipfile
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,8 @@ _MOST_SAMPLES = 2_000_000
 _WIDEST = 4096
 _ENCODED_AT_ONCE = 1 << 18
 _KEEP_ALIVE_SECONDS = 15.0
+_MOST_DRAINED = 64 * 2**20
+_DRAIN_SECONDS = 5.0
 
 
 def application(settings: Settings, folder: Path) -> Starlette:
@@ -131,9 +133,13 @@ class _Api:
         if task not in STAGES:
             raise UnmingleError(f"There is no task {task!r}; choose {', '.join(STAGES)}.")
         job = Job(_session(request), safe_name(query.get("name", "")), task, _speakers(query.get("speakers")))
-        length = request.headers.get("content-length")
+        length, body = request.headers.get("content-length"), request.stream()
         try:
-            await self._jobs.create(job, int(length) if length else None, request.stream())
+            try:
+                await self._jobs.create(job, int(length) if length else None, body)
+            except RefusedError:
+                await _drain(body)
+                raise
         except ClientDisconnect:
             return Response(status_code=400)
         return JSONResponse(self._jobs.describe(job), 201, {"Location": f"/api/jobs/{job.id}"})
@@ -243,6 +249,17 @@ class _Api:
         job, result = self._finished(request)
         track = _track(result, request.path_params["track"])
         return self._jobs.folder_of(job) / "tracks" / f"{track['name']}.wav"
+
+
+async def _drain(body: AsyncIterator[bytes]) -> None:
+    """Read on for a little after a refusal: who still sends when the connection closes may not see the answer."""
+    left = _MOST_DRAINED
+    with suppress(TimeoutError, RuntimeError):  # A body that ended already cannot be read on.
+        async with asyncio.timeout(_DRAIN_SECONDS):
+            async for block in body:
+                left -= len(block)
+                if left < 0:
+                    return
 
 
 def _session(request: Request) -> str:
