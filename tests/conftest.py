@@ -22,7 +22,8 @@ from unmingle.systems import (
     LocalExpertsConfig,
 )
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
+ROOT = Path(__file__).parent.parent
+EXAMPLES = ROOT / "examples"
 MIXTURE = EXAMPLES / "two_speakers" / "mix" / "reader_and_commands.flac"
 
 

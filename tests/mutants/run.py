@@ -32,29 +32,34 @@ HERE = Path(__file__).resolve().parent
 SECONDS = 120
 """Of processor time: a mutant whose tests take longer never ends, and counts as killed."""
 
-WHOLE = "test_compositions.py"
-EXPERTS = ["test_denoisers.py", "test_gates.py", "test_prelude.py", "test_bands.py"]
+WHOLE = "systems/test_compositions.py"
+EXPERTS = [
+    "systems/test_denoisers.py",
+    "systems/test_gates.py",
+    "denoising/test_prelude.py",
+    "systems/test_bands.py",
+]
 TESTS = {
     "losses.py": ["test_losses.py", WHOLE],
     "masks.py": ["test_stft_and_masks.py", WHOLE],
-    "clustering.py": ["test_clustering.py", "test_attractors.py", WHOLE],
+    "clustering.py": ["test_clustering.py", "attractors/test_attractors.py", WHOLE],
     "metrics.py": ["test_metrics_and_permutation.py"],
-    "counting.py": ["test_counting.py", "test_systems.py"],
+    "counting.py": ["test_counting.py", "systems/test_systems.py"],
     "frontend.py": ["test_frontend.py", WHOLE],
-    "attractors/anchored.py": ["test_attractors.py", WHOLE],
-    "attractors/clustered.py": ["test_attractors.py", WHOLE],
-    "attractors/fixed.py": ["test_attractors.py", WHOLE],
-    "attractors/formation.py": ["test_attractors.py", WHOLE],
-    "networks/refiners.py": [f"{WHOLE}::test_loss_and_masks_of_two_stages", "test_networks.py"],
-    "networks/blstm.py": ["test_networks.py", WHOLE],
-    "systems/objectives.py": [f"{WHOLE}::test_loss_and_masks_of_upit", WHOLE, "test_systems.py"],
-    "systems/embedding_separator.py": [WHOLE, "test_systems.py"],
-    "systems/mask_inference.py": [f"{WHOLE}::test_loss_and_masks_of_upit", WHOLE, "test_systems.py"],
-    "systems/two_stage.py": [f"{WHOLE}::test_loss_and_masks_of_two_stages", "test_systems.py"],
-    "systems/base.py": [WHOLE, "test_systems.py", "test_counting.py"],
+    "attractors/anchored.py": ["attractors/test_attractors.py", WHOLE],
+    "attractors/clustered.py": ["attractors/test_attractors.py", WHOLE],
+    "attractors/fixed.py": ["attractors/test_attractors.py", WHOLE],
+    "attractors/formation.py": ["attractors/test_attractors.py", WHOLE],
+    "networks/refiners.py": [f"{WHOLE}::test_loss_and_masks_of_two_stages", "networks/test_networks.py"],
+    "networks/blstm.py": ["networks/test_networks.py", WHOLE],
+    "systems/objectives.py": [f"{WHOLE}::test_loss_and_masks_of_upit", WHOLE, "systems/test_systems.py"],
+    "systems/embedding_separator.py": [WHOLE, "systems/test_systems.py"],
+    "systems/mask_inference.py": [f"{WHOLE}::test_loss_and_masks_of_upit", WHOLE, "systems/test_systems.py"],
+    "systems/two_stage.py": [f"{WHOLE}::test_loss_and_masks_of_two_stages", "systems/test_systems.py"],
+    "systems/base.py": [WHOLE, "systems/test_systems.py", "test_counting.py"],
     "systems/denoiser.py": [f"{WHOLE}::test_loss_and_masks_of_a_denoiser", *EXPERTS],
     "systems/local_experts.py": [f"{WHOLE}::test_losses_and_masks_of_local_experts", *EXPERTS],
-    "systems/gates.py": ["test_gates.py", *EXPERTS],
+    "systems/gates.py": ["systems/test_gates.py", *EXPERTS],
 }
 """The modules, below ``src/unmingle``, and the test files that hold them."""
 

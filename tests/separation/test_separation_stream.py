@@ -9,9 +9,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_windows import LowAndHigh, _voices
 
 from conftest import tiny_system
-from test_windows import LowAndHigh, _voices
 from unmingle.audio import Samples
 from unmingle.errors import UnmingleError
 from unmingle.metrics import si_sdr

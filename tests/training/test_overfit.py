@@ -14,6 +14,7 @@ import pytest
 import torch
 from pydantic import TypeAdapter
 
+from conftest import ROOT
 from unmingle.batch import MixtureBatch
 from unmingle.data.batches import Crops
 from unmingle.data.cache import decode
@@ -25,7 +26,7 @@ from unmingle.systems import AnySystemConfig, MaskingSystem, build_system
 from unmingle.training.recipe import read_recipe
 
 pytestmark = pytest.mark.slow
-RECIPES = Path(__file__).parent.parent / "recipes"
+RECIPES = ROOT / "recipes"
 SHARE = 0.9
 
 

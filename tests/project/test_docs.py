@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import typer
 
+from conftest import ROOT
 from unmingle.cli.main import app
 
-ROOT = Path(__file__).parent.parent
 PAGES = [
     ROOT / "README.md",
     *sorted((ROOT / "docs").rglob("*.md")),

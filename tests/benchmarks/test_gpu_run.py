@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from conftest import tiny_values
+from conftest import ROOT, tiny_values
 from unmingle.models import load_system
 
-SCRIPT = Path(__file__).parent.parent / "benchmarks" / "gpu_run.py"
+SCRIPT = ROOT / "benchmarks" / "gpu_run.py"
 MODULE = runpy.run_path(str(SCRIPT), run_name="gpu_run")
 
 

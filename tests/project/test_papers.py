@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
+from conftest import ROOT
+
 LEDGER = (ROOT / "docs" / "papers.md").read_text(encoding="utf-8")
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 import yaml
 
-from conftest import tiny_system
+from conftest import ROOT, tiny_system
 from unmingle.errors import UnmingleError
 from unmingle.models import ModelFacts, load_system, save_system
 from unmingle.networks import BlstmConfig
@@ -26,7 +26,7 @@ from unmingle.training.loop import Options, train
 from unmingle.training.recipe import Recipe, read_recipe, shrink
 from unmingle.training.run_folder import LogRow, Progress, RunFolder
 
-FOLDER = Path(__file__).parent.parent / "recipes"
+FOLDER = ROOT / "recipes"
 PARTS = {"data.yaml", "conversations.yaml"}
 RECIPES = [path for path in sorted(FOLDER.rglob("*.yaml")) if path.name not in PARTS]
 PAPERS = {"isik2016", "ledger", "luo2018", "mobin2018", "sivaraman2020"}

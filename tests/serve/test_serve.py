@@ -23,7 +23,7 @@ import soundfile
 from websockets.sync.client import ClientConnection, connect
 
 import unmingle
-from conftest import MIXTURE, Result, tiny_sound
+from conftest import MIXTURE, ROOT, Result, tiny_sound
 from serving import Client, serving, worker_processes
 from unmingle import UnmingleError
 from unmingle.audio import Samples
@@ -143,7 +143,7 @@ def test_a_stereo_recording_is_cleaned_in_stereo(owner: Client, stereo: Samples,
 
 
 def test_the_examples_in_the_documentation_run(address: str, tmp_path: Path) -> None:
-    page = (Path(__file__).parent.parent / "docs" / "serve.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "serve.md").read_text(encoding="utf-8")
     shutil.copy(MIXTURE, tmp_path / "meeting.flac")
     for language, program in (("bash", ["bash", "-euc"]), ("python", [sys.executable, "-c"])):
         (code,) = re.findall(rf"```{language}\n(.*?)```", page, re.DOTALL)
