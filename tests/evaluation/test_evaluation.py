@@ -17,8 +17,9 @@ from unmingle.data.mixture_writing import MixtureFolderConfig, write_mixture_fol
 from unmingle.errors import UnmingleError
 from unmingle.evaluation.candidates import CandidateConfig
 from unmingle.evaluation.evaluate import evaluate_folder
+from unmingle.evaluation.metric_registry import available_metrics
 from unmingle.evaluation.processes import ordered_map
-from unmingle.evaluation.scores import available_metrics, score_mixture, why_undefined
+from unmingle.evaluation.scores import score_mixture, why_undefined
 from unmingle.evaluation.summary import (
     Counting,
     MixtureScores,

@@ -12,6 +12,7 @@ import typer
 
 from conftest import ROOT
 from unmingle.cli.main import app
+from unmingle.evaluation.metric_registry import METRICS
 
 PAGES = [
     ROOT / "README.md",
@@ -91,3 +92,13 @@ def test_examples_of_the_concepts_run(page: Path) -> None:
     assert examples
     for example in examples:
         exec(example, {})
+
+
+def test_the_table_of_metrics_is_that_of_the_registry() -> None:
+    text = (ROOT / "docs/scores.md").read_text("utf-8")
+    rows = re.findall(r"^\| (`[^|]*`) \|", text, re.MULTILINE)
+    assert re.findall(r"`(\w+)`", " ".join(rows)) == list(METRICS)
+    for task, line in (("separate", "Default for mixtures:"), ("denoise", "Default for noisy speech:")):
+        listed = re.sub(r",| and ", "; ", text.partition(line)[2].partition(".")[0])
+        labels = [METRICS[name].label.split(" (")[0] for name in METRICS if task in METRICS[name].tasks]
+        assert [label.strip() for label in listed.split(";") if label.strip()] == labels

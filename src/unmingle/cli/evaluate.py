@@ -10,18 +10,7 @@ import typer
 
 from unmingle.cli.options import Device, Json, Threads, check_range, require, set_threads
 from unmingle.errors import UnmingleError
-
-LABELS = {
-    "si_sdr": "SI-SDR (dB)",
-    "sdr": "BSS-eval SDR (dB)",
-    "sir": "BSS-eval SIR (dB)",
-    "sar": "BSS-eval SAR (dB)",
-    "magnitude_snr": "magnitude SNR (dB)",
-    "pesq": "PESQ",
-    "stoi": "STOI",
-    "estoi": "ESTOI",
-    "dnsmos": "DNSMOS overall",
-}
+from unmingle.evaluation.metric_registry import METRICS
 
 
 def command(
@@ -72,8 +61,7 @@ def command(
         typer.Option(
             "--metric",
             metavar="NAME",
-            help="Compute only this metric; repeatable. One of si_sdr, sdr, sir, sar, magnitude_snr, "
-            "pesq, stoi, estoi, dnsmos.",
+            help=f"Compute only this metric; repeatable. One of {', '.join(METRICS)}.",
         ),
     ] = None,
     words: Annotated[
@@ -216,18 +204,18 @@ def _print_summary(summary: dict[str, Any], target: Path) -> None:
     print(f"{target}/scores.csv  {target}/summary.json")
 
 
-def _rows(name: str, group: dict[str, Any], only: str | None = None) -> list[tuple[str, ...]]:
+def _rows(mixtures: str, group: dict[str, Any], only: str | None = None) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = []
-    for metric, label in LABELS.items():
-        if metric not in group["metrics"] or (only and metric != only):
+    for name, metric in METRICS.items():
+        if name not in group["metrics"] or (only and name != only):
             continue
-        value, gain = group["metrics"][metric], group["metrics"].get(f"{metric}_improvement")
-        places = 3 if metric in ("stoi", "estoi") else 2
+        value, gain = group["metrics"][name], group["metrics"].get(f"{name}_improvement")
+        places = metric.decimals
         rows.append(
             (
-                name,
+                mixtures,
                 str(value["count"]),
-                label,
+                metric.label,
                 f"{value['mean']:.{places}f}",
                 f"{gain['mean']:+.{places}f}" if gain else "",
                 f"{gain['low_95']:+.{places}f} .. {gain['high_95']:+.{places}f}" if gain else "",

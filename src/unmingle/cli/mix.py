@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from unmingle.cli.options import given_options, refused_option
 from unmingle.errors import UnmingleError
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+    from unmingle.data.mixture_writing import MixtureFolderConfig
+
+_COUNT = 100
 
 
 def command(
@@ -20,7 +28,7 @@ def command(
         ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the mixtures.")],
-    count: Annotated[int, typer.Option("--count", help="Number of mixtures.")] = 100,
+    count: Annotated[int, typer.Option("--count", help="Number of mixtures.")] = _COUNT,
     speakers: Annotated[int, typer.Option("--speakers", help="Speakers per mixture.")] = 2,
     snr: Annotated[
         tuple[float, float],
@@ -90,78 +98,42 @@ def command(
     describes the list. A corpus without splits gets them by its speakers' names: 80 % train, 10 %
     valid, 10 % test. If you stop the command, run it again to continue.
     """
-    from pydantic import ValidationError
-    from rich.console import Console
-    from rich.progress import Progress
-
-    from unmingle.data.mixture_writing import MixtureFolderConfig, write_mixture_folder
-    from unmingle.data.rooms import RoomConfig
-
-    given = {
-        name
-        for name in context.params
-        if (source := context.get_parameter_source(name)) is not None and source.name == "COMMANDLINE"
-    }
-    for needed, idle in (
-        ("wsj0_list", {"noise", "noise_snr", "overlap", "room", "speakers", "snr", "split", "seed", "count"}),
-        ("overlap", {"mode"}),
-    ):
-        if needed in given and (unused := sorted(idle & given)):
-            raise UnmingleError(
-                f"{_option(unused[0])} does not go with {_option(needed)}; leave one of them out."
-            )
-    if not room and (unused := sorted({"rt60", "distance"} & given)):
-        raise UnmingleError(f"{_option(unused[0])} needs --room: say --room random or --room loudspeakers.")
-    if speakers == 1 and (unused := sorted({"overlap"} & given)):
-        raise UnmingleError(f"{_option(unused[0])} needs two speakers or more.")
-    if speakers == 1 and not noise and "snr" in given:
-        raise UnmingleError("--snr with one speaker is that over the noise: name some with --noise.")
-    console = Console(stderr=True)
-    progress = Progress(console=console, transient=True, disable=not console.is_terminal)
+    given = given_options(context)
     if wsj0_list is not None:
-        from unmingle.data.wsj0_mix import write_wsj0_mix
+        idle = sorted(given.keys() - {"corpora", "output", "wsj0_list", "rate", "mode"})
+        if idle:
+            raise UnmingleError(f"{_option(idle[0])} does not go with --list; leave one of them out.")
+        _mix_a_list(wsj0_list, corpora, output, rate, mode)
+    else:
+        _mix_a_corpus(given, output)
 
-        if len(corpora) != 1:
-            raise UnmingleError("--list needs one CORPUS, the folder of your WSJ0.")
-        if mode not in ("min", "max"):
-            raise UnmingleError(f"--mode: there is no {mode!r}; choose min or max.")
-        with progress:
-            task = progress.add_task("mixing", total=None)
-            write_wsj0_mix(
-                wsj0_list,
-                corpora[0],
-                output,
-                rate,
-                "max" if mode == "max" else "min",
-                lambda done, total: progress.update(task, completed=done, total=total),
-            )
-        print(f"mixtures of {wsj0_list.name} at {rate} Hz: {output}")
-        return
-    try:
-        config = MixtureFolderConfig(
-            corpora=[str(path) for path in corpora],
-            noise=[str(path) for path in noise or []],
-            split=split,
-            count=count,
-            speakers=speakers,
-            snr=snr,
-            noise_snr=noise_snr,
-            overlap=overlap,
-            room=RoomConfig.model_validate({"setting": room, "rt60": rt60, "distance": distance})
-            if room
-            else None,
-            sample_rate=rate,
-            mode=mode,
-            seed=seed,
+
+def _mix_a_list(wsj0_list: Path, corpora: list[Path], output: Path, rate: int, mode: str) -> None:
+    from unmingle.data.wsj0_mix import write_wsj0_mix
+
+    if len(corpora) != 1:
+        raise UnmingleError("--list needs one CORPUS, the folder of your WSJ0.")
+    if mode not in ("min", "max"):
+        raise UnmingleError(f"--mode: there is no {mode!r}; choose min or max.")
+    with _progress() as progress:
+        task = progress.add_task("mixing", total=None)
+        write_wsj0_mix(
+            wsj0_list,
+            corpora[0],
+            output,
+            rate,
+            "max" if mode == "max" else "min",
+            lambda done, total: progress.update(task, completed=done, total=total),
         )
-        _ = config.mixing  # Says what is wrong with the ranges.
-    except ValidationError as error:
-        first = error.errors()[0]
-        options = {"setting": "room", "sample_rate": "rate"}
-        option = "".join(f"--{options.get(str(part), part)}: " for part in first["loc"][:1])
-        raise UnmingleError(option + first["msg"].removeprefix("Value error, ") + ".") from error
-    with progress:
-        task = progress.add_task("mixing", total=count)
+    print(f"mixtures of {wsj0_list.name} at {rate} Hz: {output}")
+
+
+def _mix_a_corpus(given: dict[str, Any], output: Path) -> None:
+    from unmingle.data.mixture_writing import write_mixture_folder
+
+    config = _config(given)
+    with _progress() as progress:
+        task = progress.add_task("mixing", total=config.count)
         decoding = progress.add_task("decoding", total=None)
         try:
             write_mixture_folder(
@@ -173,13 +145,43 @@ def command(
         except KeyboardInterrupt:
             done = progress.tasks[task].completed
             print(
-                f"unmingle: {done:.0f} of {count} mixtures are made; the same command goes on.",
+                f"unmingle: {done:.0f} of {config.count} mixtures are made; the same command goes on.",
                 file=sys.stderr,
             )
             raise
-    what = "one speaker in noise" if noise and speakers == 1 else f"{speakers} speakers"
-    print(f"{count} mixtures of {what} at {rate} Hz: {output}")
+    what = "one speaker in noise" if config.noise and config.speakers == 1 else f"{config.speakers} speakers"
+    print(f"{config.count} mixtures of {what} at {config.sample_rate} Hz: {output}")
+
+
+def _config(given: dict[str, Any]) -> MixtureFolderConfig:
+    """The config that the given options make: it knows the defaults, and what goes together."""
+    from pydantic import ValidationError
+
+    from unmingle.data.mixture_writing import MixtureFolderConfig
+
+    values = {name: value for name, value in given.items() if name != "output"}
+    room = {name: values.pop(name) for name in ("room", "rt60", "distance") if name in values}
+    if room and "room" not in room:
+        raise UnmingleError(f"{_option(min(room))} needs --room: say --room random or --room loudspeakers.")
+    if room:
+        values["room"] = {"setting": room.pop("room"), **room}
+    if "rate" in values:
+        values["sample_rate"] = values.pop("rate")
+    for name in {"corpora", "noise"} & values.keys():
+        values[name] = [str(path) for path in values[name]]
+    try:
+        return MixtureFolderConfig.model_validate({"count": _COUNT, **values})
+    except ValidationError as error:
+        raise refused_option(error, {"sample_rate": "rate"}) from error
+
+
+def _progress() -> Progress:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    return Progress(console=console, transient=True, disable=not console.is_terminal)
 
 
 def _option(name: str) -> str:
-    return "--" + {"wsj0_list": "list"}.get(name, name).replace("_", "-")
+    return "--" + name.replace("_", "-")

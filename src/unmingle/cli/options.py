@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from unmingle.errors import UnmingleError
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 Threads = Annotated[int | None, typer.Option("--threads", help="Processor threads (default: one per core).")]
 Device = Annotated[str, typer.Option("--device", help="auto (a GPU if there is one), cpu or cuda.")]
@@ -49,6 +52,22 @@ RawPipe = Annotated[
         help="Samples in the pipe: s16le, s32le or f32le, for example s16le:16000.",
     ),
 ]
+
+
+def given_options(context: typer.Context) -> dict[str, Any]:
+    """The parameters that the user gave, not their defaults."""
+    return {
+        name: value
+        for name, value in context.params.items()
+        if (source := context.get_parameter_source(name)) is not None and source.name == "COMMANDLINE"
+    }
+
+
+def refused_option(error: ValidationError, options: Mapping[str, str]) -> UnmingleError:
+    """What a config says of a value, as an error that names the option; ``options`` maps fields to other names."""
+    first = error.errors()[0]
+    option = "".join(f"--{options.get(str(part), part)}: " for part in first["loc"][:1])
+    return UnmingleError(option + first["msg"].removeprefix("Value error, ") + ".")
 
 
 def check_range(option: str, value: float | None, low: float, high: float) -> None:

@@ -74,6 +74,17 @@ class MixtureFolderConfig(Config):
             raise ValueError("several speakers in noise need noise_snr: say it with --noise-snr LOW HIGH")
         return self
 
+    @model_validator(mode="after")
+    def _nothing_idle(self) -> MixtureFolderConfig:
+        if self.overlap is not None and "mode" in self.model_fields_set:
+            raise ValueError("--mode does not go with --overlap; leave one of them out")
+        if self.speakers == 1 and self.overlap is not None:
+            raise ValueError("--overlap needs two speakers or more")
+        if self.speakers == 1 and not self.noise and "snr" in self.model_fields_set:
+            raise ValueError("--snr with one speaker is that over the noise: name some with --noise")
+        _ = self.mixing  # Says what is wrong with the ranges.
+        return self
+
     @property
     def mixing(self) -> MixingConfig:
         """What the mixer is told."""

@@ -22,11 +22,9 @@ from unmingle.data.tables import write_table
 from unmingle.errors import UnmingleError
 from unmingle.evaluation.candidates import Candidate, CandidateConfig
 from unmingle.evaluation.external import EstimateError
+from unmingle.evaluation.metric_registry import METRICS, check_metrics, default_metrics
 from unmingle.evaluation.processes import ordered_map
 from unmingle.evaluation.scores import (
-    DEFINITIONS,
-    check_metrics,
-    default_metrics,
     fit_estimates,
     score_mixture,
     why_undefined,
@@ -73,7 +71,7 @@ def evaluate_folder(
         config: what to score.
         output: the folder for the results.
         on_progress: told how many mixtures are scored, and of how many.
-        metrics: some of :data:`~unmingle.evaluation.scores.DEFINITIONS`; those of the task, if not given.
+        metrics: names of :data:`~unmingle.evaluation.metric_registry.METRICS` (default: those of the task).
         words: count word errors where ``mixtures.csv`` says what was said.
         processes: that share the mixtures.
         threads: of each process; if not given, PyTorch's number, and one with several processes.
@@ -117,7 +115,7 @@ def evaluate_folder(
         "path": str(folder.resolve()),
         "list_sha256": list_hash(items),
         "mixing": _mixing(folder),
-        "definitions": {metric: DEFINITIONS[metric] for metric in names},
+        "definitions": {name: METRICS[name].definition for name in names},
         "permutation": "best mean SI-SDR",
         "date": datetime.date.today().isoformat(),
         "version": __version__,

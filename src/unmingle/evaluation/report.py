@@ -15,23 +15,13 @@ from unmingle.data.mixture_folders import MixtureItem, list_hash, read_item, rea
 from unmingle.errors import UnmingleError
 from unmingle.evaluation.candidates import Candidate, CandidateConfig
 from unmingle.evaluation.embedding_figures import embedding_pictures
+from unmingle.evaluation.metric_registry import METRICS
 from unmingle.evaluation.pages import audio_uri, render
 from unmingle.evaluation.report_figures import density_picture, histogram_picture, spectrogram_picture
 from unmingle.evaluation.runs import Run, difference, interval, read_runs
-from unmingle.evaluation.scores import DEFINITIONS, fit_estimates
+from unmingle.evaluation.scores import fit_estimates
 from unmingle.temporary import check_target, check_writable, replace_files
 
-LABELS = {
-    "si_sdr": "SI-SDR (dB)",
-    "sdr": "SDR (dB)",
-    "sir": "SIR (dB)",
-    "sar": "SAR (dB)",
-    "magnitude_snr": "magnitude SNR (dB)",
-    "pesq": "PESQ",
-    "stoi": "STOI",
-    "estoi": "ESTOI",
-    "dnsmos": "DNSMOS",
-}
 _LISTENED = 10
 _LOUD = 0.3
 """Players bring every mixture to this peak."""
@@ -55,10 +45,8 @@ def write_report(folders: Sequence[Path], output: Path) -> None:
         "title": "unmingle report" if len(runs) > 1 else first.label,
         "runs": runs,
         "overview": [_overview(run, first) for run in runs],
-        "columns": [
-            (name, LABELS[name]) for name in LABELS if any(name in run.summary["metrics"] for run in runs)
-        ],
-        "definitions": {LABELS[name]: DEFINITIONS[name] for name in LABELS if _has(runs, name)},
+        "columns": [(name, metric.label) for name, metric in METRICS.items() if _has(runs, name)],
+        "definitions": {m.label: m.definition for name, m in METRICS.items() if _has(runs, name)},
         "groups": _groups(runs),
         "densities": [(run.label, density_picture(run)) for run in runs],
         "histogram": histogram_picture(runs),
@@ -75,7 +63,7 @@ def _has(runs: Sequence[Run], metric: str) -> bool:
 
 def _overview(run: Run, first: Run) -> dict[str, Any]:
     cells = {}
-    for name in LABELS:
+    for name, metric in METRICS.items():
         gain = run.summary["metrics"].get(f"{name}_improvement")
         if name not in run.summary["metrics"]:
             continue
@@ -84,7 +72,7 @@ def _overview(run: Run, first: Run) -> dict[str, Any]:
             "mean": run.summary["metrics"][name]["mean"],
             "gain": gain["mean"] if gain else None,
             "spread": spread,
-            "places": 3 if name in ("stoi", "estoi") else 2,
+            "places": metric.decimals,
         }
     return {
         "label": run.label,

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from unmingle.data.tables import read_table
 from unmingle.errors import UnmingleError
 from unmingle.evaluation.candidates import CandidateConfig
-from unmingle.evaluation.scores import DEFINITIONS
+from unmingle.evaluation.metric_registry import METRICS
 from unmingle.evaluation.summary import (
     SummaryFile,
     bootstrap_interval,
@@ -24,7 +24,7 @@ from unmingle.evaluation.summary import (
     speaker_means,
 )
 
-_METRIC = re.compile(rf"({'|'.join(DEFINITIONS)})(_improvement)?(_\d+)?$")
+_METRIC = re.compile(rf"({'|'.join(METRICS)})(_improvement)?(_\d+)?$")
 
 
 @dataclass(frozen=True)
