@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from unmingle import audio_reading
+from unmingle import audio_decoders, audio_reading
 from unmingle.audio import down_mix, to_mono
-from unmingle.audio_containers import AUDIO_SUFFIXES, audio_files
+from unmingle.audio_names import AUDIO_SUFFIXES, audio_files
 from unmingle.audio_reading import AudioFile, read_audio, read_header
 from unmingle.errors import UnmingleError
 
@@ -312,10 +312,10 @@ def test_whatever_a_decoder_raises_is_one_sentence_about_the_file(
         raise error
 
     if where == "open":
-        monkeypatch.setattr(audio_reading, "_Sndfile", fail)
-        monkeypatch.setattr(audio_reading, "_Av", fail)
+        monkeypatch.setattr(audio_reading, "SndfileDecoder", fail)
+        monkeypatch.setattr(audio_reading, "AvDecoder", fail)
     else:
-        monkeypatch.setattr(audio_reading._Stream, "read", fail)
+        monkeypatch.setattr(audio_decoders._Stream, "read", fail)
     with pytest.raises(UnmingleError, match=r"a\.wav") as caught:
         read_audio(tmp_path / "a.wav")
     assert "\n" not in str(caught.value)

@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from unmingle.audio_reading import LOWEST_SAMPLE_RATE, Samples, check_samples
 from unmingle.errors import UnmingleError
+from unmingle.samples import LOWEST_SAMPLE_RATE, Samples, check_samples
 
 
 def as_samples(audio: NDArray[np.generic] | Tensor, *, channels_last: bool = False) -> Samples:

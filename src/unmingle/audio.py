@@ -14,14 +14,14 @@ import soundfile
 import soxr
 from numpy.typing import NDArray
 
-from unmingle.audio_reading import LOWEST_SAMPLE_RATE as LOWEST_SAMPLE_RATE
 from unmingle.audio_reading import Declared as Declared
 from unmingle.audio_reading import Recording as Recording
-from unmingle.audio_reading import Samples as Samples
-from unmingle.audio_reading import is_constant as is_constant
 from unmingle.audio_reading import read_audio as read_audio
 from unmingle.audio_reading import read_header as read_header
 from unmingle.errors import UnmingleError
+from unmingle.samples import LOWEST_SAMPLE_RATE as LOWEST_SAMPLE_RATE
+from unmingle.samples import Samples as Samples
+from unmingle.samples import is_constant as is_constant
 from unmingle.temporary import replace_files as replace_files
 
 OUTPUT_FORMATS: dict[str, tuple[str, dict[int, str]]] = {

@@ -1,4 +1,4 @@
-"""What audio files look like from outside: which names they have, where they end, and what their headers lack.
+"""What audio files look like from outside: where they end, and what their headers lack.
 
 libsndfile believes headers: of two files joined into one it reads the first, and of a recording whose recorder was
 killed nothing. :func:`inspect` looks at the content itself, before anything is decoded.
@@ -13,59 +13,9 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from io import FileIO
-from pathlib import Path
 from typing import Literal
 
-import soundfile
-
-_LIBSNDFILE = {
-    "AIFF": (".aif", ".aiff", ".aifc"), "AU": (".au", ".snd"), "AVR": (".avr",), "CAF": (".caf",),
-    "FLAC": (".flac",), "HTK": (".htk",), "IRCAM": (".sf", ".ircam"), "MP3": (".mp3", ".mp2", ".mpga"),
-    "NIST": (".sph", ".nist", ".wv1", ".wv2"), "OGG": (".ogg", ".oga", ".opus"), "PAF": (".paf",),
-    "PVF": (".pvf",), "RF64": (".rf64",), "SVX": (".8svx", ".iff", ".svx"), "VOC": (".voc",),
-    "W64": (".w64",), "WAV": (".wav", ".wave", ".bwf"),
-}  # fmt: skip
-"""Names by libsndfile's formats, those for speech and music; which of them this libsndfile has, it says itself."""
-_PYAV = (
-    ".3g2", ".3gp", ".aac", ".ac3", ".amr", ".ape", ".asf", ".avi", ".dts", ".eac3", ".flv", ".m2ts", ".m4a",
-    ".m4b", ".m4v", ".mka", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".spx", ".tta", ".vob", ".webm",
-    ".wma", ".wmv", ".wv",
-)  # fmt: skip
-"""Names of what the FFmpeg inside PyAV (the extra ``media``) reads beside that."""
-AUDIO_SUFFIXES = frozenset(
-    suffix for name in soundfile.available_formats() for suffix in _LIBSNDFILE.get(name, ())
-) | frozenset(_PYAV)
-"""The one list: what is taken from a folder by its name."""
-
-_MAGIC = re.compile(
-    rb"RIFF....WAVE|RIFX....WAVE|RF64....WAVE|FORM....AIF[FC]|riff\x2e\x91\xcf\x11|caff\x00\x01|\.snd\x00\x00"
-    rb"|fLaC\x00|OggS\x00|NIST_1A\n|ID3[\x02-\x04]|Creative Voice File|....ftyp(?:M4A|M4B|isom|mp4|3g)|\x1aE\xdf\xa3",
-    re.DOTALL,
-)
-"""How the content begins of audio without a name that tells it, such as ``REC0001``."""
-
-
-def is_audio(path: Path) -> bool:
-    """Whether a file of a folder is audio: by its name, or else by how its content begins. Hidden files are not."""
-    if path.name.startswith(".") or not path.is_file():
-        return False
-    if path.suffix.lower() in AUDIO_SUFFIXES:
-        return True
-    try:
-        with path.open("rb") as file:
-            return _MAGIC.match(file.read(32)) is not None
-    except OSError:
-        return False
-
-
-def audio_files(folder: Path) -> list[Path]:
-    """The audio files in a folder and the folders in it, sorted; none that is hidden, or in a hidden folder."""
-    return sorted(
-        path
-        for path in folder.rglob("*")
-        if not any(part.startswith(".") for part in path.relative_to(folder).parts) and is_audio(path)
-    )
-
+from unmingle.mpeg_frames import is_mpeg, mpeg_end
 
 _TRAILER = 1024
 """Bytes behind the audio that no word is lost about: tags and padding."""
@@ -103,7 +53,7 @@ def inspect(file: FileIO) -> Layout:
     while start < size:
         file.seek(start)
         head = file.read(64)
-        kind = b"ID3" if _is_mpeg(head) else head[4:8] if head[4:8] == b"ftyp" else head[:4]
+        kind = b"ID3" if is_mpeg(head) else head[4:8] if head[4:8] == b"ftyp" else head[:4]
         if pieces and kind != magic:
             if size - start > _TRAILER:
                 warnings.append(f"holds {size - start} bytes behind its audio, which were not read")
@@ -132,14 +82,14 @@ def _piece(file: FileIO, head: bytes, start: int, size: int) -> tuple[Piece, lis
     if head[:7] == b"NIST_1A":
         file.seek(start)
         return _sphere(file.read(4096), start, size)
-    if head[:4] in (b"OggS", b"fLaC") or _is_mpeg(head):
+    if head[:4] in (b"OggS", b"fLaC") or is_mpeg(head):
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
             if head[:4] == b"OggS":
                 return _ogg(content, start)
             if head[:4] == b"fLaC":
                 end = re.compile(rb"fLaC[\x00\x80]\x00\x00\x22").search(content, start + 4)
                 return Piece(start, end.start() if end else size), []
-            return Piece(start, _mpeg_end(content, start)), []
+            return Piece(start, mpeg_end(content, start)), []
     return Piece(start, size), []
 
 
@@ -296,90 +246,6 @@ def _ogg(content: mmap.mmap, start: int) -> tuple[Piece, list[str]]:
         last = position
     whole = flags & 4 and last <= len(content)
     return Piece(start, len(content)), [] if whole else ["ends early"]
-
-
-_RATES = (44100, 48000, 32000)
-_LAYER_3 = (
-    (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
-    (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
-)
-"""Kilobits a second of MPEG 1, and of MPEG 2 and 2.5."""
-
-
-def _is_mpeg(head: bytes) -> bool:
-    return head[:3] == b"ID3" or _frame_size(head[:4]) > 0
-
-
-def _frame_size(header: bytes) -> int:
-    """Bytes of the MPEG layer 3 frame that begins so; 0 if none does."""
-    if len(header) < 4 or header[0] != 0xFF or header[1] & 0xE6 != 0xE2:
-        return 0
-    version, rate, bits = header[1] >> 3 & 3, header[2] >> 2 & 3, header[2] >> 4
-    if version == 1 or rate == 3 or bits in (0, 15):
-        return 0
-    hertz = _RATES[rate] >> (0 if version == 3 else 1 if version == 2 else 2)
-    samples = 144 if version == 3 else 72
-    return samples * 1000 * _LAYER_3[version != 3][bits - 1] // hertz + (header[2] >> 1 & 1)
-
-
-def _mpeg_end(content: mmap.mmap, start: int) -> int:
-    """Where the next MP3 file begins: at a tag, at a frame that tells a length, or behind all frames told."""
-    position = _behind_tag(content, start)
-    told, frames, told_end = 0, -1, 0
-    while position < len(content):
-        size = _frame_size(content[position : position + 4])
-        if not size:
-            found = _next_frame(content, position)
-            tag = content.find(b"ID3", position, found)
-            if frames >= 0 and tag >= 0 and _behind_tag(content, tag) <= found < len(content):
-                return tag
-            position = found
-            continue
-        length = _length_told(content[position : position + size])
-        if frames < 0:
-            told, frames = length or 0, 1 if length is None else 0
-        elif length is not None:
-            return position
-        else:
-            frames += 1
-            if told and frames > told + 2:
-                return told_end
-        position += size
-        if frames == told:
-            told_end = position
-    return len(content)
-
-
-def _behind_tag(content: mmap.mmap, start: int) -> int:
-    head = content[start : start + 10]
-    if head[:3] != b"ID3" or len(head) < 10:
-        return start
-    return (
-        start + 10 + sum((byte & 0x7F) << shift for byte, shift in zip(head[6:], (21, 14, 7, 0), strict=True))
-    )
-
-
-def _next_frame(content: mmap.mmap, position: int) -> int:
-    """Where two frames follow each other."""
-    while (position := content.find(b"\xff", position + 1)) >= 0:
-        size = _frame_size(content[position : position + 4])
-        if size and (
-            position + size >= len(content) or _frame_size(content[position + size : position + size + 4])
-        ):
-            return position
-    return len(content)
-
-
-def _length_told(frame: bytes) -> int | None:
-    """Frames that follow, by Xing's, LAME's or Fraunhofer's frame; 0 where it does not say; None: another frame."""
-    mono = frame[3] >> 6 == 3
-    side = (17 if mono else 32) if frame[1] >> 3 & 3 == 3 else (9 if mono else 17)
-    if frame[4 + side : 8 + side] in (b"Xing", b"Info"):
-        flags = int.from_bytes(frame[8 + side : 12 + side], "big")
-        return int.from_bytes(frame[12 + side : 16 + side], "big") if flags & 1 else 0
-    if frame[36:40] == b"VBRI":
-        return int.from_bytes(frame[50:54], "big")
-    return None
 
 
 class View:

@@ -5,7 +5,6 @@ Whatever is odd about a file that can be read all the same is a warning in the r
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import re
@@ -13,32 +12,19 @@ import shutil
 import stat
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 import numpy as np
-import soundfile
-import soxr
-from numpy.typing import NDArray
 
-from unmingle.audio_containers import Layout, View, inspect
+from unmingle.audio_containers import Layout, inspect
+from unmingle.audio_decoders import AvDecoder, SndfileDecoder
 from unmingle.errors import UnmingleError
+from unmingle.samples import Samples, check_rate, check_samples, is_constant
 
-LOWEST_SAMPLE_RATE = 1000
-"""In hertz; below it there is no speech left to separate."""
-LOUDEST_SAMPLE = 1e10
-"""Beyond it the squares of spectra leave the range of float32; 32-bit integers taken for floats are below."""
-_BLOCK = 1 << 12
-"""Samples that are decoded at a time: where a file is damaged, so many are lost at most."""
-_ENDS_EARLY_SECONDS = 0.5
-_SILENT = 1e-7
-"""From the lowest to the highest sample: less than a step of 24 bits."""
-
-Samples = NDArray[np.float32]
 _log = logging.getLogger(__name__)
 
 
@@ -90,7 +76,7 @@ class AudioFile:
             self._file = self._closing.enter_context(_open(self.path))
             self._state = _state(self._file.fileno())
             layout = inspect(self._file)
-            self._decoder: _Sndfile | _Av = self._decode(layout, track)
+            self._decoder: SndfileDecoder | AvDecoder = self._decode(layout, track)
             self.sample_rate, self.channels = self._decoder.sample_rate, self._decoder.channels
             """In hertz; how many."""
             self.seconds = self._decoder.seconds
@@ -166,9 +152,9 @@ class AudioFile:
         if _state(self._file.fileno()) != self._state:
             self._warnings.append("was changed while it was read; read it again when nobody writes to it")
 
-    def _decode(self, layout: Layout, track: int | None) -> _Sndfile | _Av:
+    def _decode(self, layout: Layout, track: int | None) -> SndfileDecoder | AvDecoder:
         try:
-            decoder = self._closing.enter_context(_Sndfile(self._file.fileno(), layout))
+            decoder = self._closing.enter_context(SndfileDecoder(self._file.fileno(), layout))
         except Exception as error:
             _log.debug("libsndfile cannot read %s", self.path, exc_info=True)
             # Another codec than it knows is no damage.
@@ -189,7 +175,7 @@ class AudioFile:
                 f"{self.path} cannot be read as audio by libsndfile; PyAV may read it, install it with: "
                 "pip install 'unmingle[media]'"
             ) from error
-        tracks = self._closing.enter_context(_Av(self._file, self.path, track))
+        tracks = self._closing.enter_context(AvDecoder(self._file, self.path, track))
         if len(layout.pieces) > 1:
             self._warnings.append(
                 f"holds {len(layout.pieces)} recordings joined into one; only the first was read"
@@ -220,151 +206,6 @@ class AudioFile:
         self._closing.close()
 
 
-class _Stream(soundfile.SoundFile):  # type: ignore[misc]
-    """soundfile seeks after every read: MP3 loses samples by it, and GSM cannot."""
-
-    def seekable(self) -> bool:
-        return False
-
-
-class _Sndfile:
-    """The pieces of a file through libsndfile, one after the other, with the first one's rate and channels."""
-
-    tolerance = 1e-3
-    """Seconds; what is rounded where pieces have other rates."""
-
-    def __init__(self, descriptor: int, layout: Layout) -> None:
-        self._descriptor, self._layout = descriptor, layout
-        self.warnings: list[str] = []
-        frames = 0
-        for number in range(len(layout.pieces)):
-            with self._open(number) as file:
-                if number == 0:
-                    self.sample_rate, self.channels = int(file.samplerate), int(file.channels)
-                elif (file.samplerate, file.channels) != (self.sample_rate, self.channels):
-                    self.warnings.append(
-                        f"goes on with {file.channels} channels at {file.samplerate} Hz, which were converted"
-                    )
-                known = 0 < file.frames < 2**62
-                frames += int(file.frames * self.sample_rate / file.samplerate) if known else 0
-        self.seconds: float | None = frames / self.sample_rate if frames else None
-
-    def _open(self, number: int) -> soundfile.SoundFile:
-        piece = self._layout.pieces[number]
-        if len(self._layout.pieces) > 1 or piece.patches:
-            return _Stream(View(self._descriptor, piece))
-        # By its descriptor: no name has to be translated, none can be taken for an option.
-        os.lseek(self._descriptor, 0, os.SEEK_SET)
-        return _Stream(self._descriptor, closefd=False)
-
-    def parts(self) -> Iterator[Samples]:
-        for number in range(len(self._layout.pieces)):
-            with self._open(number) as file:
-                while len(block := file.read(_BLOCK, dtype="float32", always_2d=True)):
-                    yield self._fitted(block.T, int(file.samplerate))
-
-    def _fitted(self, block: Samples, rate: int) -> Samples:
-        if len(block) != self.channels:
-            block = np.repeat(block.mean(axis=0, keepdims=True), self.channels, axis=0)
-        if rate != self.sample_rate:
-            block = soxr.resample(block.T, rate, self.sample_rate, quality="HQ").T
-        return np.asarray(block, dtype=np.float32)
-
-    def __enter__(self) -> _Sndfile:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-
-class _Seekable:
-    """A file for PyAV, which prints a traceback where a damaged header leads to a place before its beginning."""
-
-    def __init__(self, file: FileIO) -> None:
-        file.seek(0)
-        self._file = file
-
-    def read(self, size: int) -> bytes:
-        return self._file.read(size)
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        try:
-            return self._file.seek(offset, whence)
-        except (OSError, OverflowError):
-            return -errno.EINVAL
-
-    def tell(self) -> int:
-        return self._file.tell()
-
-    def seekable(self) -> bool:
-        return True
-
-
-class _Av:
-    """One track of a file through PyAV."""
-
-    tolerance = _ENDS_EARLY_SECONDS
-    """Seconds; encoders' padding makes lengths of containers inexact."""
-
-    def __init__(self, file: FileIO, path: Path, track: int | None) -> None:
-        self._source = file, path, track
-        self._gone_through = False
-        self._open(file, path, track)
-
-    def _open(self, file: FileIO, path: Path, track: int | None) -> None:
-        import av
-
-        # Titles may be in any encoding; and a playlist must not make it open other files or addresses.
-        options = {"protocol_whitelist": "none"}
-        opened: Any = av.open(_Seekable(file), metadata_errors="replace", options=options)
-        self._container = opened
-        try:
-            audio = self._container.streams.audio
-            self.count = len(audio)
-            if not self.count:
-                raise UnmingleError(f"{path} cannot be read: it has no audio track.")
-            if track is not None and not 1 <= track <= self.count:
-                raise UnmingleError(f"{path} has {self.count} audio tracks; there is no track {track}.")
-            self._stream = audio[(track or 1) - 1]
-            context = self._stream.codec_context
-            self.sample_rate, self.channels = int(context.sample_rate), int(context.channels)
-            if self.sample_rate < 1 or self.channels < 1:
-                raise UnmingleError(f"{path} has an audio track that cannot be decoded.")
-            self._resampler: Any = av.AudioResampler(
-                format="fltp", layout=context.layout, rate=self.sample_rate
-            )
-            length, base = self._stream.duration, self._stream.time_base
-            lengths = [float(length * base)] if length and base else []
-            if self._container.duration:
-                lengths.append(self._container.duration / av.time_base)
-            # AVI's are not what they seem.
-            self.seconds: float | None = min(lengths, default=None)
-        except BaseException:
-            self._container.close()
-            raise
-
-    def parts(self) -> Iterator[Samples]:
-        if self._gone_through:
-            # Not every container can be sought in: it is opened once more.
-            self._container.close()
-            self._open(*self._source)
-        self._gone_through = True
-        for frame in self._container.decode(self._stream):
-            yield from self._converted(frame)
-        yield from self._converted(None)
-
-    def _converted(self, frame: Any) -> Iterator[Samples]:
-        for part in self._resampler.resample(frame):
-            yield np.ascontiguousarray(part.to_ndarray(), dtype=np.float32)
-
-    def __enter__(self) -> _Av:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        with suppress(Exception):
-            self._container.close()
-
-
 def read_audio(path: Path | str, track: int | None = None) -> Recording:
     """Decode a file: WAV, FLAC, OGG, MP3 and what else libsndfile reads; others through PyAV if it is installed.
 
@@ -392,40 +233,6 @@ def read_header(path: Path, track: int | None = None) -> Declared | None:
             return Declared(file.seconds, file.sample_rate, file.channels)
     except UnmingleError:
         return None
-
-
-def check_rate(path: Path, sample_rate: int) -> None:
-    """Refuse a file whose sample rate leaves no speech.
-
-    Raises:
-        UnmingleError: it is below 1 kHz.
-    """
-    if sample_rate < LOWEST_SAMPLE_RATE:
-        raise UnmingleError(
-            f"{path} has a sample rate of {sample_rate} Hz; at least {LOWEST_SAMPLE_RATE} Hz is needed."
-        )
-
-
-def check_samples(samples: Samples, what: str) -> None:
-    """Refuse samples that nothing can be computed with.
-
-    Args:
-        samples: of any shape.
-        what: they are of, the sentence's first words.
-
-    Raises:
-        UnmingleError: some are NaN, infinite, or beyond 1e10.
-    """
-    # NaN is in no order with a number: the comparison is false.
-    if samples.size and not float(np.abs(samples).max()) <= LOUDEST_SAMPLE:
-        raise UnmingleError(
-            f"{what} holds samples that are NaN or infinite, or beyond 1e10; export it again."
-        )
-
-
-def is_constant(samples: Samples) -> bool:
-    """Whether every channel of ``(channels, samples)``, or ``(samples,)``, is silent, but for an offset."""
-    return bool(np.ptp(samples, axis=-1).max(initial=0.0) <= _SILENT)
 
 
 def reason(error: OSError) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from unmingle.audio import check_format
-from unmingle.audio_containers import audio_files
+from unmingle.audio_names import audio_files
 from unmingle.errors import UnmingleError
 from unmingle.temporary import check_writable
 

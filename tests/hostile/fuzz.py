@@ -31,12 +31,12 @@ import soundfile
 import yaml
 
 from unmingle.audio import down_mix, read_audio, read_header
-from unmingle.audio_reading import LOUDEST_SAMPLE
 from unmingle.data.corpora import read_corpora, read_noise
 from unmingle.data.mixture_folders import read_mixture_folder
 from unmingle.errors import UnmingleError
 from unmingle.evaluation.runs import difference, interval, read_runs
 from unmingle.models import ModelFacts, load_system, save_system
+from unmingle.samples import LOUDEST_SAMPLE
 from unmingle.systems import EmbeddingSeparator, EmbeddingSeparatorConfig
 from unmingle.training.recipe import read_recipe, shrink
 

@@ -15,8 +15,9 @@ from conftest import MIXTURE
 SOURCE = Path(unmingle.__file__).parent
 LAYERS = [
     {"errors", "config", "batch", "padding", "version"},
-    {"device", "memory", "temporary", "workers"},
-    {"audio_containers"},
+    {"device", "memory", "temporary", "workers", "samples", "mpeg_frames"},
+    {"audio_containers", "audio_names"},
+    {"audio_decoders"},
     {"audio_reading"},
     {"audio", "arrays", "stft", "masks", "clustering", "networks"},
     {"audio_blocks", "audio_stream", "file_batches"},
@@ -33,7 +34,15 @@ LAYERS = [
 ]
 EXTRAS = ["lightning_fabric", "yaml", "matplotlib", "fast_bss_eval", "pesq", "pystoi", "av"]
 EXTRAS += ["starlette", "uvicorn", "websockets"]
-FORBIDDEN = [*EXTRAS, "unmingle.training", "unmingle.evaluation", "unmingle.data", "unmingle.serve"]
+UPPER = ("unmingle.training", "unmingle.evaluation", "unmingle.data", "unmingle.serve")
+NAMES_FOR_HELP = {"unmingle.evaluation", "unmingle.evaluation.metric_registry"}
+"""They import nothing: the command line's help names the metrics."""
+
+
+def _forbidden(loaded: list[str]) -> set[str]:
+    return {
+        name for name in loaded if name.split(".")[0] in EXTRAS or name.startswith(UPPER)
+    } - NAMES_FOR_HELP
 
 
 def _layer(module: str) -> int:
@@ -68,7 +77,8 @@ def _run(code: str, *arguments: str) -> str:
 
 def test_import_takes_nothing_heavy() -> None:
     loaded = _run("import sys, unmingle, unmingle.cli.main; print(*sys.modules)").split()
-    assert not {"torch", "numpy", "soundfile", *FORBIDDEN} & set(loaded)
+    assert not {"torch", "numpy", "soundfile"} & set(loaded)
+    assert not _forbidden(loaded)
 
 
 def test_separating_a_file_imports_no_extra_and_no_upper_layer(tiny_model: Path, tmp_path: Path) -> None:
@@ -88,4 +98,4 @@ print(*sys.modules)
 """
     out = _run(code, "separate", str(MIXTURE), "--model", str(tiny_model), "-o", str(tmp_path / "out"))
     assert len(list((tmp_path / "out").iterdir())) == 2
-    assert not set(FORBIDDEN) & set(out.split())
+    assert not _forbidden(out.split())

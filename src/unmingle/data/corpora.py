@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from unmingle.audio_containers import audio_files
+from unmingle.audio_names import audio_files
 from unmingle.data.tables import read_table
 from unmingle.errors import UnmingleError
 

@@ -1,0 +1,168 @@
+"""The two decoders of audio files: libsndfile, and FFmpeg through PyAV (the extra ``media``)."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from io import FileIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+import soxr
+
+from unmingle.audio_containers import Layout, View
+from unmingle.errors import UnmingleError
+from unmingle.samples import Samples
+
+_BLOCK = 1 << 12
+"""Samples that are decoded at a time: where a file is damaged, so many are lost at most."""
+_ENDS_EARLY_SECONDS = 0.5
+
+
+class _Stream(soundfile.SoundFile):  # type: ignore[misc]
+    """soundfile seeks after every read: MP3 loses samples by it, and GSM cannot."""
+
+    def seekable(self) -> bool:
+        return False
+
+
+class SndfileDecoder:
+    """The pieces of a file through libsndfile, one after the other, with the first one's rate and channels."""
+
+    tolerance = 1e-3
+    """Seconds; what is rounded where pieces have other rates."""
+
+    def __init__(self, descriptor: int, layout: Layout) -> None:
+        self._descriptor, self._layout = descriptor, layout
+        self.warnings: list[str] = []
+        frames = 0
+        for number in range(len(layout.pieces)):
+            with self._open(number) as file:
+                if number == 0:
+                    self.sample_rate, self.channels = int(file.samplerate), int(file.channels)
+                elif (file.samplerate, file.channels) != (self.sample_rate, self.channels):
+                    self.warnings.append(
+                        f"goes on with {file.channels} channels at {file.samplerate} Hz, which were converted"
+                    )
+                known = 0 < file.frames < 2**62
+                frames += int(file.frames * self.sample_rate / file.samplerate) if known else 0
+        self.seconds: float | None = frames / self.sample_rate if frames else None
+
+    def _open(self, number: int) -> soundfile.SoundFile:
+        piece = self._layout.pieces[number]
+        if len(self._layout.pieces) > 1 or piece.patches:
+            return _Stream(View(self._descriptor, piece))
+        # By its descriptor: no name has to be translated, none can be taken for an option.
+        os.lseek(self._descriptor, 0, os.SEEK_SET)
+        return _Stream(self._descriptor, closefd=False)
+
+    def parts(self) -> Iterator[Samples]:
+        for number in range(len(self._layout.pieces)):
+            with self._open(number) as file:
+                while len(block := file.read(_BLOCK, dtype="float32", always_2d=True)):
+                    yield self._fitted(block.T, int(file.samplerate))
+
+    def _fitted(self, block: Samples, rate: int) -> Samples:
+        if len(block) != self.channels:
+            block = np.repeat(block.mean(axis=0, keepdims=True), self.channels, axis=0)
+        if rate != self.sample_rate:
+            block = soxr.resample(block.T, rate, self.sample_rate, quality="HQ").T
+        return np.asarray(block, dtype=np.float32)
+
+    def __enter__(self) -> SndfileDecoder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+class _Seekable:
+    """A file for PyAV, which prints a traceback where a damaged header leads to a place before its beginning."""
+
+    def __init__(self, file: FileIO) -> None:
+        file.seek(0)
+        self._file = file
+
+    def read(self, size: int) -> bytes:
+        return self._file.read(size)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        try:
+            return self._file.seek(offset, whence)
+        except (OSError, OverflowError):
+            return -errno.EINVAL
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def seekable(self) -> bool:
+        return True
+
+
+class AvDecoder:
+    """One track of a file through PyAV."""
+
+    tolerance = _ENDS_EARLY_SECONDS
+    """Seconds; encoders' padding makes lengths of containers inexact."""
+
+    def __init__(self, file: FileIO, path: Path, track: int | None) -> None:
+        self._source = file, path, track
+        self._gone_through = False
+        self._open(file, path, track)
+
+    def _open(self, file: FileIO, path: Path, track: int | None) -> None:
+        import av
+
+        # Titles may be in any encoding; and a playlist must not make it open other files or addresses.
+        options = {"protocol_whitelist": "none"}
+        opened: Any = av.open(_Seekable(file), metadata_errors="replace", options=options)
+        self._container = opened
+        try:
+            audio = self._container.streams.audio
+            self.count = len(audio)
+            if not self.count:
+                raise UnmingleError(f"{path} cannot be read: it has no audio track.")
+            if track is not None and not 1 <= track <= self.count:
+                raise UnmingleError(f"{path} has {self.count} audio tracks; there is no track {track}.")
+            self._stream = audio[(track or 1) - 1]
+            context = self._stream.codec_context
+            self.sample_rate, self.channels = int(context.sample_rate), int(context.channels)
+            if self.sample_rate < 1 or self.channels < 1:
+                raise UnmingleError(f"{path} has an audio track that cannot be decoded.")
+            self._resampler: Any = av.AudioResampler(
+                format="fltp", layout=context.layout, rate=self.sample_rate
+            )
+            length, base = self._stream.duration, self._stream.time_base
+            lengths = [float(length * base)] if length and base else []
+            if self._container.duration:
+                lengths.append(self._container.duration / av.time_base)
+            # AVI's are not what they seem.
+            self.seconds: float | None = min(lengths, default=None)
+        except BaseException:
+            self._container.close()
+            raise
+
+    def parts(self) -> Iterator[Samples]:
+        if self._gone_through:
+            # Not every container can be sought in: it is opened once more.
+            self._container.close()
+            self._open(*self._source)
+        self._gone_through = True
+        for frame in self._container.decode(self._stream):
+            yield from self._converted(frame)
+        yield from self._converted(None)
+
+    def _converted(self, frame: Any) -> Iterator[Samples]:
+        for part in self._resampler.resample(frame):
+            yield np.ascontiguousarray(part.to_ndarray(), dtype=np.float32)
+
+    def __enter__(self) -> AvDecoder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with suppress(Exception):
+            self._container.close()
