@@ -17,7 +17,7 @@ RECORDINGS = [("my talk.wav", 5.0, [Stretch(1, 0.0, 2.0), Stretch(2, 1.5, 4.25)]
 
 def _tracks(*rows: list[float]) -> Tracks:
     power = np.array(rows, dtype=np.float32)
-    return Tracks(power, np.full_like(power, 1 / len(rows)), 1.0, 1.0, 0.05)
+    return Tracks(power, np.full_like(power, 1 / len(rows)), 1.0, 1.0, 0.05, 60.0)
 
 
 def test_speech_is_found_where_it_is() -> None:

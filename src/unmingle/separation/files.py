@@ -18,16 +18,12 @@ from unmingle.audio_stream import Stream
 from unmingle.errors import UnmingleError
 from unmingle.file_batches import Output, check_template, go_through, targets_of
 from unmingle.models import DEFAULT_MODEL
+from unmingle.separation.doubts import doubts
 from unmingle.separation.offline import MASKING_SHARE, Separation, Separator, Speakers, load
 from unmingle.separation.recording import RecordingSeparation
 from unmingle.separation.timeline import Stretch, timeline
-from unmingle.separation.windows import Tracks
 
 _BLOCK_SECONDS = 10.0
-_SURE_JOIN = 0.8
-"""Below this share of the recording, the join of its windows is in doubt."""
-_NEARLY_SILENT = 1e-3
-"""Energy of an estimate against the loudest one's: 30 dB below."""
 
 
 Cleaner = Callable[[int], Stream]
@@ -173,7 +169,7 @@ def _separate_file(
             writing = _Writing(separation, recording, output, written, samples, clean)
             result.gain_db = writing.run()
         result.warnings += [*file.warnings, *(f"{path.name}: {text}" for text in recording.warnings)]
-        result.warnings += _doubts(tracks)
+        result.warnings += doubts(tracks, cleaned=clean is not None)
     report(1.0)
     for stale in targets[len(written) :]:
         # --overwrite: a third speaker of an earlier run would look like one of this run.
@@ -256,15 +252,3 @@ class _Writing:
         for block in estimates:
             yield np.stack([stream.push(estimate) for stream, estimate in zip(streams, block, strict=True)])
         yield np.stack([stream.flush() for stream in streams])
-
-
-def _doubts(tracks: Tracks) -> list[str]:
-    """What may have gone wrong without an error."""
-    doubts = []
-    if tracks.join_confidence < _SURE_JOIN:
-        doubts.append("speakers may change files where nobody could be recognized")
-    energy = tracks.power.sum(axis=1)
-    for number, own in enumerate(energy, start=1):
-        if own < _NEARLY_SILENT * energy.max():
-            doubts.append(f"estimate {number} is nearly silent")
-    return doubts

@@ -22,6 +22,7 @@ from unmingle.audio import Samples, split_offset
 from unmingle.counting import Counted, count_by_energy
 from unmingle.memory import release_freed_memory
 from unmingle.separation.adding_up import residual_gains
+from unmingle.separation.noise_level import NoiseLevel
 from unmingle.separation.order import order_of_speaking
 from unmingle.separation.tracking import WindowSources, assign_speakers, overlap_agreement
 from unmingle.systems import MaskingSystem
@@ -56,6 +57,8 @@ class Tracks:
     join_confidence: float
     """Share of the recording, by energy, in which it is not in doubt which window's source is which speaker."""
     frame_seconds: float
+    snr: float
+    """Level of what is not steady noise over it, in dB; see :mod:`~unmingle.separation.noise_level`."""
 
     @property
     def speakers(self) -> int:
@@ -101,6 +104,7 @@ class WindowedSeparation:
         self._upper: list[Samples] = []
         self._before: tuple[Tensor, Tensor] | None = None
         self._counted: Counted | None = None
+        self._noise = NoiseLevel(self._stft.freqs)
         self._places: list[NDArray[np.intp]] = []
         """For each window, the place of each of its sources among the estimates; -1: none."""
 
@@ -149,11 +153,12 @@ class WindowedSeparation:
         mixture = torch.from_numpy(audio / np.float32(peak)).unsqueeze(0).to(self._device)
         spectra, masks, attractors = self._system.mask_and_attractors(mixture, self._asked(mixture))
         magnitude, masks = spectra.magnitude[0] * peak, masks[0].float()
-        agreement = None
+        agreement, shared = None, 0
         if self._before is not None:
             shared = self._windows[-1].first + self._windows[-1].frames - self._first
             agreement = overlap_agreement(self._before[0][:, -shared:], masks[:, :shared], magnitude[:shared])
         self._before = masks, magnitude
+        self._noise.add(magnitude[shared:])
         power = (masks * magnitude).square()
         halves = np.ascontiguousarray(masks.half().cpu().numpy())
         sources, frames, _ = halves.shape
@@ -184,7 +189,7 @@ class WindowedSeparation:
         place_of[kept] = np.arange(count)
         self._places = [place_of[speakers] for speakers in assignment.speakers]
         gains = residual_gains(self._faded(self._upper)[:count], seconds)
-        return Tracks(power[kept], gains, confidence, assignment.confidence, seconds)
+        return Tracks(power[kept], gains, confidence, assignment.confidence, seconds, self._noise.snr())
 
     def _count(self, power: Samples) -> tuple[int, float]:
         """The number of speakers and the trust in it, from the energy of the joined sources."""

@@ -1,0 +1,38 @@
+"""What a user is told of a recording that could be separated all the same."""
+
+from __future__ import annotations
+
+from unmingle.separation.order import speaking
+from unmingle.separation.windows import Tracks
+
+_SURE_JOIN = 0.8
+"""Below this share of the recording, the join of its windows is in doubt."""
+_NEARLY_SILENT = 1e-3
+"""Energy of an estimate against the loudest one's: 30 dB below."""
+NOISY_DB = 14.0
+"""Steady noise less than this below the speech is told; see `benchmarks/noise_warning.py`."""
+_HARDLY_OVERLAP = 0.03
+"""Of the time in which somebody speaks."""
+
+
+def doubts(tracks: Tracks, *, cleaned: bool) -> list[str]:
+    """Sentences, without a file's name: what may have gone wrong without an error.
+
+    Args:
+        tracks: who speaks when.
+        cleaned: noise is removed from the estimates.
+    """
+    found = []
+    if tracks.join_confidence < _SURE_JOIN:
+        found.append("speakers may change files where nobody could be recognized")
+    energy = tracks.power.sum(axis=1)
+    for number, own in enumerate(energy, start=1):
+        if own < _NEARLY_SILENT * energy.max():
+            found.append(f"estimate {number} is nearly silent")
+    if tracks.snr < NOISY_DB and not cleaned:
+        found.append(f"noise, about {max(tracks.snr, 0):.0f} dB below the speech; --denoise removes it")
+    if tracks.speakers > 1 and not found:
+        speaks = speaking(tracks.power, tracks.frame_seconds)[0].sum(axis=0)
+        if (speaks > 1).sum() < _HARDLY_OVERLAP * (speaks > 0).sum():
+            found.append("the speakers hardly overlap")
+    return found
