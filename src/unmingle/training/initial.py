@@ -15,6 +15,8 @@ from unmingle.errors import UnmingleError
 from unmingle.models import find_model, load_system
 from unmingle.systems import (
     Denoiser,
+    EmbeddingSeparator,
+    EmbeddingSeparatorConfig,
     LocalExperts,
     LocalExpertsConfig,
     MaskingSystem,
@@ -22,6 +24,8 @@ from unmingle.systems import (
     TwoStage,
     build_system,
 )
+from unmingle.systems.base import SystemConfig
+from unmingle.training.other_window import at_frequencies, frequencies
 from unmingle.training.recipe import Recipe
 
 _MAY_BE_NEW = ("formation.", "training_formation.", "log_scale")
@@ -58,7 +62,10 @@ def _first_mixtures(recipe: Recipe, mixer: MixtureSource, count: int) -> torch.T
 def system_from_model(recipe: Recipe, name: str | Path, mixer: MixtureSource | None = None) -> System:
     """The recipe's system with the weights of a model.
 
-    The model's front end and network must be those of the recipe's system, or of its first stage;
+    The model's front end and network must be those of the recipe's system, or of its first stage. The BLSTM of an
+    embedding separator may come from another rate, window or hop: its weights are interpolated between frequencies
+    (:mod:`~unmingle.training.other_window`), and the statistics of the front end are those of the first training
+    mixtures of ``mixer``. Otherwise
     attractors, objective, dropout, equalizing, prelude, number of speakers and levels of SNR may differ. A gate
     that is configured otherwise, or for other levels, begins anew. Where there are more levels or fewer than
     the model has, each specialist begins as the model's for the nearest level. Every specialist of a
@@ -77,9 +84,34 @@ def system_from_model(recipe: Recipe, name: str | Path, mixer: MixtureSource | N
         _copy_to_specialists(system, donor, recipe, name)
         if mixer is not None:
             system.fit_clusters(_first_mixtures(recipe, mixer, system.statistics_mixtures))
+    elif _another_window(system, donor):
+        if mixer is not None:
+            system.fit(_first_mixtures(recipe, mixer, system.statistics_mixtures))
+        _load_at_other_frequencies(system, donor, recipe, name)
     else:
         _load_weights(system, donor, recipe, name)
     return system
+
+
+def _another_window(system: System, donor: System) -> bool:
+    """Whether both embed by a BLSTM, at another rate, window or hop: its weights can be interpolated."""
+    ours, theirs = system.config, donor.config
+    if not isinstance(ours, EmbeddingSeparatorConfig) or not isinstance(theirs, EmbeddingSeparatorConfig):
+        return False
+    if not ours.network.kind == theirs.network.kind == "blstm":
+        return False
+    sizes = [(each.sample_rate, each.stft.window_length, each.stft.hop) for each in (ours, theirs)]
+    return sizes[0] != sizes[1]
+
+
+def _load_at_other_frequencies(system: System, donor: System, recipe: Recipe, name: str | Path) -> None:
+    """The donor's weights, interpolated; the front end keeps its own statistics."""
+    assert isinstance(system, EmbeddingSeparator)
+    assert isinstance(donor, EmbeddingSeparator)
+    size = donor.config.dimension
+    given = at_frequencies(donor.state_dict(), frequencies(donor), frequencies(system), size)
+    given |= {key: value for key, value in system.state_dict().items() if key.startswith("frontend.")}
+    _load(system, given, donor.config, recipe, name, may_differ=("sample_rate", "stft"))
 
 
 def _copy_to_specialists(system: LocalExperts, donor: Denoiser, recipe: Recipe, name: str | Path) -> None:
@@ -98,16 +130,31 @@ def _copy_to_specialists(system: LocalExperts, donor: Denoiser, recipe: Recipe, 
 
 def _load_weights(system: System, donor: System, recipe: Recipe, name: str | Path) -> None:
     """The donor's weights for a system of the same kind, or an error that says what does not fit."""
-    wanted, given = system.state_dict(), donor.state_dict()
+    given = donor.state_dict()
     if isinstance(system, LocalExperts) and isinstance(donor, LocalExperts):
         given = _specialists_by_level(system.config, donor.config, given)
         if _gate_identity(system.config) != _gate_identity(donor.config):
-            given |= {key: value for key, value in wanted.items() if key.startswith("gate.")}
+            given |= {key: value for key, value in system.state_dict().items() if key.startswith("gate.")}
+    _load(system, given, donor.config, recipe, name)
+
+
+def _load(
+    system: System,
+    given: dict[str, torch.Tensor],
+    theirs: SystemConfig,
+    recipe: Recipe,
+    name: str | Path,
+    may_differ: tuple[str, ...] = (),
+) -> None:
+    wanted = system.state_dict()
     shared = [key for key in given if key in wanted]
     reshaped = [key for key in shared if wanted[key].shape != given[key].shape]
     lacking = [key for key in wanted if key not in shared and not key.startswith(_MAY_BE_NEW)]
-    ours, theirs = _comparable(system.config.model_dump()), _comparable(donor.config.model_dump())
-    if reshaped or lacking or ours != theirs:
+    ours, others = (
+        {key: value for key, value in _comparable(config.model_dump()).items() if key not in may_differ}
+        for config in (system.config, theirs)
+    )
+    if reshaped or lacking or ours != others:
         raise UnmingleError(
             f"The model {name} has another network, front end or number of anchors than the recipe "
             f"{recipe.name}; choose a model of the same sizes."
