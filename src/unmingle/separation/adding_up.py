@@ -33,6 +33,31 @@ def residual_gains(power: Samples, frame_seconds: float) -> Samples:
     return shares
 
 
+class RunningGains:
+    """The same shares for a stream without look-ahead: each frame's power is smoothed with that of frames before.
+
+    Args:
+        speakers: how many.
+        frame_seconds: between two frames.
+    """
+
+    def __init__(self, speakers: int, frame_seconds: float) -> None:
+        self._before = np.zeros((speakers, max(0, round(_SMOOTHED_SECONDS / frame_seconds) - 1)))
+
+    def push(self, power: Samples) -> Samples:
+        """Shares ``(speakers, frames)`` of some more frames, from their power of that shape."""
+        joined = np.concatenate([self._before, power], axis=1)
+        reach = self._before.shape[1] + 1
+        self._before = joined[:, joined.shape[1] - reach + 1 :]
+        if not power.shape[1]:
+            return np.zeros(power.shape, dtype=np.float32)
+        smooth = np.lib.stride_tricks.sliding_window_view(joined, reach, axis=1).mean(axis=2)
+        # Evenly where there is nothing.
+        smooth = smooth + 1e-6 * smooth.mean(axis=0) + 1e-30
+        shares: Samples = (smooth / smooth.sum(axis=0)).astype(np.float32)
+        return shares
+
+
 def add_residual(
     mixture: Samples, estimates: Samples, gains: Samples, first: float, frames_a_sample: float
 ) -> Samples:

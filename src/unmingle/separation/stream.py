@@ -1,41 +1,59 @@
-"""Separate live audio with a fixed lag: push a block, get one signal per speaker back.
+"""Separate live audio: push a block, get one signal per speaker back.
 
-The network sees whole windows, so it looks ahead: every step it runs on the last seconds, and the frames that lie
-far enough back come out. Speakers are joined from step to step as windows of a recording are, but causally: by the
-masks of the frames that both windows have, and by a memory of every speaker's attractor. What came out is never
-revised.
+Two kinds of masks, one stream. A system that can step (a causal LSTM, or a dilated CNN with its fixed lag, with
+running attractors) is run frame by frame. Any other hears whole windows and looks ahead by a lag that you choose.
+What came out is never revised.
 """
 
 from __future__ import annotations
+
+from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from unmingle.audio import LOWEST_SAMPLE_RATE, Samples, split_offset
+from unmingle.audio import LOWEST_SAMPLE_RATE, Samples
 from unmingle.audio_stream import OtherRate, SampleQueue, StftStream
 from unmingle.errors import UnmingleError
-from unmingle.separation.adding_up import add_residual, residual_gains
-from unmingle.separation.order import order_of_speaking
-from unmingle.separation.tracking import SpeakerMemory, WindowSources, overlap_agreement
+from unmingle.separation.adding_up import add_residual
+from unmingle.separation.offset import OffsetTracker
+from unmingle.separation.stepped_masks import SteppedMasks
+from unmingle.separation.window_masks import WindowMasks
 from unmingle.systems import MaskingSystem
 
+DEFAULT_LAG = 1.0
+"""In seconds, of systems that hear whole windows."""
 CONTEXT_SECONDS = 4.0
-"""What the network hears of the past at each step; more costs more, and knows the speakers better."""
-_FADE_FRAMES = 4
-"""Over which the masks of one step turn into those of the next."""
+"""What such a system hears of the past at each step; more costs more, and knows the speakers better."""
+
+
+class MaskStream(Protocol):
+    """Where a stream's masks come from."""
+
+    lag_frames: int
+    """They are at most so many frames behind the audio."""
+
+    def push(self, audio: Samples, spectrum: Tensor, *, ended: bool) -> tuple[Tensor, Samples]:
+        """Some more audio ``(samples,)`` and frames of its spectrum ``(1, frames, freqs)``, at the model's rate.
+
+        Returns:
+            Masks ``(speakers, frames, freqs)`` of the frames that are known now, and each speaker's share of
+            their residual, ``(speakers, frames)``. With ``ended`` all frames that are left come.
+        """
 
 
 class SeparationStream:
     """Separates one recording as it comes; see :mod:`unmingle.separation.stream`.
 
     Args:
-        system: gives the masks; it hears whole windows.
+        system: gives the masks.
         sample_rate: of the audio, in hertz.
         speakers: how many signals come out.
-        lag: in seconds: what comes out is never further behind what went in.
-        context: in seconds, what the network hears of the past at each step.
+        lag: in seconds: what comes out is never further behind what went in. None: the system's own, if it can
+            step, else one second.
+        context: in seconds, what a system that hears whole windows hears of the past at each step.
 
     Raises:
         UnmingleError: an impossible rate, or a lag that is too short for the model.
@@ -48,7 +66,7 @@ class SeparationStream:
         system: MaskingSystem,
         sample_rate: int,
         speakers: int,
-        lag: float = 1.0,
+        lag: float | None = None,
         context: float = CONTEXT_SECONDS,
     ) -> None:
         if sample_rate < LOWEST_SAMPLE_RATE:
@@ -56,32 +74,16 @@ class SeparationStream:
                 f"The sample rate is {sample_rate} Hz; at least {LOWEST_SAMPLE_RATE} Hz is needed."
             )
         self.sample_rate, self.speakers, self.outputs = sample_rate, speakers, speakers
-        self._system = system
         self._stft, self._hop = system.frontend.stft, system.hop
         self._other_rate = None
         if sample_rate != system.sample_rate:
             self._other_rate = OtherRate(sample_rate, system.sample_rate, self._hop, 1, speakers)
         converting = 0.0 if self._other_rate is None else self._other_rate.lag_seconds
-        window = self._stft.window_length / system.sample_rate
-        frames = 0
-        if 0.0 < lag <= 60.0:
-            frames = int((lag - converting - window) * system.sample_rate / self._hop + 1e-6)
-        if frames < 2:
-            least = converting + window + 2 * self._hop / system.sample_rate
-            raise UnmingleError(f"The lag must lie between {least:.2f} and 60 seconds; got {lag:g}.")
-        self._step = frames // 2
-        """Frames from one run of the network to the next."""
-        self._ahead = frames - self._step
-        """Frames that a frame has after it, at least, when its mask is taken."""
-        self.lag_seconds = converting + window + frames * self._hop / system.sample_rate
-        self._context = self._ahead + self._step + round(context * system.sample_rate / self._hop)
-        self._memory = SpeakerMemory(speakers)
-        self._audio = np.zeros(0, dtype=np.float32)
-        """What the network may still hear, from the sample of frame ``_first`` on."""
-        self._first = 0
-        self._done = 0
-        """Frames whose masks came out."""
-        self._before: tuple[int, Tensor] | None = None
+        fixed = converting + self._stft.window_length / system.sample_rate
+        self._masks = _mask_stream(system, speakers, fixed, lag, context)
+        self.lag_seconds = fixed + self._masks.lag_frames * self._hop / system.sample_rate
+        self._offset = OffsetTracker(system.sample_rate)
+        self._offsets = SampleQueue(1)
         self._analysis = StftStream(self._stft, 1)
         self._spectrum = torch.zeros(1, 0, self._stft.freqs, dtype=torch.complex64)
         self._mixture = SampleQueue(1)
@@ -127,94 +129,53 @@ class SeparationStream:
 
     def _run(self, audio: Samples, *, ended: bool) -> Samples:
         if self._other_rate is None:
-            return self._separate(audio, ended=ended)
+            return self._separate(audio, ended=ended)[0]
         lowered = self._other_rate.take(audio[None], ended=ended)[0]
-        known = self._done
-        made = self._separate(lowered, ended=ended)
-        return self._other_rate.give(made, self._gains[:, known - self._first_gain :], ended=ended)
-
-    def _forget_gains(self) -> None:
-        """Drop the gains of frames whose samples all came out."""
-        past = max(0, self._mixture.taken // self._hop - self._first_gain)
-        self._gains, self._first_gain = self._gains[:, past:], self._first_gain + past
+        made, gains = self._separate(lowered, ended=ended)
+        return self._other_rate.give(made, gains, ended=ended)
 
     @torch.no_grad()
-    def _separate(self, audio: Samples, *, ended: bool) -> Samples:
-        """At the model's rate: the estimates that are ready."""
+    def _separate(self, audio: Samples, *, ended: bool) -> tuple[Samples, Samples]:
+        """At the model's rate: the estimates that are ready, and the gains of the frames that are new."""
         if self._samples + len(audio) == 0:
-            return np.zeros((self.speakers, 0), dtype=np.float32)
-        self._forget_gains()
-        self._audio = np.concatenate([self._audio, audio])
+            none = np.zeros((self.speakers, 0), dtype=np.float32)
+            return none, none
         self._samples += len(audio)
+        offset = self._offset.push(audio)
+        audio = audio - offset
+        self._offsets.add(offset[None])
         self._mixture.add(audio[None])
-        spectrum = self._analysis.analyse(torch.from_numpy(np.ascontiguousarray(audio))[None], ended=ended)
-        self._spectrum = torch.cat([self._spectrum, spectrum], dim=1)
-        pieces = []
-        # A step is taken as soon as the samples of its frames are there, whatever the blocks.
-        while self._samples >= (self._done + self._step + self._ahead) * self._hop:
-            last = self._done + self._step + self._ahead
-            pieces.append(self._take_step(last, self._done + self._step))
-        if ended:
-            frames = self._stft.frames(self._samples)
-            if frames > self._done:
-                pieces.append(self._take_step(frames, frames))
-        masks = torch.cat(pieces, dim=1) if pieces else torch.zeros(self.speakers, 0, self._stft.freqs)
-        ready, self._spectrum = self._spectrum[:, : masks.shape[1]], self._spectrum[:, masks.shape[1] :]
+        spectrum = self._analysis.analyse(torch.from_numpy(audio)[None], ended=ended)
+        masks, gains = self._masks.push(audio, spectrum, ended=ended)
+        self._remember(gains)
+        waiting = torch.cat([self._spectrum, spectrum], dim=1)
+        ready, self._spectrum = waiting[:, : masks.shape[1]], waiting[:, masks.shape[1] :]
         estimates = self._analysis.synthesise(masks * ready, ended=ended).numpy()
-        start = self._mixture.taken
+        first = self._mixture.taken / self._hop - self._first_gain
         mixture = self._mixture.take(estimates.shape[1])[0]
-        first = start / self._hop - self._first_gain
-        return add_residual(mixture, estimates, self._gains, first, 1 / self._hop)
+        added = add_residual(mixture, estimates, self._gains, first, 1 / self._hop)
+        return added + self._offsets.take(added.shape[1]) / np.float32(self.speakers), gains
 
-    def _take_step(self, last: int, until: int) -> Tensor:
-        """Run the network on the window that ends before frame ``last``: masks of the frames up to ``until``."""
-        first = max(0, last - self._context)
-        if first > self._first:
-            self._audio = self._audio[(first - self._first) * self._hop :]
-            self._first = first
-        samples = split_offset(self._audio[: (last - self._first) * self._hop])[0]
-        peak = np.float32(max(float(np.abs(samples).max(initial=0.0)), 1e-20))
-        mixture = torch.from_numpy(samples / peak)[None]
-        spectra, masks, attractors = self._system.mask_and_attractors(mixture, self.speakers)
-        frames = min(last, first + masks.shape[2]) - first
-        masks, magnitude = masks[0, :, :frames].float(), spectra.magnitude[0, :frames] * float(peak)
-        masks = masks[np.argsort(self._speakers_of(first, masks, magnitude, attractors))]
-        power = (masks * magnitude).square()[..., self._stft.freqs // 2 :].sum(dim=2).numpy()
-        gains = residual_gains(power, self._hop / self._system.sample_rate)
-        new = slice(self._done - first, until - first)
-        self._gains = np.concatenate([self._gains, gains[:, new]], axis=1)
-        faded = self._faded(first, masks)
-        self._before, self._done = (first, masks), until
-        return faded[:, new]
+    def _remember(self, gains: Samples) -> None:
+        """Keep the gains of new frames, and drop those of frames whose samples all came out."""
+        past = max(0, self._mixture.taken // self._hop - self._first_gain)
+        self._gains = np.concatenate([self._gains[:, past:], gains], axis=1)
+        self._first_gain += past
 
-    def _speakers_of(
-        self, first: int, masks: Tensor, magnitude: Tensor, attractors: Tensor | None
-    ) -> NDArray[np.intp]:
-        """The speaker of each source of a window that begins at frame ``first``; the memory learns from it."""
-        power = (masks * magnitude).square().sum(dim=2).numpy()
-        agreement = None
-        if self._before is not None:
-            before_first, before = self._before
-            shared = min(before_first + before.shape[1] - first, masks.shape[1])
-            earlier = before[:, first - before_first : first - before_first + shared]
-            agreement = overlap_agreement(earlier, masks[:, :shared], magnitude[:shared])
-        points = None if attractors is None else attractors[0].float().numpy()
-        window = WindowSources(power, points, agreement)
-        if agreement is None:
-            # Speaker 1 speaks first.
-            order = order_of_speaking(power, self._hop / self._system.sample_rate)
-            return self._memory.begin(window, np.argsort(order))
-        return self._memory.assign(window)
 
-    def _faded(self, first: int, masks: Tensor) -> Tensor:
-        """The masks, which begin as those of the step before at the first frames that come out."""
-        if self._before is None:
-            return masks
-        before_first, before = self._before
-        start = self._done - before_first
-        count = max(0, min(_FADE_FRAMES, before.shape[1] - start, masks.shape[1] - (self._done - first)))
-        share = ((torch.arange(count) + 1) / (count + 1))[:, None]
-        faded = masks.clone()
-        place = slice(self._done - first, self._done - first + count)
-        faded[:, place] = share * masks[:, place] + (1 - share) * before[:, start : start + count]
-        return faded
+def _mask_stream(
+    system: MaskingSystem, speakers: int, fixed: float, lag: float | None, context: float
+) -> MaskStream:
+    """What gives the masks; ``fixed`` is the lag in seconds that window and resamplers make."""
+    frame = system.hop / system.sample_rate
+    steps = system.steps(speakers)
+    if steps is not None:
+        own = fixed + steps.lag_frames * frame
+        if lag is not None and not own - 1e-6 <= lag <= 60.0:
+            raise UnmingleError(f"The lag must lie between {own:.3f} and 60 seconds; got {lag:g}.")
+        return SteppedMasks(steps, system)
+    lag = DEFAULT_LAG if lag is None else lag
+    frames = int((lag - fixed) / frame + 1e-6) if 0.0 < lag <= 60.0 else 0
+    if frames < 2:
+        raise UnmingleError(f"The lag must lie between {fixed + 2 * frame:.2f} and 60 seconds; got {lag:g}.")
+    return WindowMasks(system, speakers, frames, round(context / frame))

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Union
 
 from pydantic import Field
 
-from unmingle.systems.base import Estimates, MaskingSystem, System, SystemConfig
+from unmingle.systems.base import Estimates, MaskingSystem, MaskSteps, System, SystemConfig
 from unmingle.systems.denoiser import Denoiser, DenoiserConfig, DenoisingConfig, DenoisingSystem
 from unmingle.systems.embedding_separator import EmbeddingSeparator, EmbeddingSeparatorConfig
 from unmingle.systems.local_experts import LocalExperts, LocalExpertsConfig
@@ -26,6 +26,7 @@ __all__ = [
     "LocalExpertsConfig",
     "MaskInference",
     "MaskInferenceConfig",
+    "MaskSteps",
     "MaskingSystem",
     "System",
     "SystemConfig",

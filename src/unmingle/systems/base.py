@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 import torch
 from pydantic import Field, model_validator
@@ -29,6 +29,19 @@ class Estimates:
     """``(batch,)``: number of speakers."""
     confidence: Tensor
     """``(batch,)`` in [0, 1]: trust in the count; 1 where the caller gave it."""
+
+
+class MaskSteps(Protocol):
+    """The masks of one mixture, frame by frame: together those of the whole mixture."""
+
+    lag_frames: int
+    """The mask of a frame comes at the latest when so many frames after it have been pushed."""
+
+    def push(self, magnitude: Tensor, *, ended: bool) -> Tensor:
+        """Magnitudes ``(1, frames, freqs)`` of some more frames: masks ``(speakers, frames, freqs)`` that are known.
+
+        With ``ended`` the masks of all frames that are left come.
+        """
 
 
 class System(nn.Module):
@@ -156,6 +169,10 @@ class MaskingSystem(System):
     def mask_and_attractors(self, mixture: Tensor, speakers: int) -> tuple[Spectra, Tensor, Tensor | None]:
         """As :meth:`mask`, and the attractors ``(batch, speakers, dim)`` of the masks; None if there are none."""
         return *self.mask(mixture, speakers), None
+
+    def steps(self, speakers: int) -> MaskSteps | None:
+        """A fresh run of :meth:`mask` frame by frame; None if masks need the whole mixture."""
+        return None
 
     @property
     def needs_sources(self) -> bool:
