@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -15,7 +17,10 @@ from unmingle.networks import (
     DilatedCnnEmbedding,
     EmbeddingNetworkConfig,
     EnhancementNetwork,
+    LstmEmbedding,
+    LstmEmbeddingConfig,
     SecondStageNetwork,
+    SteppingNetwork,
     unit_norm,
 )
 from unmingle.networks.recurrent_dropout import lstm_with_recurrent_dropout
@@ -211,10 +216,21 @@ def test_padding_changes_nothing_in_a_dilated_cnn() -> None:
     torch.testing.assert_close(padded[1, :30], alone[0], atol=1e-5, rtol=1e-4)
 
 
+# --- frame by frame
+
+
+def _lstm(layers: int = 3, residual: bool = True) -> LstmEmbedding:
+    torch.manual_seed(0)
+    return LstmEmbedding(9, 3, LstmEmbeddingConfig(layers=layers, hidden_size=5, residual=residual)).eval()
+
+
+@pytest.mark.parametrize("build", [_cnn, _lstm])
 @settings(deadline=None, max_examples=12)
-@given(st.lists(st.integers(0, 90), min_size=1, max_size=6))
-def test_a_stream_of_any_blocks_equals_the_whole(blocks: list[int]) -> None:
-    network = _cnn()
+@given(blocks=st.lists(st.integers(0, 90), min_size=1, max_size=6))
+def test_a_stream_of_any_blocks_equals_the_whole(
+    build: Callable[[], SteppingNetwork], blocks: list[int]
+) -> None:
+    network = build()
     features = torch.randn(2, sum(blocks) + 1, 9)
     state = network.initial_state(2)
     parts, start = [], 0
@@ -222,9 +238,28 @@ def test_a_stream_of_any_blocks_equals_the_whole(blocks: list[int]) -> None:
         for size in blocks:
             parts.append(network.step(features[:, start : start + size], state))
             start += size
-        assert sum(part.shape[1] for part in parts) == max(0, start - 127)
+        assert sum(part.shape[1] for part in parts) == max(0, start - network.lag_frames)
         parts.append(network.step(features[:, start:], state, ended=True))
         torch.testing.assert_close(torch.cat(parts, dim=1), network(features), atol=1e-5, rtol=1e-4)
+
+
+def test_an_lstm_without_residuals_is_a_stacked_lstm() -> None:
+    network = _lstm(3, residual=False)
+    stacked = torch.nn.LSTM(9, 5, 3, batch_first=True)
+    for number, layer in enumerate(network.layers):
+        for name, value in layer.named_parameters():
+            stacked.get_parameter(name.replace("l0", f"l{number}")).data.copy_(value)
+    features = torch.randn(2, 11, 9)
+    expected = network.linear(stacked(features)[0]).reshape(2, 11, 9, 3)
+    torch.testing.assert_close(network(features), expected)
+
+
+def test_residuals_add_the_input_of_every_layer_but_the_first() -> None:
+    network = _lstm(2)
+    features = torch.randn(2, 11, 9)
+    first = network.layers[0](features)[0]
+    expected = network.linear(first + network.layers[1](first)[0]).reshape(2, 11, 9, 3)
+    torch.testing.assert_close(network(features), expected)
 
 
 # --- refiners

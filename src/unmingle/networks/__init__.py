@@ -7,8 +7,9 @@ from pydantic import Field
 from unmingle.networks.bands import Bands
 from unmingle.networks.blstm import Blstm, BlstmConfig, BlstmEmbedding, BlstmMasks
 from unmingle.networks.dilated_cnn import DilatedCnnConfig, DilatedCnnEmbedding
-from unmingle.networks.embedding import EmbeddingNetwork, EmbeddingNetworkConfig
+from unmingle.networks.embedding import EmbeddingNetwork, EmbeddingNetworkConfig, SteppingNetwork
 from unmingle.networks.lstm import Lstm, LstmConfig, LstmState, mean_over_time
+from unmingle.networks.lstm_embedding import LstmEmbedding, LstmEmbeddingConfig
 from unmingle.networks.refiners import EnhancementNetwork, SecondStageNetwork
 from unmingle.networks.unit_norm import unit_norm
 
@@ -27,8 +28,11 @@ __all__ = [
     "EnhancementNetwork",
     "Lstm",
     "LstmConfig",
+    "LstmEmbedding",
+    "LstmEmbeddingConfig",
     "LstmState",
     "SecondStageNetwork",
+    "SteppingNetwork",
     "mean_over_time",
     "unit_norm",
 ]
@@ -36,6 +40,7 @@ __all__ = [
 EMBEDDING_NETWORKS: tuple[type[EmbeddingNetworkConfig], ...] = (
     BlstmConfig,
     DilatedCnnConfig,
+    LstmEmbeddingConfig,
 )
 """All kinds; what recipes may choose from follows."""
 

@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from unmingle.networks.embedding import EmbeddingNetwork, EmbeddingNetworkConfig
+from unmingle.networks.embedding import EmbeddingNetworkConfig, SteppingNetwork
 from unmingle.padding import within
 
 _DILATIONS = (1, 2, 4, 8, 16, 32, 1, 2, 4, 8, 16, 32, 1)
@@ -39,7 +39,7 @@ class StreamState:
     """Frames pushed."""
 
 
-class DilatedCnnEmbedding(EmbeddingNetwork):
+class DilatedCnnEmbedding(SteppingNetwork):
     """13 layers of 3 x 3 convolutions over (time, frequency), dilated in both.
 
     Batch norm and ReLU follow all layers but the last; layers 4, 6, 8, 10 and 12 add the output of the
@@ -51,7 +51,7 @@ class DilatedCnnEmbedding(EmbeddingNetwork):
         config: number of channels.
     """
 
-    lag_frames: int | None = sum(_DILATIONS)
+    lag_frames: int = sum(_DILATIONS)
     """An output needs 127 frames after its own; and none beyond."""
     context_frames: int | None = sum(_DILATIONS)
     """It needs as many before."""

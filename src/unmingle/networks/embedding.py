@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -30,6 +30,25 @@ class EmbeddingNetwork(nn.Module):
     @abstractmethod
     def multiply_accumulates(self, frames: int) -> int:
         """Multiply-accumulate operations for ``frames`` frames."""
+
+
+class SteppingNetwork(EmbeddingNetwork):
+    """One that can also embed frames as they come."""
+
+    lag_frames: int
+    """How many frames after its own an output needs."""
+
+    @abstractmethod
+    def initial_state(self, batch: int) -> Any:
+        """The state before the first frame, for ``batch`` streams side by side."""
+
+    @abstractmethod
+    def step(self, features: Tensor, state: Any, *, ended: bool = False) -> Tensor:
+        """Push frames ``(batch, frames, freqs)``; the embeddings that become known come back.
+
+        Together the answers equal :meth:`forward` in evaluation mode: each comes :attr:`lag_frames` frames after
+        its own, and ``ended=True`` gives the remaining ones. ``state`` is updated in place.
+        """
 
 
 class EmbeddingNetworkConfig(Config):

@@ -11,6 +11,7 @@ from torch.nn.functional import linear
 
 from unmingle.config import Config
 from unmingle.networks.bands import Bands
+from unmingle.networks.prepared import PreparedWeights
 from unmingle.padding import within
 
 LstmState = tuple[Tensor, Tensor]
@@ -51,8 +52,7 @@ class Lstm(nn.Module):
         self.linear = nn.Linear(config.hidden_size, outputs)
         # Looked up once: by name, they would cost a tenth of a frame's time.
         recurrent = cast(list[list[Tensor]], self.layers.all_weights)
-        self._weights = [*recurrent, [self.linear.weight, self.linear.bias]]
-        self._kept: dict[int, tuple[list[tuple[int, int]], list[Tensor]]] = {}
+        self._prepared = PreparedWeights([*recurrent, [self.linear.weight, self.linear.bias]])
 
     def forward(self, features: Tensor) -> Tensor:
         """All frames at once. Padding after the last frame changes nothing before it."""
@@ -84,7 +84,7 @@ class Lstm(nn.Module):
 
     def _few(self, features: Tensor, state: LstmState) -> tuple[Tensor, LstmState]:
         """As :meth:`step`, without the copy of all weights that ``self.layers`` makes on every call."""
-        *layers, dense = (self._prepared(number) for number in range(len(self._weights)))
+        *layers, dense = (self._prepared[number] for number in range(len(self._prepared)))
         h, c = (list(part.unbind()) for part in state)
         hidden = []
         for values in features.unbind(dim=1):
@@ -93,15 +93,6 @@ class Lstm(nn.Module):
                 values = h[number]
             hidden.append(values)
         return linear(torch.stack(hidden, dim=1), *dense), (torch.stack(h), torch.stack(c))
-
-    def _prepared(self, number: int) -> list[Tensor]:
-        """A layer's weights, stored by columns (one frame takes a fourth less time), and its biases."""
-        layer = self._weights[number]
-        now = [(weight.data_ptr(), weight._version) for weight in layer]
-        if number not in self._kept or self._kept[number][0] != now:
-            values = [weight.detach() for weight in layer]
-            self._kept[number] = (now, [v.T.contiguous().T if v.ndim == 2 else v for v in values])
-        return self._kept[number][1]
 
     def multiply_accumulates(self, frames: int) -> int:
         """Multiply-accumulate operations for ``frames`` frames, from the weights of all layers."""
