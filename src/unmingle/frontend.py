@@ -37,9 +37,14 @@ class Spectra:
         return self.spectrum.abs()
 
     @cached_property
+    def relative(self) -> Tensor:
+        """``(batch, frames, freqs)``: magnitude relative to the level."""
+        return self._front_end.relative(self.magnitude)
+
+    @cached_property
     def features(self) -> Tensor:
         """``(batch, frames, freqs)``: normalized (log) magnitude, the same for any gain of the input."""
-        return self._front_end.features(self.magnitude)
+        return self._front_end.features(self.relative)
 
 
 class StftConfig(Config):
@@ -102,9 +107,18 @@ class FrontEnd(nn.Module):
         """Mixture ``(batch, samples)`` to its spectrogram and features."""
         return Spectra(self.stft.analyse(mixture), self)
 
-    def features(self, magnitude: Tensor) -> Tensor:
-        """Features of whole mixtures from their magnitudes, both ``(batch, frames, freqs)``."""
-        relative = self._relative(magnitude)
+    def relative(self, magnitude: Tensor, state: LevelState | None = None) -> Tensor:
+        """Magnitudes of whole mixtures relative to their level, both ``(batch, frames, freqs)``.
+
+        With the ``state`` of a running level: of some more frames; it is updated in place.
+        """
+        if self._running:
+            state = self.initial_state(len(magnitude)) if state is None else state
+            return magnitude / running_level(magnitude, state).unsqueeze(-1)
+        return magnitude / level(magnitude)[:, None, None]
+
+    def features(self, relative: Tensor) -> Tensor:
+        """Features of whole mixtures from relative magnitudes, both ``(batch, frames, freqs)``."""
         features = self._normalized(relative)
         return equalized(features, relative) if self._equalize else features
 
@@ -117,20 +131,13 @@ class FrontEnd(nn.Module):
 
         Together they equal the features of the whole.
         """
-        return self._normalized(magnitude / running_level(magnitude, state).unsqueeze(-1))
+        return self.features(self.relative(magnitude, state))
 
     def fit(self, mixtures: Tensor) -> None:
         """Store mean and deviation of the features of ``mixtures`` ``(batch, samples)``."""
-        values = self._compressed(self._relative(self.stft.analyse(mixtures).abs())).flatten(0, 1)
+        values = self._compressed(self.relative(self.stft.analyse(mixtures).abs())).flatten(0, 1)
         self.mean.copy_(values.mean(dim=0))
         self.deviation.copy_(values.std(dim=0).clamp_min(1e-3))
-
-    def _relative(self, magnitude: Tensor) -> Tensor:
-        if self._running:
-            levels = running_level(magnitude, self.initial_state(len(magnitude)))
-        else:
-            levels = level(magnitude)[:, None]
-        return magnitude / levels.unsqueeze(-1)
 
     def _compressed(self, relative: Tensor) -> Tensor:
         return relative.clamp_min(_LOG_FLOOR).log() if self._logarithmic else relative
@@ -186,18 +193,19 @@ def equalized(features: Tensor, relative: Tensor) -> Tensor:
 class WeightConfig(Config):
     """Which bins count: those of a rule's threshold or above weigh 1, the others 0."""
 
-    rule: Literal["loudest", "near_loudest", "log_range", "all"] = "loudest"
+    rule: Literal["loudest", "near_loudest", "near_level", "log_range", "all"] = "loudest"
     threshold: float | None = None
     """The papers' own if not given: 0.9, 40, 0.6. ``loudest``: the share of the mixture's bins that is
     kept (Luo). ``near_loudest``: decibels, at most so far below the loudest bin (Isik). ``log_range``:
-    share of the range between the least and the largest log magnitude (Mobin's alpha)."""
+    share of the range between the least and the largest log magnitude (Mobin's alpha). ``near_level``, ours:
+    decibels, at most so far below the level, 40 if not given; with a running level it needs no look-ahead."""
 
     @model_validator(mode="after")
     def _possible(self) -> WeightConfig:
         if self.rule in ("loudest", "log_range") and not 0 < self.value <= 1:
             raise ValueError(f"threshold must lie in (0, 1] for {self.rule}, got {self.value}")
-        if self.rule == "near_loudest" and self.value <= 0:
-            raise ValueError(f"threshold must be positive decibels for near_loudest, got {self.value}")
+        if self.rule.startswith("near") and self.value <= 0:
+            raise ValueError(f"threshold must be positive decibels for {self.rule}, got {self.value}")
         if self.rule == "all" and self.threshold is not None:
             raise ValueError("the rule all has no threshold")
         return self
@@ -207,11 +215,20 @@ class WeightConfig(Config):
         """The threshold, or the paper's."""
         if self.threshold is not None:
             return self.threshold
-        return {"loudest": 0.9, "near_loudest": 40.0, "log_range": 0.6, "all": 1.0}[self.rule]
+        papers = {"loudest": 0.9, "near_loudest": 40.0, "near_level": 40.0, "log_range": 0.6, "all": 1.0}
+        return papers[self.rule]
+
+    @property
+    def causal(self) -> bool:
+        """Whether a bin's weight needs no later frame, where the level runs."""
+        return self.rule in ("near_level", "all")
 
 
 def bin_weights(config: WeightConfig, magnitude: Tensor, frames: Tensor | None = None) -> Tensor:
-    """Weights W ``(batch, frames, freqs)`` of magnitudes of that shape, by the rule of ``config``."""
+    """Weights W ``(batch, frames, freqs)`` of magnitudes of that shape, by the rule of ``config``.
+
+    Magnitudes relative to the level are wanted by ``near_level``; all other rules take any.
+    """
     if config.rule == "loudest":
         return loudest_weights(magnitude, config.value, frames)
     inside = torch.ones_like(magnitude)
@@ -219,6 +236,8 @@ def bin_weights(config: WeightConfig, magnitude: Tensor, frames: Tensor | None =
         inside = inside * within(frames, magnitude.shape[1], magnitude.device).unsqueeze(-1)
     if config.rule == "all":
         return inside
+    if config.rule == "near_level":
+        return (magnitude >= 10 ** (-config.value / 20)).to(magnitude.dtype) * inside
     if config.rule == "near_loudest":
         return near_loudest_weights(magnitude * inside, config.value) * inside
     return log_range_weights(magnitude, config.value, inside)

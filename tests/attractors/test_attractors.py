@@ -41,6 +41,7 @@ def weight() -> torch.Tensor:
 
 class _Sizes:
     speakers, dimension, anchors, hardness, unfolded_steps = C, K, 4, 5.0, 10
+    running_frames, start_frames = 3, 2
 
 
 @pytest.mark.parametrize("name", FORMATIONS)

@@ -22,6 +22,12 @@ from unmingle.attractors.formation import (
     mask_logits,
     similarity,
 )
+from unmingle.attractors.running import (
+    RunningAnchoredAttractors,
+    RunningAttractors,
+    RunningKMeansAttractors,
+    RunningState,
+)
 
 __all__ = [
     "FORMATIONS",
@@ -33,6 +39,10 @@ __all__ = [
     "FormationSizes",
     "KMeansAttractors",
     "OracleAttractors",
+    "RunningAnchoredAttractors",
+    "RunningAttractors",
+    "RunningKMeansAttractors",
+    "RunningState",
     "SoftKMeansAttractors",
     "SphericalKMeansAttractors",
     "anchor_assignments",
@@ -50,6 +60,8 @@ FORMATIONS: dict[str, type[AttractorFormation]] = {
     "soft_kmeans": SoftKMeansAttractors,
     "fixed": FixedAttractors,
     "anchored": AnchoredAttractors,
+    "running_anchored": RunningAnchoredAttractors,
+    "running_kmeans": RunningKMeansAttractors,
 }
 """All formations by their names in recipes; what recipes may choose from follows."""
 

@@ -22,6 +22,14 @@ class Attractors:
     """``(batch, sources, frames, freqs)``: the Y that formed them."""
     similarity: Tensor
     """``(batch, sources, sources)``: dot products of the points."""
+    path: Tensor | None = None
+    """``(batch, frames, sources, dim)``: where they are in every frame; None where they do not move."""
+
+    def logits(self, embedding: Tensor) -> Tensor:
+        """Dot product of every embedding with every attractor (Eq. 10): ``(batch, sources, frames, freqs)``."""
+        if self.path is None:
+            return mask_logits(embedding, self.points)
+        return (self.path @ embedding.transpose(2, 3)).transpose(1, 2)
 
 
 class FormationSizes(Protocol):
@@ -46,6 +54,14 @@ class FormationSizes(Protocol):
     @property
     def unfolded_steps(self) -> int:
         """Steps of soft k-means."""
+
+    @property
+    def running_frames(self) -> int:
+        """Tau of running attractors, in frames."""
+
+    @property
+    def start_frames(self) -> int:
+        """Frames from which running attractors begin, by k-means."""
 
 
 class AttractorFormation(nn.Module):
