@@ -31,6 +31,17 @@ TINY_BLSTM: dict[str, object] = {"kind": "blstm", "layers": 1, "hidden_size": 8}
 TINY_CNN: dict[str, object] = {"kind": "dilated_cnn", "channels": 4}
 
 
+TINY_LSTM: dict[str, object] = {"kind": "lstm", "layers": 2, "hidden_size": 8}
+CAUSAL: dict[str, object] = {
+    "stft": {"hop": 128, "level": "running"},
+    "network": TINY_LSTM,
+    "weight": {"rule": "near_level"},
+    "training_formation": "running_anchored",
+    "formation": "running_anchored",
+}
+"""Changes that let the tiny separator run frame by frame."""
+
+
 def tiny_values(**changes: object) -> dict[str, object]:
     """The config of an embedding separator that is built and run in milliseconds."""
     values: dict[str, object] = {

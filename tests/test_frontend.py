@@ -120,6 +120,31 @@ def test_near_loudest_weights_keep_bins_within_so_many_decibels_of_the_peak() ->
     assert torch.equal(bin_weights(config, magnitude), expected)
 
 
+def test_near_level_weights_keep_bins_within_so_many_decibels_of_the_level() -> None:
+    relative = torch.tensor([[[1.0, 0.011, 0.0099, 0.0], [0.2, 0.009, 0.3, 5.0]]])
+    config = WeightConfig(rule="near_level", threshold=40.0)
+    expected = torch.tensor([[[1.0, 1.0, 0.0, 0.0], [1.0, 0.0, 1.0, 1.0]]])
+    assert torch.equal(bin_weights(config, relative), expected)
+    assert bin_weights(config, relative, torch.tensor([1]))[0, 1].sum() == 0
+    assert WeightConfig(rule="near_level").value == 40.0
+
+
+def test_only_rules_that_look_at_one_bin_are_causal() -> None:
+    rules = ("loudest", "near_loudest", "near_level", "log_range", "all")
+    causal = [rule for rule in rules if WeightConfig.model_validate({"rule": rule}).causal]
+    assert causal == ["near_level", "all"]
+
+
+def test_relative_magnitudes_are_the_magnitudes_by_the_level() -> None:
+    mixture = _speechlike()
+    whole, running = FrontEnd(StftConfig()), FrontEnd(StftConfig(level="running"))
+    magnitude = whole(mixture).magnitude
+    torch.testing.assert_close(whole(mixture).relative, magnitude / level(magnitude))
+    state = running.initial_state(1)
+    parts = [running.relative(part, state) for part in magnitude.split(7, dim=1)]
+    torch.testing.assert_close(torch.cat(parts, dim=1), running(mixture).relative)
+
+
 def test_log_range_weights_follow_the_code_of_mobin() -> None:
     magnitude = torch.rand(3, 6, 5) + 0.01
     weights = bin_weights(WeightConfig(rule="log_range", threshold=0.6), magnitude)
@@ -143,7 +168,12 @@ def test_every_weight_rule_leaves_padding_out_and_ignores_gain(rule: str, thresh
 
 
 def test_impossible_thresholds_are_refused() -> None:
-    for rule, threshold in (("loudest", 0.0), ("log_range", 1.5), ("near_loudest", -3.0)):
+    for rule, threshold in (
+        ("loudest", 0.0),
+        ("log_range", 1.5),
+        ("near_loudest", -3.0),
+        ("near_level", 0.0),
+    ):
         with pytest.raises(ValueError, match="threshold"):
             WeightConfig.model_validate({"rule": rule, "threshold": threshold})
 

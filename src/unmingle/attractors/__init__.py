@@ -20,6 +20,7 @@ from unmingle.attractors.formation import (
     centroids,
     largest_similarity,
     mask_logits,
+    path_logits,
     similarity,
 )
 from unmingle.attractors.running import (
@@ -50,6 +51,7 @@ __all__ = [
     "largest_similarity",
     "mask_logits",
     "mean_of_largest_cluster",
+    "path_logits",
     "similarity",
 ]
 

@@ -29,7 +29,7 @@ class Attractors:
         """Dot product of every embedding with every attractor (Eq. 10): ``(batch, sources, frames, freqs)``."""
         if self.path is None:
             return mask_logits(embedding, self.points)
-        return (self.path @ embedding.transpose(2, 3)).transpose(1, 2)
+        return path_logits(embedding, self.path)
 
 
 class FormationSizes(Protocol):
@@ -137,6 +137,11 @@ def mask_logits(embedding: Tensor, attractors: Tensor) -> Tensor:
     """Dot product of every embedding with every attractor (Eq. 10): ``(batch, sources, frames, freqs)``."""
     products = torch.bmm(attractors, embedding.flatten(1, 2).transpose(1, 2))
     return products.reshape(*products.shape[:2], *embedding.shape[1:3])
+
+
+def path_logits(embedding: Tensor, path: Tensor) -> Tensor:
+    """As :func:`mask_logits`, of attractors that move: ``path`` is ``(batch, frames, sources, dim)``."""
+    return (path @ embedding.transpose(2, 3)).transpose(1, 2)
 
 
 def similarity(attractors: Tensor) -> Tensor:

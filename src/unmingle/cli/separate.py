@@ -74,9 +74,13 @@ def command(
         typer.Option("--listen", metavar="N", help="With --live: hear speaker N alone (default: all)."),
     ] = None,
     lag: Annotated[
-        float,
-        typer.Option("--lag", metavar="SECONDS", help="How far --live and --raw may lie behind the input."),
-    ] = 1.0,
+        float | None,
+        typer.Option(
+            "--lag",
+            metavar="SECONDS",
+            help="How far --live and --raw may lie behind the input (default: the model's own lag, or 1).",
+        ),
+    ] = None,
     timeline: Annotated[
         Path | None,
         typer.Option(
@@ -192,7 +196,7 @@ def _stream(
     speakers: int | Literal["auto"] | None,
     raw: str | None,
     listen: int | None,
-    lag: float,
+    lag: float | None,
 ) -> None:
     from unmingle.live import LIVE_RATE, parse_raw_format, run_live, run_pipe
 

@@ -16,11 +16,11 @@ from unmingle.arrays import as_rate, as_samples
 from unmingle.audio import Samples, down_mix
 from unmingle.device import pick_device
 from unmingle.errors import UnmingleError
-from unmingle.models import DEFAULT_MODEL, find_model, load_system
+from unmingle.models import DEFAULT_MODEL, find_model, load_system, model_names, read_facts
 from unmingle.separation.recording import RecordingSeparation
 from unmingle.separation.stream import SeparationStream
 from unmingle.separation.windows import Tracks
-from unmingle.systems import DenoisingSystem, MaskingSystem
+from unmingle.systems import DenoisingConfig, DenoisingSystem, MaskingSystem
 
 MOST_SPEAKERS = 16
 _BLOCK_SECONDS = 10.0
@@ -140,17 +140,25 @@ class Separator:
             return Separation(torch.from_numpy(answer), rate, tuple(tracks))
         return Separation(answer, rate, tuple(tracks))
 
-    def stream(self, sample_rate: int, speakers: int | None = None, lag: float = 1.0) -> SeparationStream:
+    def stream(
+        self, sample_rate: int, speakers: int | None = None, lag: float | None = None
+    ) -> SeparationStream:
         """A stream: push a block, get a block with one signal per speaker; see :class:`SeparationStream`.
 
         Args:
             sample_rate: of the audio, in hertz.
             speakers: how many signals come out (default: as many as the model was trained for).
-            lag: in seconds; what comes out is never further behind what went in.
+            lag: in seconds; what comes out is never further behind what went in. The default is the lag of a
+                model that runs frame by frame, and 1 second for others, which hear whole windows.
 
         Raises:
-            UnmingleError: an impossible rate, lag or number of speakers.
+            UnmingleError: an impossible rate, lag or number of speakers, or a model that cannot stream.
         """
+        if self.system.needs_sources:
+            raise UnmingleError(
+                f"{self.name} works from the true sources, so it cannot stream; "
+                f"{' and '.join(_streaming_models())} can."
+            )
         wanted = self.speakers if speakers is None else speakers
         return SeparationStream(self.system, sample_rate, self.check_speakers(wanted) or wanted, lag)
 
@@ -209,6 +217,13 @@ def load(
             f"{path.stem} cleans speech of noise; use `unmingle denoise`, or name a model that separates."
         )
     return Separator(system, path.stem, path)
+
+
+def _streaming_models() -> list[str]:
+    """Models of the package that separate; all of them stream."""
+    return [
+        name for name in model_names() if not isinstance(read_facts(find_model(name))[0], DenoisingConfig)
+    ]
 
 
 def _as_batch(audio: Samples) -> Samples:

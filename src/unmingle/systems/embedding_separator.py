@@ -18,7 +18,7 @@ from unmingle.attractors import (
     Attractors,
     FormationName,
     OracleAttractors,
-    mask_logits,
+    RunningAttractors,
 )
 from unmingle.batch import MixtureBatch
 from unmingle.counting import Counted, count_by_spread
@@ -35,9 +35,10 @@ from unmingle.masks import (
     softmax_masks,
     softmax_masks_with_rest,
 )
-from unmingle.networks import AnyEmbeddingNetworkConfig, BlstmConfig, unit_norm
+from unmingle.networks import AnyEmbeddingNetworkConfig, BlstmConfig, SteppingNetwork, unit_norm
 from unmingle.padding import frame_counts
-from unmingle.systems.base import MaskingSystem, SystemConfig
+from unmingle.systems.base import MaskingSystem, MaskSteps, SystemConfig
+from unmingle.systems.embedding_steps import EmbeddingSteps
 from unmingle.systems.objectives import ObjectiveName, mask_objective
 
 MaskName = Literal["softmax", "softmax_with_rest", "sigmoid", "assignment", "hard"]
@@ -65,6 +66,10 @@ class EmbeddingSeparatorConfig(SystemConfig):
     """Alpha of soft k-means."""
     unfolded_steps: int = Field(10, ge=1, le=100)
     """Steps of soft k-means."""
+    running_frames: int = Field(125, ge=1, le=100_000)
+    """Tau of running attractors, in frames: the longer, the slower they move."""
+    start_frames: int = Field(20, ge=1, le=1000)
+    """Frames from which running k-means begins; the first of them wait for the last."""
     training_formation: FormationName = "anchored"
     formation: FormationName = "anchored"
     """At test time."""
@@ -140,15 +145,22 @@ class EmbeddingSeparator(MaskingSystem):
         """Spectra and embeddings ``(batch, frames, freqs, dim)`` of mixtures ``(batch, samples)``."""
         spectra = self.frontend(mixture)
         # Products over thousands of bins lose too much in bfloat16: only the network runs in it.
-        embedding = self.network(spectra.features, self._frames(lengths))
-        return spectra, unit_norm(embedding) if self._config.unit_norm else embedding.float()
+        return spectra, self.normalized(self.network(spectra.features, self._frames(lengths)))
+
+    def normalized(self, embedding: Tensor) -> Tensor:
+        """What the network gave, in float32, of length one if the config says so."""
+        return unit_norm(embedding) if self._config.unit_norm else embedding.float()
 
     def weight(self, spectra: Spectra, lengths: Tensor | None = None, *, training: bool = False) -> Tensor:
         """Weights ``(batch, frames, freqs)`` of the bins, in training or at test time."""
-        at_test = self._config.evaluation_weight or self._config.weight
-        return bin_weights(
-            self._config.weight if training else at_test, spectra.magnitude, self._frames(lengths)
-        )
+        rule = self._config.weight if training else self.test_weight
+        magnitude = spectra.relative if rule.rule == "near_level" else spectra.magnitude
+        return bin_weights(rule, magnitude, self._frames(lengths))
+
+    @property
+    def test_weight(self) -> WeightConfig:
+        """The rule of :meth:`weight` at test time."""
+        return self._config.evaluation_weight or self._config.weight
 
     def _frames(self, lengths: Tensor | None) -> Tensor | None:
         return frame_counts(lengths, self.hop)
@@ -187,10 +199,17 @@ class EmbeddingSeparator(MaskingSystem):
     def _masks(
         self, rule: MaskName, embedding: Tensor, attractors: Attractors, talking: Tensor | None = None
     ) -> Tensor:
-        """Masks ``(batch, sources, frames, freqs)`` (Luo et al. 2018, Eq. 10-12)."""
+        """Masks ``(batch, sources, frames, freqs)`` of embeddings and attractors, by a rule."""
         if rule == "assignment":
             return attractors.assignments
-        logits = mask_logits(embedding, attractors.points)
+        return self._masks_by(rule, attractors.logits(embedding), talking)
+
+    def test_masks(self, logits: Tensor) -> Tensor:
+        """Masks at test time from dot products, both ``(batch, sources, frames, freqs)``."""
+        return self._masks_by(self._test_mask, logits)
+
+    def _masks_by(self, rule: MaskName, logits: Tensor, talking: Tensor | None = None) -> Tensor:
+        """Masks from dot products (Luo et al. 2018, Eq. 11 and 12)."""
         if self._config.learned_scale:
             logits = logits * self.log_scale.exp()
         if talking is not None:
@@ -200,6 +219,10 @@ class EmbeddingSeparator(MaskingSystem):
         if rule == "sigmoid":
             return sigmoid_masks(logits)
         return softmax_masks(logits) if rule == "softmax" else softmax_masks_with_rest(logits)
+
+    @property
+    def _test_mask(self) -> MaskName:
+        return self._config.evaluation_mask or self._config.mask
 
     def mask(
         self, mixture: Tensor, speakers: int, lengths: Tensor | None = None, sources: Tensor | None = None
@@ -221,12 +244,20 @@ class EmbeddingSeparator(MaskingSystem):
         formed = self.formed_attractors(speakers)
         with torch.autocast(embedding.device.type, enabled=False):
             attractors = self.attractors(embedding, self.weight(spectra, lengths), formed, sources)
-            masks = self._masks(self._config.evaluation_mask or self._config.mask, embedding, attractors)
+            masks = self._masks(self._test_mask, embedding, attractors)
             points = attractors.points
             if formed != speakers:
                 loudest = loudest_sources(masks, spectra.magnitude, speakers)
                 masks, points = chosen_sources(masks, loudest), chosen_sources(points, loudest)
             return spectra, masks, points
+
+    def steps(self, speakers: int) -> MaskSteps | None:
+        causal = self._config.stft.level == "running" and self.test_weight.causal
+        if not causal or self._test_mask == "assignment" or self.formed_attractors(speakers) != speakers:
+            return None
+        if isinstance(self.network, SteppingNetwork) and isinstance(self.formation, RunningAttractors):
+            return EmbeddingSteps(self, self.network, self.formation, speakers)
+        return None
 
     def attractors(
         self, embedding: Tensor, weight: Tensor, speakers: int, sources: Tensor | None = None
