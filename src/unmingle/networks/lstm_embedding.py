@@ -13,7 +13,7 @@ from torch.nn.functional import linear
 from unmingle.networks.embedding import EmbeddingNetworkConfig, SteppingNetwork
 from unmingle.networks.prepared import PreparedWeights
 
-_FEW_FRAMES = 8
+_FEW_FRAMES = 16
 
 
 class LstmEmbeddingConfig(EmbeddingNetworkConfig):
@@ -85,23 +85,32 @@ class LstmEmbedding(SteppingNetwork):
         """Push frames ``(batch, frames, freqs)``: their embeddings. ``state`` is updated in place."""
         if not features.shape[1]:
             return features.new_zeros(len(features), 0, self.freqs, self.dimension)
-        if features.shape[1] <= _FEW_FRAMES and not torch.is_grad_enabled():
-            frames = [self._frame(values, state) for values in features.unbind(dim=1)]
-            return self._shaped(linear(torch.stack(frames, dim=1), *self._prepared[len(self.layers)]))
+        few = features.shape[1] <= _FEW_FRAMES and not torch.is_grad_enabled()
         hidden = features
         for number, layer in enumerate(self.layers):
-            output, (h, c) = layer(hidden, (state.h[number][None], state.c[number][None]))
-            state.h[number], state.c[number] = h[0], c[0]
+            if few:
+                output = self._few(number, hidden, state)
+            else:
+                output, (h, c) = layer(hidden, (state.h[number][None], state.c[number][None]))
+                state.h[number], state.c[number] = h[0], c[0]
             hidden = self._joined(number, hidden, output)
-        return self._shaped(self.linear(hidden))
+        return self._shaped(linear(hidden, *self._prepared[-1]) if few else self.linear(hidden))
 
-    def _frame(self, values: Tensor, state: LstmEmbeddingState) -> Tensor:
-        """One frame ``(batch, freqs)`` through all layers: ``(batch, hidden_size)``."""
-        for number in range(len(self.layers)):
-            before = state.h[number], state.c[number]
-            state.h[number], state.c[number] = torch.lstm_cell(values, before, *self._prepared[number])
-            values = self._joined(number, values, state.h[number])
-        return values
+    def _few(self, number: int, inputs: Tensor, state: LstmEmbeddingState) -> Tensor:
+        """Few frames ``(batch, frames, inputs)`` through one layer: ``(batch, frames, hidden_size)``.
+
+        Layer by layer, because a layer's weights fit into the processor's cache, and all layers' do not.
+        """
+        from_input, from_hidden, input_bias, hidden_bias = self._prepared[number]
+        h, c = state.h[number], state.c[number]
+        outputs = []
+        for values in linear(inputs, from_input, input_bias + hidden_bias).unbind(dim=1):
+            gate_in, gate_forget, new, gate_out = torch.addmm(values, h, from_hidden.T).chunk(4, dim=1)
+            c = torch.sigmoid(gate_forget) * c + torch.sigmoid(gate_in) * torch.tanh(new)
+            h = torch.sigmoid(gate_out) * torch.tanh(c)
+            outputs.append(h)
+        state.h[number], state.c[number] = h, c
+        return torch.stack(outputs, dim=1)
 
     def _joined(self, number: int, inputs: Tensor, output: Tensor) -> Tensor:
         return inputs + output if self.residual and number > 0 else output

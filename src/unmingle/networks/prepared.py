@@ -24,6 +24,7 @@ class PreparedWeights:
         return len(self._layers)
 
     def __getitem__(self, number: int) -> list[Tensor]:
+        number %= len(self._layers)
         layer = self._layers[number]
         now = [(weight.data_ptr(), weight._version) for weight in layer]
         if number not in self._kept or self._kept[number][0] != now:
