@@ -232,6 +232,23 @@ def phase_sensitive_errors(mixture: Complex, masks: Array, sources: Complex) -> 
     return np.array([[((w - m * np.abs(mixture)) ** 2).mean() for m in masks] for w in wanted])
 
 
+def compressed_spectrum_errors(estimates: Array, sources: Array, mixture: Array, length: int) -> Array:
+    """Mean square of the difference of magnitudes to the power 0.3, relative to the mixture's level."""
+    level, errors = 0.0, np.zeros((len(sources), len(estimates)))
+    mixed = stft(mixture, length, length // 2)
+    for frame in mixed:
+        for value in frame:
+            level += abs(value) ** 2 / mixed.size
+    for i, source in enumerate(sources):
+        for j, estimate in enumerate(estimates):
+            pair = (stft(audio, length, length // 2) for audio in (source, estimate))
+            for wanted, found in zip(*pair, strict=True):
+                for s, e in zip(wanted, found, strict=True):
+                    power = [(abs(value) ** 2 / level + 1e-6) ** 0.15 for value in (s, e)]
+                    errors[i, j] += (power[0] - power[1]) ** 2 / mixed.size
+    return errors
+
+
 def waveform_errors(estimates: Array, sources: Array, mixture: Array, scale_invariant: bool) -> Array:
     """Negative SI-SDR or SNR in dB with a floor of -30 dB; -20 dB for a source that is silent."""
     errors = np.empty((len(sources), len(estimates)))

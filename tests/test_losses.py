@@ -6,9 +6,11 @@ from itertools import permutations
 import pytest
 import torch
 
+import naive
 from unmingle.losses import (
     affinity_loss,
     mask_error,
+    pairwise_compressed_spectrum_error,
     pairwise_magnitude_error,
     pairwise_mask_error,
     pairwise_waveform_error,
@@ -16,6 +18,7 @@ from unmingle.losses import (
     phase_sensitive_target,
 )
 from unmingle.metrics import si_sdr
+from unmingle.stft import Stft
 
 
 def test_mask_error_follows_equation_13() -> None:
@@ -161,3 +164,32 @@ def test_phase_sensitive_target_follows_the_angle() -> None:
             angle = mixture[b].angle() - sources[b, c].angle()
             expected = sources[b, c].abs() * torch.cos(angle).clamp_min(0)
             torch.testing.assert_close(target[b, c], expected)
+
+
+def test_compressed_spectrum_error_is_that_of_the_plain_loop_for_any_gain() -> None:
+    generator = torch.Generator().manual_seed(0)
+    sources = torch.randn(2, 2, 300, generator=generator) * torch.tensor([1.0, 0.1])[:, None]
+    estimates = sources + 0.3 * torch.randn(2, 2, 300, generator=generator)
+    mixture, transform = sources.sum(dim=1), Stft(32, 16)
+    found = pairwise_compressed_spectrum_error(estimates, sources, mixture, transform)
+    for k in range(2):
+        e, s, x = (each[k].double().numpy() for each in (estimates, sources, mixture))
+        expected = naive.compressed_spectrum_errors(e, s, x, 32)
+        torch.testing.assert_close(found[k], torch.from_numpy(expected).float(), atol=1e-5, rtol=1e-4)
+    louder = pairwise_compressed_spectrum_error(9 * estimates, 9 * sources, 9 * mixture, transform)
+    torch.testing.assert_close(louder, found, atol=1e-5, rtol=1e-4)
+
+
+def test_compressed_spectrum_error_does_not_see_padding_and_has_gradients_at_silence() -> None:
+    generator = torch.Generator().manual_seed(0)
+    audio = torch.randn(2, 1, 3, 200, generator=generator)
+    sources, estimates = audio[:, :, 0], audio[:, :, 1]
+    plain = pairwise_compressed_spectrum_error(estimates, sources, sources[:, 0], Stft(32, 16))
+    e, s, x = (torch.nn.functional.pad(each, (0, 150)) for each in (estimates, sources, sources[:, 0]))
+    padded = pairwise_compressed_spectrum_error(e, s, x, Stft(32, 16), torch.tensor([200, 200]))
+    torch.testing.assert_close(padded, plain, atol=1e-5, rtol=1e-4)
+    nothing = torch.zeros(1, 1, 200, requires_grad=True)
+    error = pairwise_compressed_spectrum_error(nothing, sources[:1], sources[:1, 0], Stft(32, 16))
+    error.sum().backward()
+    assert nothing.grad is not None
+    assert nothing.grad.isfinite().all()

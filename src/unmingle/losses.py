@@ -5,12 +5,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from unmingle.padding import frame_count, within
 from unmingle.permutation import best_permutation
+from unmingle.stft import Stft
 
 _SPEAKER_FLOOR = 1e-3
 """Speakers better than 30 dB SI-SDR hardly pull any more."""
 _SILENCE_FLOOR = 1e-2
 """Nor do silent outputs 20 dB below the mixture."""
+_COMPRESSION = 0.3
+_COMPRESSION_FLOOR = 1e-6
+"""Of relative powers: bins 60 dB below the mixture's level are all alike, and have a finite gradient."""
 
 
 def affinity_loss(embedding: Tensor, assignment: Tensor, weight: Tensor) -> Tensor:
@@ -115,6 +120,38 @@ def pairwise_waveform_error(
         talking, target, mixture_energy
     ).clamp_min(tiny)
     return 10 * torch.log10(ratio + torch.where(talking, _SPEAKER_FLOOR, _SILENCE_FLOOR))
+
+
+def pairwise_compressed_spectrum_error(
+    estimates: Tensor, sources: Tensor, mixture: Tensor, transform: Stft, lengths: Tensor | None = None
+) -> Tensor:
+    """Error of every pair of waveforms in compressed magnitudes: ``(batch, sources, estimates)``.
+
+    The mean over bins of ``(|E|^0.3 - |S|^0.3)^2`` (Braun & Tashev 2021, without their term for phases), where
+    magnitudes are relative to the root mean square of the mixture's, and 60 dB below it their floor. Quiet parts, of
+    which SI-SDR hardly knows, count nearly as much as loud ones.
+
+    Args:
+        estimates: ``(batch, sources, samples)``.
+        sources: ``(batch, sources, samples)``.
+        mixture: ``(batch, samples)``.
+        transform: whose magnitudes.
+        lengths: ``(batch,)``, the number of samples that are not padding, which is silent; all, if not given.
+    """
+    mixed = transform.analyse(mixture).abs().square()
+    inside, share = mixed.new_ones(mixed.shape[:2]), mixed.new_ones(len(mixed))
+    if lengths is not None:
+        own = frame_count(lengths, transform.hop).to(mixed.device)
+        # Windows that begin in padding still reach back to the mixture's end.
+        inside, share = within(own, mixed.shape[1]).to(mixed.dtype), own / mixed.shape[1]
+    level = ((mixed * inside.unsqueeze(-1)).mean(dim=(1, 2)) / share).clamp_min(1e-20)
+
+    def compressed(audio: Tensor) -> Tensor:
+        power = torch.view_as_real(transform.analyse(audio)).square().sum(dim=-1)
+        relative = power / level[:, None, None, None] + _COMPRESSION_FLOOR
+        return relative ** (_COMPRESSION / 2) * inside[:, None, :, None]
+
+    return pairwise_magnitude_error(compressed(estimates), compressed(sources)) / share[:, None, None]
 
 
 def permutation_invariant(pairwise: Tensor) -> Tensor:

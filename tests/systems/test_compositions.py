@@ -100,11 +100,14 @@ def _error(
 ) -> float:
     """The objective of the system's config: smaller is better."""
     objective, spectrum = system.config.model_dump()["objective"], _spectrum(system, mixture)
-    if objective in ("si_sdr", "snr"):
+    if objective in ("si_sdr", "snr", "si_sdr_and_spectrum"):
         stft = system.config.stft
         size = (stft.window_length, stft.hop, len(mixture), stft.window == "sqrt_hann")
         estimates = np.stack([naive.istft(mask * spectrum, *size) for mask in masks])
-        errors = naive.waveform_errors(estimates, sources, mixture, objective == "si_sdr")
+        errors = naive.waveform_errors(estimates, sources, mixture, objective != "snr")
+        if objective == "si_sdr_and_spectrum":
+            for length in (stft.window_length // 2, stft.window_length, 2 * stft.window_length):
+                errors += 400 / 3 * naive.compressed_spectrum_errors(estimates, sources, mixture, length)
     else:
         rule = {
             "mask_error": naive.mask_errors,
@@ -544,7 +547,8 @@ def _gate_scores(system: LocalExperts, magnitude: Array) -> Array:
 
 
 @pytest.mark.parametrize(
-    ("prelude", "sharpness", "objective"), [(0.0, 30.0, "snr"), (0.4, 12.0, "snr"), (0.4, 12.0, "si_sdr")]
+    ("prelude", "sharpness", "objective"),
+    [(0.0, 30.0, "snr"), (0.4, 12.0, "snr"), (0.4, 12.0, "si_sdr"), (0.4, 12.0, "si_sdr_and_spectrum")],
 )
 def test_losses_and_masks_of_local_experts(
     prelude: float, sharpness: float, objective: str, example_sources: Samples

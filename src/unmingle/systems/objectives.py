@@ -8,6 +8,7 @@ from torch import Tensor
 
 from unmingle.batch import MixtureBatch
 from unmingle.losses import (
+    pairwise_compressed_spectrum_error,
     pairwise_magnitude_error,
     pairwise_mask_error,
     pairwise_waveform_error,
@@ -18,9 +19,15 @@ from unmingle.masks import apply_masks, wiener_filter_mask
 from unmingle.padding import frame_count, within
 from unmingle.stft import Stft
 
-ObjectiveName = Literal["mask_error", "magnitude_error", "phase_sensitive_error", "si_sdr", "snr"]
+ObjectiveName = Literal[
+    "mask_error", "magnitude_error", "phase_sensitive_error", "si_sdr", "snr", "si_sdr_and_spectrum"
+]
 """Luo's Eq. 13 with WFM targets; Mobin's Eq. 9 (also Isik's enhancement and uPIT's amplitude); uPIT's
-phase-sensitive approximation; SI-SDR or SNR of waveforms (ours)."""
+phase-sensitive approximation; SI-SDR or SNR of waveforms, and SI-SDR with a compressed-spectrum term (ours)."""
+_RESOLUTIONS = (0.5, 1.0, 2.0)
+"""Windows of the compressed-spectrum term, in those of the system."""
+_SPECTRUM_WEIGHT = 400.0
+"""Of the mean of the compressed-spectrum term over the resolutions, in dB."""
 
 
 def mask_objective(
@@ -49,13 +56,20 @@ def mask_objective(
 def _pairwise(
     objective: ObjectiveName, stft: Stft, spectrum: Tensor, masks: Tensor, batch: MixtureBatch
 ) -> Tensor:
-    if objective in ("si_sdr", "snr"):
+    if objective in ("si_sdr", "snr", "si_sdr_and_spectrum"):
         estimates = stft.synthesise(apply_masks(spectrum, masks), batch.mixture.shape[-1])
         if batch.lengths is not None:
             estimates = estimates * within(batch.lengths, estimates.shape[-1]).unsqueeze(1)
-        return pairwise_waveform_error(
-            estimates, batch.sources, batch.active, batch.mixture, scale_invariant=objective == "si_sdr"
+        pairwise = pairwise_waveform_error(
+            estimates, batch.sources, batch.active, batch.mixture, scale_invariant=objective != "snr"
         )
+        if objective == "si_sdr_and_spectrum":
+            for transform in (_scaled(stft, factor) for factor in _RESOLUTIONS):
+                spectral = pairwise_compressed_spectrum_error(
+                    estimates, batch.sources, batch.mixture, transform, batch.lengths
+                )
+                pairwise = pairwise + _SPECTRUM_WEIGHT / len(_RESOLUTIONS) * spectral
+        return pairwise
     sources, magnitude = stft.analyse(batch.sources), spectrum.abs()
     if batch.lengths is not None:
         # Windows that begin in padding still reach back to the mixture's end.
@@ -71,3 +85,9 @@ def _pairwise(
         return pairwise
     # The mean is over the mixture's own frames; padding adds nothing to the sum.
     return pairwise * (spectrum.shape[1] / frame_count(batch.lengths, stft.hop))[:, None, None]
+
+
+def _scaled(stft: Stft, factor: float) -> Stft:
+    """A transform whose windows are longer by ``factor`` and overlap by half."""
+    half = max(1, round(factor * stft.window_length / 2))
+    return Stft(2 * half, half).to(stft.window.device)
