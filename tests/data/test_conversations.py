@@ -151,3 +151,28 @@ def test_a_moving_level_moves_slowly_within_its_range(example_corpus: Path) -> N
 def test_impossible_conversations_are_refused(bad: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         ConversationConfig.model_validate(bad)
+
+
+def test_a_second_speaker_belongs_to_the_one_source(example_corpus: Path) -> None:
+    utterances = read_corpora([str(example_corpus)], "train")
+    speech = decode(utterances, RATE)
+    config = MixingConfig(speakers=1, second_speaker=0.5, snr=(3.0, 3.0))
+    mixer = Mixer(utterances, speech, RATE, config, 0)
+    alone = Mixer(utterances, speech, RATE, MixingConfig(speakers=1), 0)
+    two = 0
+    for k in range(40):
+        plan, example = mixer.crop(k, 4 * RATE), mixer.example(k, 4 * RATE)
+        assert example.sources.shape == (1, 4 * RATE)
+        if len(plan.voices) == 1:
+            np.testing.assert_array_equal(example.sources, alone.example(k, 4 * RATE).sources)
+            continue
+        two += 1
+        np.testing.assert_allclose(example.sources[0], mixer.render(plan).sum(axis=0), atol=1e-6)
+        assert all(voice.segments for voice in plan.voices)
+        speakers = {utterances[voice.segments[0].utterance].speaker for voice in plan.voices}
+        assert len(speakers) == 2
+    assert 10 < two < 30
+    # Test lists have one speaker.
+    assert len(mixer.whole(0, "min").voices) == 1
+    with pytest.raises(ValidationError, match="mixtures of one speaker"):
+        MixingConfig(speakers=2, second_speaker=0.5)

@@ -71,7 +71,7 @@ def test_noise_k_is_a_pure_function_of_seed_and_k_and_leaves_the_speech_alone(
     first = _mixer(example_corpus, example_noise, **changes)
     second = _mixer(example_corpus, example_noise, **changes)
     kinds = set()
-    for k in reversed(range(40)):
+    for k in reversed(range(60)):
         one, other = first.example(k, 4000), second.example(k, 4000)
         np.testing.assert_array_equal(one.mixture, other.mixture)
         kinds.add(one.noise_name.split("/")[0])
@@ -232,3 +232,17 @@ def test_only_a_share_of_the_crops_gets_noise_and_the_speech_stays_the_same(
     assert 8 <= sum(noisy) <= 29
     # A test list has noise in every mixture.
     assert all(some.realize(index, some.crop(index, 2000)).noise is not None for index in range(10))
+
+
+def test_by_class_a_class_of_one_recording_is_heard_as_often_as_one_of_five(
+    example_corpus: Path, tmp_path: Path
+) -> None:
+    rng, lines = np.random.default_rng(0), ["path,corpus,class,split"]
+    for number in range(6):
+        soundfile.write(tmp_path / f"{number}.wav", 0.1 * rng.standard_normal(RATE), RATE)
+        lines.append(f"{number}.wav,sounds,{'bell' if number == 0 else 'rain'},train")
+    (tmp_path / "noise.csv").write_text("\n".join(lines) + "\n")
+    for by_class, low, high in ((False, 5, 30), (True, 38, 62)):
+        maker = _maker(example_corpus, tmp_path, by_class=by_class)
+        names = [maker.draw(np.random.default_rng(k), 100)[1] for k in range(100)]
+        assert low < names.count("sounds/0") < high

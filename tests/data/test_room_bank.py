@@ -60,3 +60,26 @@ def test_only_a_share_of_the_crops_is_in_a_room(example_corpus: Path, tmp_path: 
         for source, wanted in zip(example.sources, expected, strict=True):
             assert np.corrcoef(source, wanted)[0, 1] > 0.9999
     assert 10 < sum(rooms) < 30
+
+
+def test_late_reverberation_can_belong_to_nobody(example_corpus: Path, tmp_path: Path) -> None:
+    utterances = read_corpora([str(example_corpus)], "train")
+    speech = decode(utterances, RATE)
+    bank = open_room_bank(CONFIG, 2, RATE, 0, tmp_path)
+    whole = Mixer(utterances, speech, RATE, MixingConfig(room=CONFIG), 0, rooms=bank)
+    early = CONFIG.model_copy(update={"early": 0.03})
+    assert open_room_bank(early, 2, RATE, 0, tmp_path).draw(np.random.default_rng(0), 2).responses
+    assert len(list(tmp_path.glob("rooms-*"))) == 1  # The rooms are the same.
+    mixer = Mixer(utterances, speech, RATE, MixingConfig(room=early), 0, rooms=bank)
+    for k in range(4):
+        all_, some = whole.example(k, 8000), mixer.example(k, 8000)
+        assert all_.noise is None
+        assert some.noise is not None
+        scale = np.abs(all_.mixture).max() / np.abs(some.mixture).max()
+        np.testing.assert_allclose(some.mixture * scale, all_.mixture, atol=1e-4)
+        assert some.room is not None
+        for source, dry, response in zip(
+            some.sources, mixer.render(mixer.crop(k, 8000)), some.room.responses, strict=True
+        ):
+            kept = response[: int(np.abs(response).argmax()) + 1 + round(0.03 * RATE)]
+            assert np.corrcoef(source, np.convolve(dry, kept)[: len(dry)])[0, 1] > 0.9999

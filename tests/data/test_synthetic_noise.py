@@ -9,6 +9,7 @@ import pytest
 
 from unmingle.audio import Samples
 from unmingle.data.noise import noise_level
+from unmingle.data.synthetic_music import SCALES, music
 from unmingle.data.synthetic_noise import (
     calls,
     crossed,
@@ -27,7 +28,7 @@ from unmingle.data.synthetic_noise import (
 )
 
 RATE = 8000
-KINDS = (shaped_noise, modulated_noise, tones, impulses, struck, calls, engines, flowing)
+KINDS = (shaped_noise, modulated_noise, tones, impulses, struck, calls, engines, flowing, music)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -146,3 +147,22 @@ def test_nothing_crossed_with_something_stays_nothing() -> None:
     silence, noise = np.zeros(RATE, dtype=np.float32), np.ones(RATE, dtype=np.float32)
     assert noise_level(crossed(silence, noise, RATE)) == 0.0
     assert noise_level(crossed(noise, silence, RATE)) == 0.0
+
+
+def test_music_repeats_its_bar_and_keeps_to_one_scale() -> None:
+    rate, seconds = 4000, 40
+    found = tuned = 0
+    for seed in range(6):
+        sound = music(np.random.default_rng(seed), seconds * rate, rate)
+        power = np.abs(np.fft.rfft(np.square(sound) - np.mean(np.square(sound)))) ** 2
+        repeats = np.fft.irfft(power)[: 9 * rate] / power.sum() * len(power) * 2
+        # A bar lasts eight beats of 1/3 to 1 s.
+        found += repeats[int(2.6 * rate) : int(8.1 * rate)].max() > 0.5 * repeats[0]
+        spectrum = np.abs(np.fft.rfft(sound * np.hanning(len(sound))))
+        loudest = np.argsort(spectrum)[::-1][:200] / seconds
+        loudest = loudest[loudest > 150]
+        semitones = 12 * np.log2(loudest / loudest[0])
+        # Peaks lie a whole number of semitones apart; harmonics 5, 7 and 11 are a little off.
+        tuned += np.median(np.abs(semitones - np.round(semitones))) < 0.1
+    assert min(found, tuned) >= 5
+    assert all(scale[0] == 0 and list(scale) == sorted(scale) for scale in SCALES)

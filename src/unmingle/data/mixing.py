@@ -15,13 +15,15 @@ from pydantic import Field, model_validator
 from unmingle.audio import Samples, active_level, resample
 from unmingle.config import Config
 from unmingle.data.cache import DecodedSpeech, PickedSpeech
+from unmingle.data.codecs import check_codecs
 from unmingle.data.conversations import ConversationConfig, draw_turns
 from unmingle.data.corpora import Utterance, by_speaker
 from unmingle.data.examples import SNR_LIMIT, Example, MixturePlan, Segment, Voice
 from unmingle.data.microphones import MicrophoneConfig, draw_response, heard_through
 from unmingle.data.noise import NoiseConfig, NoiseMaker, noise_level
+from unmingle.data.recorders import RecorderConfig, device_noise, draw_recorder
 from unmingle.data.room_bank import RoomBank
-from unmingle.data.rooms import Room, RoomConfig, RoomMaker, in_room
+from unmingle.data.rooms import Room, RoomConfig, RoomMaker, early_part, in_room
 from unmingle.errors import UnmingleError
 
 ACTIVE_LEVEL = 0.056
@@ -54,6 +56,9 @@ class MixingConfig(Config):
     """Share of mixtures in which all speakers but the first speak only for a part of the time."""
     single_speaker: float = Field(0.0, ge=0.0, le=1.0)
     """Share of mixtures in which the first speaker alone speaks."""
+    second_speaker: float = Field(0.0, ge=0.0, le=1.0)
+    """Of one speaker's mixtures, the share of the crops for training in which two converse. Both are the one source,
+    so that a denoiser keeps whoever speaks. ``conversation`` and ``snr`` say how they do."""
     late: float = Field(0.0, ge=0.0, le=1.0)
     """Share of crops for training in which the first speaker begins late, within the first third: recordings begin
     before anybody talks, and a network that never heard that takes the first noise for speech."""
@@ -70,6 +75,14 @@ class MixingConfig(Config):
     """Noise beside the speakers (default: none)."""
     microphone: MicrophoneConfig | None = None
     """Microphones through which crops for training are heard (default: those of the recordings)."""
+    recorder: RecorderConfig | None = None
+    """What recorders do to crops for training: noise of their own, jumps of level, clipping, codecs (default:
+    nothing)."""
+
+    @property
+    def most_at_once(self) -> int:
+        """The largest number of different speakers in a mixture."""
+        return max(self.speakers, 2 if self.second_speaker else 1)
 
     @model_validator(mode="after")
     def _ranges(self) -> MixingConfig:
@@ -79,6 +92,8 @@ class MixingConfig(Config):
                 raise ValueError(f"{name} must be [low, high], got [{low}, {high}]")
         if self.fewest_speakers is not None and self.fewest_speakers > self.speakers:
             raise ValueError(f"fewest_speakers {self.fewest_speakers} is more than speakers {self.speakers}")
+        if self.second_speaker and self.speakers != 1:
+            raise ValueError(f"second_speaker is for mixtures of one speaker, not of {self.speakers}")
         if self.overlap is not None and not 0.0 <= self.overlap[0] <= self.overlap[1] <= 1.0:
             raise ValueError(f"overlap must be [low, high] between 0 and 1, got {list(self.overlap)}")
         if self.speed[0] < 0.5 or self.speed[1] > 2.0:
@@ -131,8 +146,10 @@ class Mixer:
             for name, chance in zip(self._corpora, self._chances, strict=True)
             if chance > 0
         )
-        if total < config.speakers:
-            raise UnmingleError(f"{config.speakers} speakers are to be mixed, but the data has {total}.")
+        if total < config.most_at_once:
+            raise UnmingleError(f"{config.most_at_once} speakers are to be mixed, but the data has {total}.")
+        if config.recorder is not None and config.recorder.codec:
+            check_codecs(config.recorder.codecs)
 
     @property
     def _speech(self) -> DecodedSpeech | PickedSpeech:
@@ -149,7 +166,33 @@ class Mixer:
         The level of the noise counts against the active level of the sources' sum. In some crops,
         if the config says so, nobody talks.
         """
-        sources, room = self.render(plan), None
+        heard, room, response = self._heard(index, plan, crop=crop)
+        noise, snr, name = self._beside(index, heard.sum(axis=0), response, crop=crop)
+        if noise is not None:
+            if snr == -SNR_LIMIT:
+                heard = np.zeros_like(heard)
+            peak = float(np.abs(heard.sum(axis=0) + noise).max(initial=0.0))
+            if peak > 0.95:
+                heard, noise = heard * np.float32(0.95 / peak), noise * np.float32(0.95 / peak)
+        sources, late = heard[: len(plan.voices)], heard[len(plan.voices) :]
+        if self.config.second_speaker:
+            sources = sources.sum(axis=0, keepdims=True)
+        if len(late):
+            noise = late[0] if noise is None else noise + late[0]
+        if crop and self.config.recorder is not None:
+            sources, noise = self._kept(index, self.config.recorder, sources, noise)
+        first = plan.voices[0].segments
+        gender = self._utterances[first[0].utterance].gender if first else "unknown"
+        return Example(sources, noise, snr, gender, name, room)
+
+    def _heard(
+        self, index: int, plan: MixturePlan, *, crop: bool
+    ) -> tuple[Samples, Room | None, Samples | None]:
+        """What arrives of every speaker, ``(speakers, samples)``, the room, and the microphone's response.
+
+        A further row is late reverberation, where it belongs to no speaker.
+        """
+        sources, room, response = self.render(plan), None, None
         if crop and self.config.moving_level:
             sources = self._moved(np.random.default_rng([self.seed, index, 4]), sources)
         if self._rooms is not None:
@@ -158,51 +201,71 @@ class Mixer:
             if not crop or self._rooms.config.share == 1.0 or rng.random() < self._rooms.config.share:
                 room = self._rooms.draw(rng, len(sources))
                 sources = self._in_room(sources, room)
-        response = None
         if crop and self.config.microphone is not None:
             drawn = np.random.default_rng([self.seed, index, 3])
             response = draw_response(drawn, self.config.microphone, plan.samples, self.sample_rate)
         if response is not None:
             sources = self._recorded(sources, response)
-        first = plan.voices[0].segments
-        gender = self._utterances[first[0].utterance].gender if first else "unknown"
-        if self._noise is None:
-            return Example(sources, gender=gender, room=room)
-        config = self._noise.config
-        # Drawn from a generator of their own, so that noise changes nothing about the speech.
+        return sources, room, response
+
+    def _beside(
+        self, index: int, speech: Samples, response: Samples | None, *, crop: bool
+    ) -> tuple[Samples | None, float | None, str]:
+        """The noise beside ``speech`` ``(samples,)``, the SNR in dB, and what the noise is; None where there is none.
+
+        Generators of its own: noise changes nothing about the speech.
+        """
+        noise, nobody, name = None, False, ""
+        recorder = self.config.recorder if crop else None
+        if self._noise is None and recorder is None:
+            return None, None, ""
+        level = max(active_level(speech, self.sample_rate), _QUIETEST_LEVEL)
         rng = np.random.default_rng([self.seed, index, 1])
-        if crop and config.share < 1.0 and rng.random() >= config.share:
-            return Example(sources, gender=gender, room=room)
-        snr = float(rng.choice(config.snr_levels) + rng.uniform(-1.0, 1.0) * config.snr_spread)
-        noise, name = self._noise.draw(rng, plan.samples)
-        if response is not None:
-            filtered = heard_through(response, noise)
-            noise = filtered * np.float32(noise_level(noise) / max(noise_level(filtered), 1e-9))
-        level = max(active_level(sources.sum(axis=0), self.sample_rate), _QUIETEST_LEVEL)
-        noise = noise * np.float32(level * 10 ** (-snr / 20))
+        config = self._noise.config if self._noise is not None else None
+        if config and self._noise and not (crop and config.share < 1.0 and rng.random() >= config.share):
+            snr = float(rng.choice(config.snr_levels) + rng.uniform(-1.0, 1.0) * config.snr_spread)
+            noise, name = self._noise.draw(rng, len(speech))
+            if response is not None:
+                filtered = heard_through(response, noise)
+                noise = filtered * np.float32(noise_level(noise) / max(noise_level(filtered), 1e-9))
+            noise = noise * np.float32(level * 10 ** (-snr / 20))
+            nobody = crop and bool(rng.random() < config.noise_only)
+        drawn = np.random.default_rng([self.seed, index, 6])
+        if recorder and drawn.random() < recorder.device_noise:
+            gain = np.float32(level * 10 ** (-float(drawn.uniform(*recorder.device_snr)) / 20))
+            own = gain * device_noise(drawn, len(speech), self.sample_rate)
+            noise, name = (own, "device") if noise is None else (noise + own, f"{name} + device")
+        if noise is None:
+            return None, None, ""
         # As it became: over a gap in its recording, noise is not raised to the full.
         snr = float(20 * np.log10(level / max(noise_level(noise), 1e-9)))
-        if crop and rng.random() < config.noise_only:
-            sources, snr = np.zeros_like(sources), -SNR_LIMIT
-        peak = float(np.abs(sources.sum(axis=0) + noise).max(initial=0.0))
-        if peak > 0.95:
-            sources, noise = sources * np.float32(0.95 / peak), noise * np.float32(0.95 / peak)
-        return Example(sources, noise, snr, gender, name, room)
+        return noise, -SNR_LIMIT if nobody else snr, name
+
+    def _kept(
+        self, index: int, config: RecorderConfig, sources: Samples, noise: Samples | None
+    ) -> tuple[Samples, Samples | None]:
+        """Sources and noise as a recorder keeps them."""
+        rng = np.random.default_rng([self.seed, index, 7])
+        rest = np.zeros(sources.shape[1], dtype=np.float32) if noise is None else noise
+        recorder = draw_recorder(rng, config, sources.sum(axis=0) + rest, self.sample_rate)
+        return (sources, noise) if recorder is None else recorder.record(sources, rest, self.sample_rate)
 
     def crop(self, index: int, samples: int) -> MixturePlan:
         """Plan of mixture ``index`` as a crop of a fixed length, for training."""
         rng = self._rng(index)
+        if np.random.default_rng([self.seed, index, 5]).random() < self.config.second_speaker:
+            return self._conversation(rng, samples, self.config.conversation or ConversationConfig(), 2)
         kind = rng.random()
         single_speaker = kind < self.config.single_speaker
         partial = not single_speaker and kind < self.config.single_speaker + self.config.partial_overlap
         conversation = None if single_speaker or partial else self.config.conversation
         # A share of what is left: the rest overlaps fully.
         if conversation is not None and rng.random() < conversation.share:
-            return self._conversation(rng, samples, conversation)
+            return self._conversation(rng, samples, conversation, self._draw_count(rng))
         present = 1 if single_speaker else self._draw_count(rng)
         gains = self._gains(rng, self.config.speakers if single_speaker else present)
         voices = []
-        for number, speaker in enumerate(self._draw_speakers(rng)):
+        for number, speaker in enumerate(self._draw_speakers(rng, self.config.speakers)):
             speed = self._draw_speed(rng)
             first, last = 0, samples
             if number == 0 and self.config.late and rng.random() < self.config.late:
@@ -218,13 +281,12 @@ class Mixer:
         return MixturePlan(tuple(voices), samples)
 
     def _conversation(
-        self, rng: np.random.Generator, samples: int, config: ConversationConfig
+        self, rng: np.random.Generator, samples: int, config: ConversationConfig, present: int
     ) -> MixturePlan:
-        present = self._draw_count(rng)
         turns = draw_turns(rng, config, present, samples, self.sample_rate)
         gains = self._gains(rng, present)
         voices = []
-        for number, speaker in enumerate(self._draw_speakers(rng)):
+        for number, speaker in enumerate(self._draw_speakers(rng, max(present, self.config.speakers))):
             speed = self._draw_speed(rng)
             own = [turn for turn in turns if turn.speaker == number]
             segments = [
@@ -261,7 +323,7 @@ class Mixer:
         return self._pick(rng)
 
     def _pick(self, rng: np.random.Generator) -> list[int]:
-        return [int(rng.choice(speaker)) for speaker in self._draw_speakers(rng)]
+        return [int(rng.choice(speaker)) for speaker in self._draw_speakers(rng, self.config.speakers)]
 
     def is_whole(self, segment: Segment) -> bool:
         """Whether a segment at the speed 1 is all of its utterance."""
@@ -279,14 +341,23 @@ class Mixer:
         return _below_full_scale(sources)
 
     def _in_room(self, sources: Samples, room: Room) -> Samples:
-        """Sources as they arrive: with random rooms each at the level that it was planned to have there."""
+        """Sources as they arrive: with random rooms each at the level that it was planned to have there.
+
+        Late reverberation is a row of its own, if the config says so.
+        """
         reverberant = in_room(sources, room)
         before = [active_level(source, self.sample_rate) for source in sources]
         after = [max(active_level(source, self.sample_rate), 1e-9) for source in reverberant]
         gains = np.array(before) / np.array(after)
-        if self.config.room is not None and self.config.room.setting == "loudspeakers":
+        config = self.config.room
+        if config is not None and config.setting == "loudspeakers":
             gains[:] = gains[0]  # What is farther off is quieter.
-        return _below_full_scale(reverberant * gains[:, None].astype(np.float32))
+        scale = gains[:, None].astype(np.float32)
+        if config is None or config.early is None:
+            return _below_full_scale(reverberant * scale)
+        early = in_room(sources, early_part(room, config.early, self.sample_rate))
+        late = ((reverberant - early) * scale).sum(axis=0, keepdims=True)
+        return _below_full_scale(np.concatenate([early * scale, late]))
 
     def _moved(self, rng: np.random.Generator, sources: Samples) -> Samples:
         """Sources whose levels move, linearly in dB from one random point to the next."""
@@ -345,10 +416,10 @@ class Mixer:
         low, high = self.config.speed
         return round(float(rng.uniform(low, high)) * _SPEED_STEPS) / _SPEED_STEPS
 
-    def _draw_speakers(self, rng: np.random.Generator) -> list[list[int]]:
-        """The utterances of each of as many different speakers as the mixture has speakers."""
+    def _draw_speakers(self, rng: np.random.Generator, number: int) -> list[list[int]]:
+        """The utterances of each of so many different speakers."""
         drawn: dict[tuple[str, str], list[int]] = {}
-        while len(drawn) < self.config.speakers:
+        while len(drawn) < number:
             corpus = self._corpora[int(rng.choice(len(self._corpora), p=self._chances))]
             names = list(self._speakers[corpus])
             name = names[int(rng.integers(len(names)))]

@@ -8,6 +8,7 @@ every mixture. Noise k of a run is a pure function of (seed, k), as its mixture 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 
 import numpy as np
 from pydantic import Field, field_validator
@@ -17,6 +18,7 @@ from unmingle.config import Config
 from unmingle.data.cache import DecodedSpeech
 from unmingle.data.corpora import Utterance, by_speaker
 from unmingle.data.microphones import heard_through, smooth_response
+from unmingle.data.synthetic_music import music
 from unmingle.data.synthetic_noise import (
     calls,
     crossed,
@@ -39,6 +41,7 @@ _DRAWN = {
     "calls": calls,
     "engines": engines,
     "flowing": flowing,
+    "music": music,
 }
 SYNTHETIC = ("babble", *_DRAWN, "crossed")
 """Synthetic noise: several speakers at once; what ``synthetic_noise.py`` draws; the sound of one recording in the
@@ -62,6 +65,8 @@ class NoiseConfig(Config):
     weights: dict[str, float] = {}
     """Chance of each corpus of noise, and of :data:`SYNTHETIC` noise, by name; if empty, all recordings
     the same and nothing made. Recordings of a corpus that is not named are not used, unless none is."""
+    by_class: bool = False
+    """Draw a class of a corpus, each as likely, and then a recording of it; else each recording is as likely."""
     speed: tuple[float, float] = (1.0, 1.0)
     """Range of speeds of recordings."""
     reverse: bool = False
@@ -107,11 +112,14 @@ class NoiseMaker:
     ) -> None:
         self._noise, self._speech, self._rate, self.config = noise, speech, sample_rate, config
         self._recordings = recordings
+        # Groups of recordings of which each is as likely: the classes, or all as one.
         self._corpora = {
-            corpus: [index for indices in classes.values() for index in indices]
+            corpus: list(classes.values()) if config.by_class else [[*chain(*classes.values())]]
             for corpus, classes in by_speaker(recordings).items()
         }
-        weights = config.weights or {name: float(len(indices)) for name, indices in self._corpora.items()}
+        weights = config.weights or {
+            name: float(sum(len(group) for group in groups)) for name, groups in self._corpora.items()
+        }
         known = [*sorted(self._corpora), *SYNTHETIC]
         unknown = set(weights) - set(known)
         if unknown:
@@ -125,7 +133,7 @@ class NoiseMaker:
         self._chances = chances / chances.sum()
         # A corpus that is left out, perhaps for its licence, is not heard crossed with another either.
         wanted = [name for name in self._corpora if name in self._kinds] or list(self._corpora)
-        self._crossable = [index for name in wanted for index in self._corpora[name]]
+        self._crossable = [index for name in wanted for group in self._corpora[name] for index in group]
 
     def draw(self, rng: np.random.Generator, samples: int) -> tuple[Samples, str]:
         """Noise ``(samples,)`` whose level, by :func:`noise_level`, is 1, and what it is."""
@@ -149,7 +157,10 @@ class NoiseMaker:
         elif kind in _DRAWN:
             noise = _DRAWN[kind](rng, samples, self._rate)
         else:
-            index = int(rng.choice(self._corpora[kind]))
+            groups = self._corpora[kind]
+            # Nothing is drawn where there is no choice: the lists of old seeds stay what they were.
+            group = groups[int(rng.integers(len(groups)))] if len(groups) > 1 else groups[0]
+            index = int(rng.choice(group))
             name = f"{kind}/{self._recordings[index].path.stem}"
             noise = self._recording(rng, index, samples)
             floor = _QUIETEST * self._noise.level(index)

@@ -44,8 +44,8 @@ def open_room_bank(
         UnmingleError: pyroomacoustics is not installed, or the distances fit into no room.
     """
     assert config.bank is not None
-    # How often a room is used does not change the rooms.
-    named = config.model_copy(update={"share": 1.0}).model_dump_json()
+    # How often a room is used, and how much of it belongs to the speaker, does not change the rooms.
+    named = config.model_copy(update={"share": 1.0}).model_dump_json(exclude={"early"})
     digest = hashlib.sha256(f"{named}|{speakers}|{sample_rate}|{seed}".encode()).hexdigest()[:16]
     path = (cache or default_cache_folder()) / f"rooms-{sample_rate}-{digest}.npy"
     if not path.is_file():

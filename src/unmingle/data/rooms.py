@@ -43,6 +43,9 @@ class RoomConfig(Config):
     """Range of distances to the microphone in metres; of loudspeakers, the near one's and the others'."""
     share: float = Field(1.0, ge=0.0, le=1.0)
     """Share of the crops for training that are in a room; of test lists every mixture is."""
+    early: float | None = Field(None, ge=0.0, le=5.0)
+    """So many seconds of reflections after the direct sound belong to the speaker; what arrives later is in the
+    mixture but in no source (default: all belongs to the speaker)."""
     bank: int | None = Field(None, ge=1, le=100_000)
     """Number of rooms that training draws from; they are computed once and cached (default: another room for
     every mixture, which takes longer than training does)."""
@@ -182,6 +185,13 @@ def _with_tail(rng: np.random.Generator, echoes: Samples, rt60: float, sample_ra
     response[joint] = response[joint] * np.cos(rise) + tail[joint] * np.sin(rise)
     response[end:] = tail[end:]
     return response.astype(np.float32)
+
+
+def early_part(room: Room, seconds: float, sample_rate: int) -> Room:
+    """The room without the reflections that arrive more than so many seconds after the direct, loudest sound."""
+    ends = (int(np.abs(each).argmax()) + 1 + round(seconds * sample_rate) for each in room.responses)
+    kept = tuple(each[:end] for each, end in zip(room.responses, ends, strict=True))
+    return Room(kept, room.rt60, room.distances)
 
 
 def in_room(sources: Samples, room: Room) -> Samples:

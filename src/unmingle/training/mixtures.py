@@ -98,7 +98,9 @@ def validation_mixer(recipe: Recipe, cache: Path | None, stage: Stage | None = N
         "speed": (1.0, 1.0),
         "partial_overlap": 0.0,
         "single_speaker": 0.0,
+        "second_speaker": 0.0,
         "microphone": None,
+        "recorder": None,
         # A single speaker's mixture cannot be improved.
         "fewest_speakers": fewest and min(max(2, fewest), mixing.speakers),
         "noise": noise and noise.model_copy(update={"noise_only": 0.0}),
@@ -163,7 +165,7 @@ def open_mixtures(
 
 def _room_bank(mixing: MixingConfig, sample_rate: int, seed: int, cache: Path | None) -> RoomBank:
     assert mixing.room is not None
-    return open_room_bank(mixing.room, mixing.speakers, sample_rate, seed, cache)
+    return open_room_bank(mixing.room, mixing.most_at_once, sample_rate, seed, cache)
 
 
 def _noise(noise_data: Sequence[str], data: Sequence[str], split: str) -> list[Utterance]:
