@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from unmingle.audio import active_level
 from unmingle.data.batches import Crops, iterate
 from unmingle.data.cache import decode
-from unmingle.data.corpora import Utterance, read_corpora
+from unmingle.data.corpora import Utterance, by_speaker, read_corpora
 from unmingle.data.examples import active_sources
 from unmingle.data.mixing import Mixer, MixingConfig
 from unmingle.data.mixture_folders import read_item, read_mixture_folder
@@ -118,11 +118,22 @@ def test_speakers_of_a_mixture_differ(example_corpus: Path) -> None:
         assert len({utterances[voice.segments[0].utterance].speaker for voice in voices}) == 2
 
 
-def test_too_few_speakers_and_unknown_corpora_are_refused(example_corpus: Path) -> None:
+def test_too_few_speakers_are_refused(example_corpus: Path) -> None:
     with pytest.raises(UnmingleError, match="3 speakers"):
         _mixer(example_corpus, speakers=3)
-    with pytest.raises(UnmingleError, match="corpus_weights"):
-        _mixer(example_corpus, corpus_weights={"nobody": 1.0})
+
+
+def test_weights_of_other_corpora_change_nothing_but_are_told(
+    example_corpus: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    mixer = _mixer(example_corpus, corpus_weights={"nobody": 0.2})
+    assert "corpus_weights names nobody" in caplog.text
+    np.testing.assert_array_equal(
+        mixer.example(0, 8000).mixture, _mixer(example_corpus).example(0, 8000).mixture
+    )
+    name = next(iter(by_speaker(read_corpora([example_corpus], "train"))))
+    with pytest.raises(UnmingleError, match="no corpus"):
+        _mixer(example_corpus, corpus_weights={name: 0.0})
 
 
 def test_any_folder_of_speakers_is_a_corpus_with_disjoint_splits(tmp_path: Path) -> None:

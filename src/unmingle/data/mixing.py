@@ -6,6 +6,7 @@ from decoded speech. The same plan gives the same samples whatever the number of
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 import numpy as np
@@ -25,6 +26,8 @@ from unmingle.data.recorders import RecorderConfig, device_noise, draw_recorder
 from unmingle.data.room_bank import RoomBank
 from unmingle.data.rooms import Room, RoomConfig, RoomMaker, early_part, in_room
 from unmingle.errors import UnmingleError
+
+_log = logging.getLogger(__name__)
 
 ACTIVE_LEVEL = 0.056
 """Active level of the loudest speaker before the mixture is checked for clipping: -25 dBFS."""
@@ -49,7 +52,7 @@ class MixingConfig(Config):
     """Range in dB of the active level of the first speaker over that of the second. With three or
     more speakers each draws a gain of +- half of a value from this range."""
     corpus_weights: dict[str, float] = {}
-    """Chance of each corpus to give a mixture's speakers, by name; equal where nothing is said."""
+    """Chance of each corpus to give a mixture's speakers, by name, relative to the others; 1 for one not named."""
     speed: tuple[float, float] = (1.0, 1.0)
     """Range of speeds; speed changes pitch and formants too."""
     partial_overlap: float = Field(0.0, ge=0.0, le=1.0)
@@ -128,16 +131,13 @@ class Mixer:
         self._decoded, self._noise, self._utterances = speech, noise, utterances
         self._rooms = rooms or (RoomMaker(config.room, sample_rate, seed) if config.room else None)
         self._speakers = by_speaker(utterances)
-        unknown = set(config.corpus_weights) - set(self._speakers)
-        if unknown:
-            raise UnmingleError(
-                f"corpus_weights names {', '.join(sorted(unknown))}; "
-                f"the data has {', '.join(sorted(self._speakers))}."
-            )
+        absent = sorted(set(config.corpus_weights) - set(self._speakers))
+        if absent:
+            # A recipe's own corpora: another corpus can be trained on all the same.
+            there = ", ".join(sorted(self._speakers))
+            _log.warning("corpus_weights names %s; the data has %s.", ", ".join(absent), there)
         self._corpora = sorted(self._speakers)
-        weights = np.array([config.corpus_weights.get(name, 0.0) for name in self._corpora])
-        if not config.corpus_weights:
-            weights = np.ones(len(self._corpora))
+        weights = np.array([config.corpus_weights.get(name, 1.0) for name in self._corpora])
         if weights.sum() <= 0:
             raise UnmingleError("corpus_weights leaves no corpus with a chance above 0.")
         self._chances = weights / weights.sum()
