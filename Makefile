@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow coverage docs fuzz audit scores speed clean
+.PHONY: demo test test-slow lowest coverage docs fuzz audit scores speed clean
 
 demo: .venv/core
 	$(BIN)/python examples/demo.py
@@ -31,6 +31,11 @@ fuzz: .venv/test
 audit: .venv/test
 	$(BIN)/python -m pip install --quiet pip-audit
 	$(BIN)/python -m pip_audit --skip-editable
+
+# The suite with the lowest versions of the dependencies, PyTorch excepted.
+lowest: .venv/test
+	$(BIN)/python -m pip install --quiet --no-deps --target .lowest -r tests/lowest.txt
+	PYTHONPATH=.lowest $(BIN)/python -m pytest
 
 # The docs site, in the folder site: open site/index.html. Links that do not resolve are errors.
 docs: .venv/docs
