@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from unmingle.counting import SPREAD_SHARE, count_by_energy, count_by_spread
+from unmingle.counting import SPREAD_SHARE, count_by_energy, count_by_spread, count_levels, typical_levels
 
 
 def _embedding(points: torch.Tensor, shares: list[float], noise: float = 0.1) -> torch.Tensor:
@@ -30,6 +30,31 @@ def test_energy_rule_is_sure_of_clear_cases_and_counts_silence_as_one() -> None:
     assert count_by_energy(voices).count.tolist() == [3]
     assert count_by_energy(voices).confidence.item() > 0.9
     assert count_by_energy(torch.zeros(2, 3, 100)).count.tolist() == [1, 1]
+
+
+def test_levels_over_one_window_are_those_of_the_energy_rule() -> None:
+    voices = torch.randn(1, 3, 8000) * torch.tensor([1.0, 0.05, 0.2])[:, None]
+    levels = typical_levels(voices.square().sum(dim=-1))
+    whole, typical = count_by_energy(voices), count_levels(levels[None])
+    assert whole.count.tolist() == typical.count.tolist() == [2]
+    torch.testing.assert_close(typical.confidence, whole.confidence)
+
+
+def test_who_speaks_in_a_tenth_of_the_windows_is_counted_however_little_energy_that_is() -> None:
+    energy = torch.full((40, 4), 1e-4)
+    energy[:, 0] = 1.0
+    energy[::2, 1] = 0.5
+    energy[:4, 2] = 0.3  # 24 dB below the first speaker in the whole recording, 5 dB in a tenth of it.
+    energy[:3, 3] = 0.3
+    levels = typical_levels(energy)
+    assert count_levels(levels[None]).count.tolist() == [3]
+    assert levels.tolist() == pytest.approx([0.0, -3.01, -5.23, -40.0], abs=0.01)
+
+
+def test_silent_windows_count_nobody() -> None:
+    energy = torch.tensor([[1.0, 1e-6]] * 8 + [[1e-6, 1e-6]] * 8)
+    assert count_levels(typical_levels(energy)[None]).count.tolist() == [1]
+    assert count_levels(typical_levels(torch.zeros(5, 3))[None]).count.tolist() == [1]
 
 
 @pytest.mark.parametrize("speakers", [1, 2, 3, 4])

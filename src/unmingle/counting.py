@@ -1,9 +1,12 @@
-"""How many speakers: two rules, each with a confidence.
+"""How many speakers: two rules, each with a confidence; and both over a long recording.
 
 Systems with a fixed number of outputs (anchors, fixed attractors, mask inference) are trained to leave
 an output silent where a speaker is missing: count the outputs that are not (:func:`count_by_energy`,
 Luo et al. 2018, Table V). Clustering systems have no outputs before they know the number: count how many
 directions the embeddings spread in (:func:`count_by_spread`, ours).
+
+In a long recording a speaker may speak for a few minutes only: far less energy, and no less a speaker. So energies
+are compared window by window (:func:`typical_levels`).
 """
 
 from __future__ import annotations
@@ -19,6 +22,10 @@ ENERGY_RANGE_DB = 20.0
 SPREAD_SHARE = 0.04
 """A direction with less of the embeddings' energy is no speaker. The best share on validation mixtures of
 one to three speakers, for deep clustering trained on as many."""
+WINDOWS_SHARE = 0.1
+"""Who speaks in fewer of a recording's windows than this share is no speaker of it."""
+_AUDIBLE_SHARE = 0.01
+"""Windows with less of the mean window's energy say nothing."""
 _EMPTY_SHARE = 1e-12
 _FRAMES_AT_ONCE = 1000
 
@@ -40,9 +47,33 @@ def count_by_energy(estimates: Tensor) -> Counted:
     The confidence rises with the distance of the nearest output from the line, 5 dB to 73 %.
     """
     energy = estimates.square().sum(dim=-1)
-    loudest = energy.amax(dim=1, keepdim=True).clamp_min(1e-30)
-    above = 10 * torch.log10(energy / loudest + _EMPTY_SHARE) + ENERGY_RANGE_DB
+    return count_levels(_levels(energy))
+
+
+def count_levels(levels: Tensor) -> Counted:
+    """Count the sources by their levels ``(batch, sources)``, in dB against the loudest."""
+    above = levels + ENERGY_RANGE_DB
     return Counted((above > 0).sum(dim=1).clamp_min(1), torch.sigmoid(above.abs() / 5).amin(dim=1))
+
+
+def typical_levels(energy: Tensor) -> Tensor:
+    """Levels ``(sources,)`` in dB, against the loudest source of the same window, where a source is loud.
+
+    Each is reached in a tenth of the windows that are not silent, and in one at least. Of one window they are the
+    levels that :func:`count_by_energy` compares.
+
+    Args:
+        energy: of every source in every window, ``(windows, sources)``.
+    """
+    loudest = energy.amax(dim=1)
+    levels = _levels(energy)[loudest >= _AUDIBLE_SHARE * loudest.mean()]
+    return levels.quantile(1 - WINDOWS_SHARE, dim=0, interpolation="higher")
+
+
+def _levels(energy: Tensor) -> Tensor:
+    """Energies ``(batch, sources)`` in dB against the largest of the same row."""
+    loudest = energy.amax(dim=1, keepdim=True).clamp_min(1e-30)
+    return 10 * torch.log10(energy / loudest + _EMPTY_SHARE)
 
 
 def count_by_spread(embedding: Tensor, weight: Tensor, most: int) -> Counted:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from unmingle.separation.tracking import WindowSources, assign_speakers, best_path, overlap_agreement
+from unmingle.separation.tracking import WindowSources, assign_speakers, best_path, overlap_agreement, padded
 
 
 def _windows(
@@ -131,3 +131,23 @@ def test_agreement_counts_energy_of_pairs_of_sources() -> None:
             float(before[i, t, f] * after[j, t, f] * magnitude[t, f] ** 2) for t in range(3) for f in range(4)
         )
         assert found[i, j] == pytest.approx(expected, rel=1e-5)
+
+
+def test_windows_of_fewer_sources_are_joined_to_those_of_more() -> None:
+    """Of four speakers, two or three are heard in most windows."""
+    windows, truth = _windows(40, 4, scatter=0.3)
+    rng = np.random.default_rng(1)
+    heard, kept = [], []
+    for number, window in enumerate(windows):
+        count = 4 if number % 5 == 0 else int(rng.integers(1, 4))
+        assert window.attractors is not None
+        shared = window.agreement
+        if shared is not None:
+            shared = shared[: len(kept[-1]), :count]
+        heard.append(WindowSources(window.power[:count], window.attractors[:count], shared))
+        kept.append(truth[number][:count])
+    assignment = assign_speakers([padded(window, 4) for window in heard])
+    found = [speakers[: len(own)] for speakers, own in zip(assignment.speakers, kept, strict=True)]
+    pairs = zip(np.concatenate(kept).tolist(), np.concatenate(found).tolist(), strict=True)
+    assert len(set(pairs)) == 4
+    assert assignment.confidence > 0.95

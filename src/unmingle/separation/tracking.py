@@ -73,6 +73,16 @@ def overlap_agreement(before: Tensor, after: Tensor, magnitude: Tensor) -> NDArr
     return found
 
 
+def padded(window: WindowSources, sources: int) -> WindowSources:
+    """The same with silent sources after its own, so that it has as many as other windows."""
+    missing = sources - len(window.power)
+    if missing == 0:
+        return window
+    below = ((0, missing), (0, 0))
+    attractors = None if window.attractors is None else np.pad(window.attractors, below)
+    return WindowSources(np.pad(window.power, below), attractors, window.agreement)
+
+
 def assign_speakers(windows: Sequence[WindowSources]) -> Assignment:
     """The speaker of every source of every window, as many speakers as a window has sources.
 
@@ -82,19 +92,20 @@ def assign_speakers(windows: Sequence[WindowSources]) -> Assignment:
     sources = len(windows[0].power)
     orders = np.array(list(permutations(range(sources))))
     links = _links(windows, orders)
+    possible = _possible(windows, orders)
     presence = np.stack([_presence(window) for window in windows])
     if any(window.attractors is None for window in windows):
-        states, score = best_path(np.zeros((len(windows), len(orders))), links)
+        states, score = best_path(possible, links)
         return Assignment([orders[state] for state in states], _certainty(score, windows))
     attractors = np.stack([np.asarray(window.attractors, dtype=np.float64) for window in windows])
     starts = [
-        best_path(np.zeros((len(windows), len(orders))), links)[0],  # By overlaps alone;
+        best_path(possible, links)[0],  # By overlaps alone;
         np.zeros(len(windows), dtype=np.intp),  # and by the order in which attractors come.
     ]
     best: tuple[float, NDArray[np.intp], Array] | None = None
     for states in starts:
         for _ in range(_ITERATIONS):
-            fits = _fits(attractors, presence, states, orders)
+            fits = possible + _fits(attractors, presence, states, orders)
             following, margins = best_path(fits, links)
             if (following == states).all():
                 break
@@ -104,6 +115,18 @@ def assign_speakers(windows: Sequence[WindowSources]) -> Assignment:
             best = total, states, margins
     assert best is not None
     return Assignment([orders[state] for state in best[1]], _certainty(best[2], windows))
+
+
+def _possible(windows: Sequence[WindowSources], orders: NDArray[np.intp]) -> Array:
+    """0 for every window's possible orders, minus infinity for the others: ``(windows, orders)``.
+
+    Which of a window's silent sources is which speaker is nothing to be in doubt about: they come in one order.
+    """
+    possible = np.zeros((len(windows), len(orders)))
+    for row, window in zip(possible, windows, strict=True):
+        silent = orders[:, ~np.asarray(window.power).any(axis=1)]
+        row[(np.diff(silent, axis=1) < 0).any(axis=1)] = -np.inf
+    return possible
 
 
 def _presence(window: WindowSources) -> Array:
@@ -120,7 +143,10 @@ def _links(windows: Sequence[WindowSources], orders: NDArray[np.intp]) -> Array:
     links = np.zeros((len(windows) - 1, len(orders), len(orders)))
     for number, window in enumerate(windows[1:]):
         assert window.agreement is not None
-        agreement = np.asarray(window.agreement, dtype=np.float64)
+        agreement = np.zeros((len(window.power), len(window.power)))
+        rows, columns = window.agreement.shape
+        # Silent sources have no masks, and agree with none.
+        agreement[:rows, :columns] = window.agreement
         for i, earlier in enumerate(orders):
             for j, later in enumerate(orders):
                 links[number, i, j] = _link(agreement, earlier, later, mean * frames)

@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from unmingle.audio import Samples, split_offset
-from unmingle.counting import Counted, count_by_energy
+from unmingle.counting import count_levels, typical_levels
 from unmingle.memory import release_freed_memory
 from unmingle.separation.adding_up import residual_gains
 from unmingle.separation.noise_level import NoiseLevel
 from unmingle.separation.order import order_of_speaking
-from unmingle.separation.tracking import WindowSources, assign_speakers, overlap_agreement
+from unmingle.separation.tracking import WindowSources, assign_speakers, overlap_agreement, padded
 from unmingle.systems import MaskingSystem
 
 WINDOW_SECONDS = 32.0
@@ -103,8 +103,9 @@ class WindowedSeparation:
         self._sources: list[WindowSources] = []
         self._upper: list[Samples] = []
         self._before: tuple[Tensor, Tensor] | None = None
-        self._counted: Counted | None = None
         self._noise = NoiseLevel(self._stft.freqs)
+        self._trust: list[float] = []
+        """In the number of each window's sources, where the system counts before it masks."""
         self._places: list[NDArray[np.intp]] = []
         """For each window, the place of each of its sources among the estimates; -1: none."""
 
@@ -170,36 +171,48 @@ class WindowedSeparation:
         release_freed_memory()
 
     def _asked(self, mixture: Tensor) -> int:
-        """The number of sources of every window. Where a system counts before it masks, the first window decides."""
-        if self._speakers is None and not self._windows:
-            self._counted = self._system.count(mixture)
-        if self._counted is not None:
-            return int(self._counted.count[0])
-        return self._speakers or self._system.speakers
+        """The number of sources of a window: those asked for, or those that the system counts before it masks."""
+        if self._speakers is not None:
+            return self._speakers
+        counted = self._system.count(mixture)
+        if counted is None:
+            return self._system.speakers
+        self._trust.append(float(counted.confidence[0]))
+        return int(counted.count[0])
 
     def _join(self) -> Tracks:
-        assignment = assign_speakers(self._sources)
-        self._places = assignment.speakers
-        power = self._faded([sources.power for sources in self._sources])
-        count, confidence = self._count(power)
-        kept = power.sum(axis=1).argsort()[::-1][:count]
-        seconds = self._hop / self._system.sample_rate
+        most = max(window.sources for window in self._windows)
+        assignment = assign_speakers([padded(sources, most) for sources in self._sources])
+        # What is silent in a window has no masks there.
+        self._places = [
+            places[: window.sources]
+            for places, window in zip(assignment.speakers, self._windows, strict=True)
+        ]
+        power = self._faded([sources.power for sources in self._sources], most)
+        kept, confidence = self._kept(power)
+        count, seconds = len(kept), self._hop / self._system.sample_rate
         kept = kept[order_of_speaking(power[kept], seconds)]
         place_of = np.full(len(power), -1)
         place_of[kept] = np.arange(count)
-        self._places = [place_of[speakers] for speakers in assignment.speakers]
-        gains = residual_gains(self._faded(self._upper)[:count], seconds)
+        self._places = [place_of[places] for places in self._places]
+        gains = residual_gains(self._faded(self._upper, most)[:count], seconds)
         return Tracks(power[kept], gains, confidence, assignment.confidence, seconds, self._noise.snr())
 
-    def _count(self, power: Samples) -> tuple[int, float]:
-        """The number of speakers and the trust in it, from the energy of the joined sources."""
-        if self._counted is not None:
-            return int(self._counted.count[0]), float(self._counted.confidence[0])
+    def _kept(self, power: Samples) -> tuple[NDArray[np.intp], float]:
+        """Which of the joined sources ``(sources, frames)`` are speakers, and the trust in their number."""
         if self._speakers is not None:
-            return self._speakers, 1.0
-        # The root of a frame's energy stands for its samples: the sums of squares are the same.
-        counted = count_by_energy(torch.from_numpy(np.sqrt(power)).unsqueeze(0))
-        return int(counted.count[0]), float(counted.confidence[0])
+            return np.arange(len(power)), 1.0
+        energy = np.zeros((len(self._windows), len(power)))
+        for row, places, sources in zip(energy, self._places, self._sources, strict=True):
+            row[places] = np.asarray(sources.power, dtype=np.float64).sum(axis=1)
+        levels = typical_levels(torch.from_numpy(energy))
+        counted = count_levels(levels[None])
+        confidence = float(counted.confidence[0])
+        if self._trust:
+            # The mean over the windows, each by its energy.
+            shares = energy.sum(axis=1) + 1e-30
+            confidence = min(confidence, float(np.average(self._trust, weights=shares)))
+        return levels.numpy().argsort()[::-1][: int(counted.count[0])], confidence
 
     def masks(self, first: int, count: int) -> Tensor:
         """Masks ``(speakers, count, freqs)`` of ``count`` frames, cross-faded between windows."""
@@ -224,13 +237,13 @@ class WindowedSeparation:
         halves = np.frombuffer(self._file.read(2 * freqs * count), dtype=np.float16)
         return halves.reshape(count, freqs).astype(np.float32)
 
-    def _faded(self, values: Sequence[NDArray[np.floating]]) -> Samples:
+    def _faded(self, values: Sequence[NDArray[np.floating]], speakers: int) -> Samples:
         """Values of every window's sources in its frames, of whole recordings: ``(speakers, frames)``.
 
         Speakers are in the order of the assignment's numbers, or of the places once these are known.
         """
         total = self._windows[-1].first + self._windows[-1].frames
-        joined = np.zeros((self._windows[0].sources, total), dtype=np.float32)
+        joined = np.zeros((speakers, total), dtype=np.float32)
         weights = np.full(total, 1e-9, dtype=np.float32)
         for number, (window, own) in enumerate(zip(self._windows, values, strict=True)):
             frames, fade = slice(window.first, window.first + window.frames), self._fade(number)
