@@ -2,6 +2,7 @@
 
     python benchmarks/long_recordings.py memory CORPUS [--model MODEL] [--minutes 20 120]
     python benchmarks/long_recordings.py joins CORPUS [--model MODEL] [--count 20] [--minutes 10]
+    python benchmarks/long_recordings.py speakers CORPUS [--model MODEL] [--count 10] [--minutes 10]
 
 Recordings are conversations of the test split's speakers (utterances joined, and repeated where a speaker has few):
 turns, pauses, overlaps, and a minute in which one speaker is silent, for each of two.
@@ -12,7 +13,8 @@ beyond that of `import torch`, and the real-time factor.
 `joins` compares three ways over the same masks' windows: the package's joining; stitching by the correlation of
 waveforms in the overlaps, which is what others do (here only); and one pass over the whole recording. Swaps count
 windows whose sources are joined otherwise than most of the recording's, where the truth is the references' energy
-under the masks. DER is that of the timeline, by pyannote.metrics if it is installed, without a collar.
+under the masks. `speakers` counts the speakers of recordings of one to as many as the model was built for, at most
+four, and prints the confusion. DER is that of the timeline, by pyannote.metrics if it is installed, without a collar.
 """
 
 from __future__ import annotations
@@ -61,14 +63,14 @@ def conversation(corpus: Path, speakers: int, minutes: float, index: int) -> Sam
     mixer = Mixer(utterances, decode(utterances, RATE), RATE, config, seed=7)
     sources = mixer.example(index, round(minutes * 60 * RATE)).sources.copy()
     minute, third = 60 * RATE, sources.shape[1] // 3
-    if sources.shape[1] > 4 * minute:
+    if speakers > 1 and sources.shape[1] > 4 * minute:
         sources[0, third : third + minute] = 0
         sources[1, 2 * third : 2 * third + minute] = 0
     return sources
 
 
 def separated(
-    system: MaskingSystem, mixture: Samples, speakers: int, window: float, overlap: float
+    system: MaskingSystem, mixture: Samples, speakers: int | None, window: float, overlap: float
 ) -> tuple[Samples, list[Stretch]]:
     """The package's way, with windows of ``window`` seconds."""
     blocks = [mixture[k : k + 10 * RATE] for k in range(0, len(mixture), 10 * RATE)]
@@ -200,6 +202,29 @@ def joins(arguments: argparse.Namespace) -> None:
         )
 
 
+def count(arguments: argparse.Namespace) -> None:
+    """Print the confusion of speaker counts, and the mean confidence where the count is right and wrong."""
+    system = load_system(arguments.model)
+    assert isinstance(system, MaskingSystem)
+    most = min(4, system.speakers)
+    trust: dict[bool, list[float]] = {True: [], False: []}
+    print("| speakers | " + " | ".join(f"counted {n}" for n in range(1, system.speakers + 1)) + " |")
+    print("| --- " * (system.speakers + 1) + "|")
+    for speakers in range(1, most + 1):
+        counted = [0] * system.speakers
+        for number in range(arguments.count):
+            mixture = conversation(arguments.corpus, speakers, arguments.minutes[0], number).sum(axis=0)
+            with RecordingSeparation(system, RATE, None) as recording:
+                recording.push(mixture)
+                tracks = recording.finish()
+            counted[tracks.speakers - 1] += 1
+            trust[tracks.speakers == speakers].append(tracks.count_confidence)
+        print(f"| {speakers} | {' | '.join(map(str, counted))} |", flush=True)
+    for right, values in trust.items():
+        mean = f"{np.mean(values):.2f}" if values else "none"
+        print(f"{'right' if right else 'wrong'}: {len(values)} recordings, mean confidence {mean}")
+
+
 def peak_and_seconds(*command: str) -> tuple[float, float]:
     """Peak memory in MiB and wall time of a process."""
     began = time.perf_counter()
@@ -239,18 +264,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=["memory", "joins"])
+    parser.add_argument("what", choices=["memory", "joins", "speakers"])
     parser.add_argument("corpus", type=Path)
     parser.add_argument("--model", default="adanet-2speakers-8khz")
     parser.add_argument("--minutes", type=float, nargs="+")
     parser.add_argument("--format", nargs="+", default=["wav"])
-    parser.add_argument("--count", type=int, default=20)
+    parser.add_argument("--count", type=int, default=20, help="Of recordings; of each number of speakers.")
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     print(f"{datetime.date.today()}, {platform.machine()}, torch {torch.__version__}, {arguments.model}")
     arguments.minutes = arguments.minutes or ([20.0, 120.0] if arguments.what == "memory" else [10.0])
-    memory(arguments) if arguments.what == "memory" else joins(arguments)
+    {"memory": memory, "joins": joins, "speakers": count}[arguments.what](arguments)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
-"""The offset of a stream, against a slow loop; and what it does to the estimates."""
+"""The offset of a stream, against a slow loop; and what it does to masks."""
 
 from __future__ import annotations
 
 import math
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -17,13 +18,15 @@ RATE = 8000
 
 @settings(max_examples=25, deadline=None)
 @given(blocks=st.lists(st.integers(0, 700), min_size=1, max_size=8))
-def test_the_offset_is_a_low_pass_of_first_order_whatever_the_blocks(blocks: list[int]) -> None:
+def test_the_offset_is_two_low_passes_of_first_order_whatever_the_blocks(blocks: list[int]) -> None:
     audio = np.random.default_rng(0).standard_normal(sum(blocks)).astype(np.float32)
     keep = math.exp(-2 * math.pi * CORNER_HERTZ / RATE)
-    expected, value = [], float(audio[0]) if len(audio) else 0.0
+    first = second = float(audio[0]) if len(audio) else 0.0
+    expected = []
     for sample in audio:
-        value = keep * value + (1 - keep) * float(sample)
-        expected.append(value)
+        first = keep * first + (1 - keep) * float(sample)
+        second = keep * second + (1 - keep) * first
+        expected.append(second)
     tracker, start, found = OffsetTracker(RATE), 0, []
     for size in blocks:
         found.append(tracker.push(audio[start : start + size]))
@@ -31,7 +34,14 @@ def test_the_offset_is_a_low_pass_of_first_order_whatever_the_blocks(blocks: lis
     np.testing.assert_allclose(np.concatenate(found), expected, atol=1e-6)
 
 
-def test_a_constant_offset_changes_no_mask_of_a_stream() -> None:
+@pytest.mark.parametrize(("hertz", "decibels"), [(50.0, -40.0), (80.0, -48.0)])
+def test_what_is_no_offset_stays_out_of_it(hertz: float, decibels: float) -> None:
+    tone = np.sin(2 * np.pi * hertz * np.arange(4 * RATE) / RATE).astype(np.float32)
+    left = OffsetTracker(RATE).push(tone)[2 * RATE :]
+    assert 20 * np.log10(np.abs(left).max()) == pytest.approx(decibels, abs=0.5)
+
+
+def test_a_constant_offset_changes_no_mask_of_a_separator() -> None:
     """It comes out in equal shares, from the first sample on."""
     audio = (0.1 * np.random.default_rng(0).standard_normal(2 * RATE)).astype(np.float32)
     made = []
