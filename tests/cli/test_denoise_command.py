@@ -42,6 +42,9 @@ def test_a_file_comes_back_with_its_rate_length_and_channels(
     assert files[0]["seconds"] == pytest.approx(30011 / 44100)
     again = unmingle.load_denoiser(tiny_denoiser).denoise(audio.T.astype(np.float32), 44100)
     np.testing.assert_allclose(cleaned.T, again, atol=1e-6)
+    run("denoise", tmp_path / "talk ü.wav", "--strength", "0", "--model", tiny_denoiser, "-o", "all")
+    kept, _ = soundfile.read("all/talk ü_denoised.wav")
+    np.testing.assert_allclose(kept, audio, atol=5e-3)
     table = run("denoise", tmp_path / "talk ü.wav", "--model", tiny_denoiser, "-o", "out", "--overwrite")
     assert "above 8 kHz turned down" in table.out
 

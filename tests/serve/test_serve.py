@@ -164,6 +164,7 @@ def test_mistakes_get_the_sentence_of_the_command_line(
     for query, sentence in {
         "task=mix": "There is no task 'mix'",
         "speakers=some": "speakers must be a number or auto",
+        "strength=2": "strength must be a number from 0 to 1",
     }.items():
         answer = client.post(f"/api/jobs?name=a.wav&{query}", content=b"x")
         assert answer.status_code == 422
@@ -389,8 +390,9 @@ def test_samples_are_the_tracks(tmp_path: Path) -> None:
     assert read_samples(tmp_path / "tone.wav", 99999, 100) == b""
 
 
-def _live(address: str, rate: object = 48000) -> ClientConnection:
-    return connect(f"{address.replace('http', 'ws')}/api/live?sample_rate={rate}", max_size=None)
+def _live(address: str, rate: object = 48000, strength: str = "") -> ClientConnection:
+    query = f"sample_rate={rate}&strength={strength}"
+    return connect(f"{address.replace('http', 'ws')}/api/live?{query}", max_size=None)
 
 
 def test_a_live_stream_is_the_denoisers_stream(address: str, tiny_denoiser: Path) -> None:
@@ -404,6 +406,24 @@ def test_a_live_stream_is_the_denoisers_stream(address: str, tiny_denoiser: Path
         live.send("end")
         received = b"".join(part for part in live if isinstance(part, bytes))
     np.testing.assert_allclose(np.frombuffer(received, "<f4"), expected, atol=1e-5)
+
+
+def test_strength_holds_for_jobs_and_live_streams(address: str, stereo: Samples, tiny_denoiser: Path) -> None:
+    expected = unmingle.load_denoiser(tiny_denoiser, attenuation_limit=20.0).denoise(stereo, 16000)
+    encoded = io.BytesIO()
+    soundfile.write(encoded, stereo.T, 16000, "FLOAT", format="WAV")
+    with Client(address) as client:
+        job = client.finish(client.submit(encoded.getvalue(), task="denoise", strength=0.9))
+        content = client.get(f"/api/jobs/{job['id']}/outputs/denoised.wav").content
+    np.testing.assert_allclose(soundfile.read(io.BytesIO(content))[0].T, expected, atol=1e-6)
+    with _live(address, 16000, "0") as live:
+        live.recv()
+        live.send(stereo[0].tobytes())
+        live.send("end")
+        received = b"".join(part for part in live if isinstance(part, bytes))
+    np.testing.assert_allclose(np.frombuffer(received, "<f4"), stereo[0], atol=1e-4)
+    with _live(address, 16000, "much") as refused:
+        assert "strength must be a number" in json.loads(refused.recv())["error"]
 
 
 def test_live_streams_are_bounded(tmp_path: Path, tiny_denoiser: Path) -> None:

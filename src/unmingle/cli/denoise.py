@@ -37,6 +37,14 @@ def command(
         Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the outputs.")
     ] = Path("denoised"),
     model: Model = None,
+    strength: Annotated[
+        float,
+        typer.Option(
+            "--strength",
+            metavar="0..1",
+            help="How much to remove: at least 1 - STRENGTH of every sound stays (0.9: 20 dB less at most).",
+        ),
+    ] = 1.0,
     format: Format = "wav",
     bits: Bits = None,
     name: NameTemplate = "{stem}_denoised",
@@ -72,7 +80,7 @@ def command(
     if not files and not live:
         raise UnmingleError("Name a file to clean; see unmingle denoise --help.")
 
-    from unmingle.denoising import load_denoiser
+    from unmingle.denoising import attenuation_limit_of, load_denoiser
     from unmingle.file_batches import Output, check_output, find_roots
     from unmingle.live import LIVE_RATE, run_live
     from unmingle.models import DEFAULT_DENOISER
@@ -80,7 +88,8 @@ def command(
     target = Output(output, format.lower(), name, bits, overwrite, find_roots(files or []))
     if files and not piped:
         check_output(target, 1)
-    enhancer = load_denoiser(model or DEFAULT_DENOISER)
+    limit = attenuation_limit_of(strength)
+    enhancer = load_denoiser(model or DEFAULT_DENOISER, attenuation_limit=limit)
     if live:
         print("Cleaning the microphone; Ctrl-C ends.", file=sys.stderr)
         run_live(enhancer.stream(LIVE_RATE))

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from unmingle.arrays import as_rate, as_samples, like
 from unmingle.audio import Samples, read_audio, split_offset
+from unmingle.denoising.post_gain import PostGain
 from unmingle.denoising.stream import DenoisingStream
 from unmingle.errors import UnmingleError
 from unmingle.models import DEFAULT_DENOISER, find_model, load_system
@@ -24,10 +25,24 @@ _MOST_CHANNELS = 64
 
 
 class Enhancer:
-    """A denoiser made ready for any recording: any rate, level, length and number of channels."""
+    """A denoiser made ready for any recording: any rate, level, length and number of channels.
 
-    def __init__(self, system: DenoisingSystem, name: str, path: Path) -> None:
+    Args:
+        system: the denoiser.
+        name: of its model.
+        path: of its model's file.
+        attenuation_limit: by so many dB is anything turned down at most; None for no limit.
+
+    Raises:
+        UnmingleError: an impossible limit.
+    """
+
+    def __init__(
+        self, system: DenoisingSystem, name: str, path: Path, attenuation_limit: float | None = None
+    ) -> None:
+        PostGain(attenuation_limit)  # Refuses what no stream would take.
         self.system, self.name, self.path = system, name, path
+        self.attenuation_limit = attenuation_limit
 
     @property
     def sample_rate(self) -> int:
@@ -48,7 +63,12 @@ class Enhancer:
             UnmingleError: an impossible rate or number of channels, or no such specialist.
         """
         return DenoisingStream(
-            self.system, sample_rate, channels, expert=expert, look_ahead_seconds=look_ahead_seconds
+            self.system,
+            sample_rate,
+            channels,
+            expert=expert,
+            look_ahead_seconds=look_ahead_seconds,
+            attenuation_limit=self.attenuation_limit,
         )
 
     def file_stream(self, sample_rate: int, channels: int = 1) -> DenoisingStream:
@@ -107,25 +127,31 @@ def clean_blocks(stream: DenoisingStream, blocks: Iterable[Samples]) -> Iterator
     yield stream.flush() + offset
 
 
-def load_denoiser(name: str | Path = DEFAULT_DENOISER) -> Enhancer:
+def load_denoiser(name: str | Path = DEFAULT_DENOISER, *, attenuation_limit: float | None = None) -> Enhancer:
     """Load a denoiser of the package by name, or any denoiser's file by path. It runs on the processor.
 
+    With an ``attenuation_limit`` nothing is turned down by more than so many dB, so that some of the noise stays.
+
     Raises:
-        UnmingleError: no such model, a damaged file, or no denoiser.
+        UnmingleError: no such model, a damaged file, no denoiser, or an impossible limit.
     """
     path = find_model(name)
     system = load_system(path)
     if not isinstance(system, DenoisingSystem):
         raise UnmingleError(f"{path.stem} separates speakers; use `unmingle separate`, or name a denoiser.")
-    return Enhancer(system, path.stem, path)
+    return Enhancer(system, path.stem, path, attenuation_limit)
 
 
-def denoise(path: Path | str, *, model: str | Path = DEFAULT_DENOISER) -> tuple[Samples, int]:
+def denoise(
+    path: Path | str, *, model: str | Path = DEFAULT_DENOISER, attenuation_limit: float | None = None
+) -> tuple[Samples, int]:
     """Clean one file: the audio ``(channels, samples)`` and its sample rate; nothing is written.
 
+    With an ``attenuation_limit`` nothing is turned down by more than so many dB.
+
     Raises:
-        UnmingleError: the file or the model will not do; the text says why.
+        UnmingleError: the file, the model or the limit will not do; the text says why.
     """
-    enhancer = load_denoiser(model)
+    enhancer = load_denoiser(model, attenuation_limit=attenuation_limit)
     recording = read_audio(path)
     return enhancer.denoise(recording.samples, recording.sample_rate), recording.sample_rate

@@ -11,6 +11,7 @@ from unmingle.arrays import as_rate, as_samples
 from unmingle.audio import Samples
 from unmingle.audio_stream import Frames, OtherRate, StftStream
 from unmingle.denoising.expert_choice import ExpertMasks
+from unmingle.denoising.post_gain import PostGain
 from unmingle.errors import UnmingleError
 from unmingle.systems import DenoisingSystem
 from unmingle.systems.denoiser import prelude
@@ -31,9 +32,10 @@ class DenoisingStream:
         expert: the specialist that runs all the time; the gate chooses if not given.
         look_ahead_seconds: how much audio the gate sees before it chooses, and the most that the system's prelude
             may take; 0 for live use.
+        attenuation_limit: by so many dB is anything turned down at most; None for no limit.
 
     Raises:
-        UnmingleError: an impossible rate, look-ahead or number of channels, or no such specialist.
+        UnmingleError: an impossible rate, look-ahead, limit or number of channels, or no such specialist.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class DenoisingStream:
         *,
         expert: int | None = None,
         look_ahead_seconds: float = 0.0,
+        attenuation_limit: float | None = None,
     ) -> None:
         sample_rate = as_rate(sample_rate)
         if channels < 1:
@@ -53,7 +56,7 @@ class DenoisingStream:
         self.sample_rate, self.channels, self.outputs = sample_rate, channels, channels
         self._system, self._stft = system, system.frontend.stft
         look_ahead = round(look_ahead_seconds * system.sample_rate / system.hop)
-        self.masks = ExpertMasks(system, expert, look_ahead)
+        self.masks, self._post_gain = ExpertMasks(system, expert, look_ahead), PostGain(attenuation_limit)
         self._prelude_frames = min(look_ahead, system.prelude_frames)
         self._magnitude = Frames(system.frontend.mean.new_zeros(1, 0, self._stft.freqs))
         self._frames = StftStream(self._stft, channels)
@@ -111,7 +114,7 @@ class DenoisingStream:
         masks = self.masks.push(features, magnitude, ended=ended)
         self._spectra = torch.cat([self._spectra, spectrum], dim=1)
         ready, self._spectra = self._spectra[:, : masks.shape[1]], self._spectra[:, masks.shape[1] :]
-        masked = ready * masks
+        masked = ready * self._post_gain(masks, ready.abs().square().mean(dim=0, keepdim=True).sqrt())
         gains = np.zeros((1, 0), dtype=np.float32)
         if self._other_rate is not None:
             upper = slice(self._stft.freqs // 2, None)

@@ -42,6 +42,8 @@ class Job:
     name: str
     task: str
     speakers: int | str | None
+    strength: float = 1.0
+    """Of denoising, 0 to 1."""
     id: str = field(default_factory=lambda: secrets.token_hex(16))
     created: float = field(default_factory=time.time)
     state: str = "uploading"
@@ -102,6 +104,7 @@ class Jobs:
             "name": job.name,
             "task": job.task,
             "speakers": job.speakers,
+            "strength": job.strength,
             "state": job.state,
             "jobs_ahead": ahead,
             "stages": STAGES[job.task],
@@ -244,6 +247,7 @@ class Jobs:
             "folder": str(self.folder_of(job)),
             "name": job.name,
             "speakers": job.speakers,
+            "strength": job.strength,
             "model": settings.model,
             "denoiser": settings.denoiser,
             "threads": settings.threads,

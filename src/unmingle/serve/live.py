@@ -9,8 +9,9 @@ from typing import Any
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from unmingle.audio import LOWEST_SAMPLE_RATE
+from unmingle.errors import UnmingleError
 from unmingle.serve.processes import Worker, Workers, cause_of_death
-from unmingle.serve.settings import Settings
+from unmingle.serve.settings import Settings, read_strength
 
 _HIGHEST_RATE = 192_000
 
@@ -29,7 +30,7 @@ class LiveStreams:
         Sample k that comes out is sample k that went in, cleaned. Text ends the input: what is owed comes out.
         """
         await socket.accept()
-        error = await self._refusal_or_stream(socket, socket.query_params.get("sample_rate", ""))
+        error = await self._refusal_or_stream(socket)
         # The page may have been closed.
         with suppress(RuntimeError, WebSocketDisconnect):
             if error:
@@ -37,16 +38,21 @@ class LiveStreams:
             await socket.close()
         await self._workers.prepare()
 
-    async def _refusal_or_stream(self, socket: WebSocket, rate: str) -> str | None:
+    async def _refusal_or_stream(self, socket: WebSocket) -> str | None:
+        rate = socket.query_params.get("sample_rate", "")
         if not rate.isascii() or not rate.isdecimal() or not LOWEST_SAMPLE_RATE <= int(rate) <= _HIGHEST_RATE:
             return f"sample_rate must lie between {LOWEST_SAMPLE_RATE} and {_HIGHEST_RATE}; got {rate!r}."
+        try:
+            strength = read_strength(socket.query_params.get("strength", ""))
+        except UnmingleError as error:
+            return str(error)
         if self._places.locked():
             return "The server has as many live streams as it may; try again later."
         async with self._places:
             worker = await self._workers.take()
             self._open.add(worker)
             try:
-                return await self._stream(socket, worker, int(rate))
+                return await self._stream(socket, worker, int(rate), strength)
             finally:
                 self._open.remove(worker)
                 await worker.kill()
@@ -56,11 +62,17 @@ class LiveStreams:
         for worker in list(self._open):
             await worker.kill()
 
-    async def _stream(self, socket: WebSocket, worker: Worker, rate: int) -> str | None:
+    async def _stream(self, socket: WebSocket, worker: Worker, rate: int, strength: float) -> str | None:
         """Stream until it ends; why, if there is something to tell."""
-        request: dict[str, Any] = {"task": "live", "sample_rate": rate, "threads": self._settings.threads}
+        request: dict[str, Any] = {
+            "task": "live",
+            "sample_rate": rate,
+            "strength": strength,
+            "denoiser": self._settings.denoiser,
+            "threads": self._settings.threads,
+        }
         try:
-            await worker.ask(request | {"denoiser": self._settings.denoiser})
+            await worker.ask(request)
             first = await worker.answer()
             if first is None:
                 return f"The stream could not begin: {cause_of_death(await worker.end())}."

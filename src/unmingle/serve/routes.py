@@ -28,7 +28,7 @@ from unmingle.serve.jobs import STAGES, Job, Jobs, RefusedError, safe_name
 from unmingle.serve.live import LiveStreams
 from unmingle.serve.processes import Workers
 from unmingle.serve.protection import Protection
-from unmingle.serve.settings import Settings
+from unmingle.serve.settings import Settings, read_strength
 from unmingle.serve.views import draw, read_samples
 
 STATIC = Path(__file__).parent / "static"
@@ -127,12 +127,13 @@ class _Api:
         )
 
     async def create(self, request: Request) -> Response:
-        """Take an upload: the body is the file; ``name``, ``task`` and ``speakers`` are in the query."""
+        """Take an upload: the body is the file; ``name``, ``task``, ``speakers``, ``strength`` are in the query."""
         query = request.query_params
         task = query.get("task", "separate")
         if task not in STAGES:
             raise UnmingleError(f"There is no task {task!r}; choose {', '.join(STAGES)}.")
-        job = Job(_session(request), safe_name(query.get("name", "")), task, _speakers(query.get("speakers")))
+        speakers, strength = _speakers(query.get("speakers")), read_strength(query.get("strength", ""))
+        job = Job(_session(request), safe_name(query.get("name", "")), task, speakers, strength)
         length, body = request.headers.get("content-length"), request.stream()
         try:
             try:

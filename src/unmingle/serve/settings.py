@@ -61,3 +61,18 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host.lower() == "localhost"
+
+
+def read_strength(text: str) -> float:
+    """The strength of denoising that a request names; 1 where it names none.
+
+    Raises:
+        UnmingleError: it is no number from 0 to 1.
+    """
+    try:
+        strength = float(text or 1.0)
+    except ValueError:
+        strength = -1.0
+    if not 0.0 <= strength <= 1.0:
+        raise UnmingleError(f"strength must be a number from 0 to 1; got {text!r}.")
+    return strength

@@ -23,9 +23,10 @@ import unmingle
 from unmingle.audio import OUTPUT_FORMATS, Samples, down_mixer, encode_audio
 from unmingle.audio_blocks import AudioWriter
 from unmingle.audio_reading import AudioFile
-from unmingle.denoising import Enhancer, denoise_files
+from unmingle.denoising import Enhancer, attenuation_limit_of, denoise_files
 from unmingle.errors import UnmingleError
 from unmingle.file_batches import Output
+from unmingle.models import DEFAULT_DENOISER, DEFAULT_MODEL
 from unmingle.separation import FileResult, Separator, separate_files
 from unmingle.serve.views import loudest_power
 
@@ -52,9 +53,9 @@ def run_job(request: dict[str, Any], tell: Tell) -> dict[str, Any]:
     separator: Separator | None = None
     denoiser: Enhancer | None = None
     if task != "denoise":
-        separator = _load(unmingle.load, request["model"])
+        separator = unmingle.load(request["model"] or DEFAULT_MODEL)
     if task != "separate":
-        denoiser = _load(unmingle.load_denoiser, request["denoiser"])
+        denoiser = _load_denoiser(request)
     # Read by its bare name, so that sentences about it have the name that the user gave it.
     os.chdir(Path(request["folder"]) / "input")
     path = Path(request["name"])
@@ -179,14 +180,15 @@ def _holds(format: str, channels: int, rate: int) -> bool:
     return True
 
 
-def _load(loader: Callable[..., Any], model: str | None) -> Any:
-    return loader() if model is None else loader(model)
+def _load_denoiser(request: dict[str, Any]) -> Enhancer:
+    limit = attenuation_limit_of(request["strength"])
+    return unmingle.load_denoiser(request["denoiser"] or DEFAULT_DENOISER, attenuation_limit=limit)
 
 
 def run_live(request: dict[str, Any], source: BinaryIO, sink: BinaryIO) -> None:
     """Clean float32 samples from ``source`` into ``sink`` until it ends."""
     try:
-        denoiser = _load(unmingle.load_denoiser, request["denoiser"])
+        denoiser = _load_denoiser(request)
         stream = denoiser.stream(request["sample_rate"])
     except UnmingleError as error:
         _write_line(sink, {"error": str(error)})

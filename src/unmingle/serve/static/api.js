@@ -52,7 +52,7 @@ export function follow(onJobs, onConnection) {
 /**
  * Upload a recording. `XMLHttpRequest`, because `fetch` does not tell how far an upload is.
  * @param {Blob} file
- * @param {{name: string, task: string, speakers: string}} options
+ * @param {{name: string, task: string, speakers: string, strength: string}} options
  * @param {(share: number) => void} onProgress
  * @param {AbortSignal} signal
  * @returns {Promise<Job>}

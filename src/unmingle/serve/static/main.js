@@ -80,7 +80,8 @@ async function send(file, name) {
   }
   entry.progress(0);
   try {
-    const options = { name, task, speakers: task === "denoise" ? "" : String(form.get("speakers")) };
+    const speakers = task === "denoise" ? "" : String(form.get("speakers"));
+    const options = { name, task, speakers, strength: String(form.get("strength")) };
     const job = await upload(file, options, entry.progress, control.signal);
     entry.remove();
     awaited.add(job.id);
@@ -119,7 +120,9 @@ function wireFiles() {
   });
   const options = find("options", HTMLFormElement);
   options.addEventListener("change", () => {
-    find("speakers", HTMLElement).hidden = new FormData(options).get("task") === "denoise";
+    const task = new FormData(options).get("task");
+    find("speakers", HTMLElement).hidden = task === "denoise";
+    find("strength", HTMLElement).hidden = task === "separate";
   });
 }
 

@@ -1,0 +1,106 @@
+"""The floor of masks: the attenuation limit, and the rule that leaves clean speech alone."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from conftest import tiny_experts
+from unmingle import load_denoiser
+from unmingle.audio import Samples
+from unmingle.denoising import DenoisingStream, attenuation_limit_of
+from unmingle.denoising.post_gain import PostGain
+from unmingle.errors import UnmingleError
+
+RATE = 16000
+
+
+def _frames(seed: int = 0, frames: int = 400) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand(1, frames, 33, generator=generator), torch.rand(1, frames, 33, generator=generator)
+
+
+def test_strength_is_the_share_that_may_go() -> None:
+    assert attenuation_limit_of(1.0) is None
+    assert attenuation_limit_of(0.0) == 0.0
+    assert attenuation_limit_of(0.9) == pytest.approx(20.0)
+    assert attenuation_limit_of(0.5) == pytest.approx(6.02, abs=0.01)
+    for strength in (-0.1, 1.1, math.nan):
+        with pytest.raises(UnmingleError, match="between 0 and 1"):
+            attenuation_limit_of(strength)
+
+
+def test_no_mask_lies_below_the_limit_and_none_changes_without_one() -> None:
+    masks, magnitude = _frames()
+    torch.testing.assert_close(PostGain()(masks, magnitude), masks)
+    torch.testing.assert_close(PostGain(20.0)(masks, magnitude), masks.clamp_min(0.1))
+    torch.testing.assert_close(PostGain(0.0)(masks, magnitude), torch.ones_like(masks))
+    for limit in (-1.0, math.nan):
+        with pytest.raises(UnmingleError, match="at least 0 dB"):
+            PostGain(limit)
+
+
+def _nearly_clean(noise: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Speech that comes and goes over noise of so much of its magnitude; the mask takes both away, speech rarely."""
+    frames = torch.arange(500)
+    talks = ((frames // 25) % 2 == 0).float()[None, :, None]
+    masks = talks.expand(1, 500, 33).clone()
+    masks[:, 400:402] = 0.0
+    return masks, (talks + noise).expand(1, 500, 33).clone()
+
+
+def test_where_hardly_anything_is_removed_hardly_anything_is_turned_down() -> None:
+    masks, magnitude = _nearly_clean(0.0001)
+    assert float(PostGain()(masks, magnitude)[0, 400:402].min()) == pytest.approx(0.7)
+    # With noise 20 dB below the speech the rule stays away.
+    masks, magnitude = _nearly_clean(0.1)
+    assert float(PostGain()(masks, magnitude)[0, 400:402].max()) == 0.0
+    # As it does where loud sounds in a quiet room are removed: more goes than stays.
+    masks, magnitude = _nearly_clean(0.001)
+    torch.testing.assert_close(PostGain()(masks * 0.01, magnitude), masks * 0.01)
+
+
+def test_blocks_change_nothing() -> None:
+    masks, magnitude = _nearly_clean(0.003)
+    whole, gain = PostGain(30.0)(masks, magnitude), PostGain(30.0)
+    sizes = [1, 7, 300, 192]
+    blocks = zip(masks.split(sizes, 1), magnitude.split(sizes, 1), strict=True)
+    torch.testing.assert_close(torch.cat([gain(*both) for both in blocks], dim=1), whole)
+
+
+def _noisy() -> Samples:
+    rng = np.random.default_rng(0)
+    return (0.1 * rng.standard_normal((2, 3 * RATE))).astype(np.float32)
+
+
+def _whole(stream: DenoisingStream, audio: Samples) -> Samples:
+    return np.concatenate([stream.push(audio), stream.flush()], axis=-1)
+
+
+@pytest.mark.parametrize("rate", [RATE, 44100])
+def test_at_a_limit_of_0_dB_a_stream_gives_back_what_it_took(rate: int) -> None:  # noqa: N802
+    audio = _noisy()
+    stream = DenoisingStream(tiny_experts(), rate, 2, attenuation_limit=0.0)
+    answers = [stream.push(audio[:, start : start + 5000]) for start in range(0, audio.shape[1], 5000)]
+    found = np.concatenate([*answers, stream.flush()], axis=1)
+    np.testing.assert_allclose(found, audio, atol=2e-3)
+
+
+def test_the_limit_holds_for_arrays_streams_and_files(tiny_denoiser: Path) -> None:
+    audio = _noisy()
+    free, limited = load_denoiser(tiny_denoiser), load_denoiser(tiny_denoiser, attenuation_limit=3.0)
+    for of in (
+        lambda enhancer: enhancer.denoise(audio, RATE),
+        lambda enhancer: _whole(enhancer.stream(RATE, 2), audio),
+        lambda enhancer: _whole(enhancer.file_stream(RATE, 2), audio),
+    ):
+        free_level, limited_level = (float(np.square(of(each)).mean()) for each in (free, limited))
+        assert limited_level > 1.5 * free_level
+    kept = float(np.square(limited.denoise(audio, RATE)).mean() / np.square(audio).mean())
+    assert kept >= 10 ** (-3.0 / 10) * 0.99
+    with pytest.raises(UnmingleError, match="at least 0 dB"):
+        load_denoiser(tiny_denoiser, attenuation_limit=-3.0)
