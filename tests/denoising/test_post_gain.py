@@ -48,7 +48,7 @@ def _nearly_clean(noise: float) -> tuple[torch.Tensor, torch.Tensor]:
     """Speech that comes and goes over noise of so much of its magnitude; the mask takes both away, speech rarely."""
     frames = torch.arange(500)
     talks = ((frames // 25) % 2 == 0).float()[None, :, None]
-    masks = talks.expand(1, 500, 33).clone()
+    masks = (talks * (1.0 - noise)).expand(1, 500, 33).clone()
     masks[:, 400:402] = 0.0
     return masks, (talks + noise).expand(1, 500, 33).clone()
 
