@@ -63,6 +63,7 @@ def go_through(
     done: str,
     on_done: Callable[[Result], None] | None,
     roots: Sequence[Path] = (),
+    stems: Sequence[str] | None = None,
 ) -> None:
     """Do ``work`` with every file, its distinct stem and its result; one that fails does not stop the others.
 
@@ -73,8 +74,11 @@ def go_through(
         done: what ``work`` does, for the sentence: ``separated``.
         on_done: told each result.
         roots: folders that were named; see :attr:`Output.roots`.
+        stems: one per file, all distinct (default: made of the paths and ``roots``).
     """
-    for path, stem, result in zip(paths, distinct_stems(paths, roots), results, strict=True):
+    if stems is None:
+        stems = distinct_stems(paths, roots)
+    for path, stem, result in zip(paths, stems, results, strict=True):
         began = time.perf_counter()
         try:
             work(path, stem, result)

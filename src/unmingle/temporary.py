@@ -169,6 +169,11 @@ def temporary_folder(target: Path) -> Iterator[Path]:
         _unmake(made)
 
 
+def is_partial(name: str) -> bool:
+    """Whether a file or folder of this name is half-written."""
+    return name.startswith(_PREFIX) and name.endswith(_SUFFIX)
+
+
 def remove_partials(folder: Path) -> None:
     """Remove what stopped processes left half-written in a folder and below it, where :func:`alone` holds."""
     for path in folder.rglob(f"{_PREFIX}*{_SUFFIX}"):

@@ -29,12 +29,12 @@ LAYERS = [
     {"data", "denoising", "separation"},
     {"live"},
     {"training", "evaluation"},
-    {"serve"},
+    {"serve", "cluster"},
     {"cli"},
 ]
 EXTRAS = ["lightning_fabric", "yaml", "matplotlib", "fast_bss_eval", "pesq", "pystoi", "av"]
-EXTRAS += ["starlette", "uvicorn", "websockets"]
-UPPER = ("unmingle.training", "unmingle.evaluation", "unmingle.data", "unmingle.serve")
+EXTRAS += ["starlette", "uvicorn", "websockets", "ray", "fsspec"]
+UPPER = ("unmingle.training", "unmingle.evaluation", "unmingle.data", "unmingle.serve", "unmingle.cluster")
 NAMES_FOR_HELP = {"unmingle.evaluation", "unmingle.evaluation.metric_registry"}
 """They import nothing: the command line's help names the metrics."""
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from unmingle.cli.corpus import Cluster, CorpusOptions, Shard, ShardSize, Tar, do_corpus, model_name
 from unmingle.cli.options import (
     Bits,
     Format,
@@ -34,8 +35,8 @@ def command(
         typer.Argument(metavar="[FILE...]", help="Audio files, folders, quoted globs; or - - for a pipe."),
     ] = None,
     output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the outputs.")
-    ] = Path("denoised"),
+        str, typer.Option("--output", "-o", metavar="DIR", help="Folder for the outputs.")
+    ] = "denoised",
     model: Model = None,
     strength: Annotated[
         float,
@@ -54,6 +55,10 @@ def command(
         bool, typer.Option("--live", help="Clean the microphone to the loudspeaker until Ctrl-C.")
     ] = False,
     track: Track = None,
+    shard: Shard = None,
+    cluster: Cluster = None,
+    shard_size: ShardSize = None,
+    tar: Tar = False,
     threads: Threads = None,
     as_json: Json = False,
 ) -> None:
@@ -85,7 +90,17 @@ def command(
     from unmingle.live import LIVE_RATE, run_live
     from unmingle.models import DEFAULT_DENOISER
 
-    target = Output(output, format.lower(), name, bits, overwrite, find_roots(files or []))
+    corpus = CorpusOptions(shard, cluster, shard_size, tar)
+    if corpus:
+        from unmingle.cluster.jobs import DenoisingJob
+
+        if live or piped:
+            raise UnmingleError("--shard and --cluster are for files; leave out --live and -.")
+        model = model_name(model, DEFAULT_DENOISER)
+        job = DenoisingJob(model, track, format.lower(), bits, name, threads=threads or 1)
+        do_corpus(job, files or [], output, corpus, overwrite=overwrite, as_json=as_json)
+        return
+    target = Output(Path(output), format.lower(), name, bits, overwrite, find_roots(files or []))
     if files and not piped:
         check_output(target, 1)
     limit = attenuation_limit_of(strength)

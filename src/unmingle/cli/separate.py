@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from unmingle.cli.corpus import Cluster, CorpusOptions, Shard, ShardSize, Tar, do_corpus, model_name
 from unmingle.cli.options import (
     Bits,
     Device,
@@ -38,8 +39,8 @@ def command(
         ),
     ] = None,
     output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the outputs.")
-    ] = Path("separated"),
+        str, typer.Option("--output", "-o", metavar="DIR", help="Folder for the outputs.")
+    ] = "separated",
     speakers: Annotated[
         str | None,
         typer.Option(
@@ -87,6 +88,10 @@ def command(
             "--timeline", metavar="FILE", help="Also write who speaks when: FILE.json, FILE.rttm or FILE.png."
         ),
     ] = None,
+    shard: Shard = None,
+    cluster: Cluster = None,
+    shard_size: ShardSize = None,
+    tar: Tar = False,
     threads: Threads = None,
     device: Device = "auto",
     as_json: Json = False,
@@ -101,6 +106,7 @@ def command(
       unmingle separate meeting.wav                  separated/meeting_speaker1.wav, ..._speaker2.wav
       unmingle separate talks/ "more/*.mp3" -o out --format flac
       unmingle separate table.wav --speakers auto    count the speakers
+      unmingle separate corpus.csv -o out --shard 1/8   share 1 of 8 of a corpus
       arecord -t raw -f S16_LE -r 16000 | unmingle separate - - --raw s16le:16000 > two_channels.raw
     """
     from rich.console import Console
@@ -120,6 +126,21 @@ def command(
         _stream(load(model or DEFAULT_MODEL, device), wanted, raw, listen, lag)
         return
     files = files or []
+    corpus = CorpusOptions(shard, cluster, shard_size, tar)
+    if corpus:
+        from unmingle.cluster.jobs import SeparationJob
+        from unmingle.device import pick_device
+
+        if timeline is not None:
+            raise UnmingleError(
+                "--timeline is for single files; the results of a corpus say who speaks when."
+            )
+        job = SeparationJob(
+            model_name(model, DEFAULT_MODEL), wanted, channel, track, denoise, format.lower(), bits, name,
+            pick_device(device), threads or 1,
+        )  # fmt: skip
+        do_corpus(job, files, output, corpus, overwrite=overwrite, as_json=as_json)
+        return
     if timeline is not None:
         check_timeline_path(timeline)
     if "-" in files:
@@ -128,7 +149,7 @@ def command(
     paths, problems = find_inputs(files)
     if not paths:
         raise UnmingleError(str(problems[0].error))
-    target = Output(output, format.lower(), name, bits, overwrite, find_roots(files))
+    target = Output(Path(output), format.lower(), name, bits, overwrite, find_roots(files))
     check_output(target, 2)
     separator = load(model or DEFAULT_MODEL, device)
     clean = load_denoiser().file_stream if denoise else None

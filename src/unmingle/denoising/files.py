@@ -43,6 +43,7 @@ def denoise_files(
     on_done: Callable[[DenoisingResult], None] | None = None,
     *,
     track: int | None = None,
+    stems: Sequence[str] | None = None,
 ) -> list[DenoisingResult]:
     """Clean files one after the other; one that fails does not stop the others.
 
@@ -52,6 +53,7 @@ def denoise_files(
         output: how and where the results are written.
         on_done: told each result.
         track: which of several audio tracks of a file, from 1 on (default: the first, with a warning).
+        stems: of the outputs' names, one per file, all distinct (default: made of the paths).
 
     Raises:
         UnmingleError: the options themselves are impossible; nothing was done then.
@@ -66,7 +68,7 @@ def denoise_files(
         _denoise_file(path, target, enhancer, output, result, track)
 
     results = [DenoisingResult(str(path)) for path in paths]
-    go_through(paths, results, work, "cleaned", on_done, output.roots)
+    go_through(paths, results, work, "cleaned", on_done, output.roots, stems)
     return results
 
 

@@ -84,6 +84,7 @@ def separate_files(
     channel: str = "mix",
     track: int | None = None,
     clean: Cleaner | None = None,
+    stems: Sequence[str] | None = None,
     on_done: Callable[[FileResult], None] | None = None,
     on_progress: Callable[[float], None] | None = None,
 ) -> list[FileResult]:
@@ -97,6 +98,7 @@ def separate_files(
         channel: of the file: ``mix`` (their mean), ``left``, ``right`` or a number.
         track: which of several audio tracks of a file, from 1 on (default: the first, with a warning).
         clean: removes noise from every estimate; they do not add up to the recording then.
+        stems: of the outputs' names, one per file, all distinct (default: made of the paths).
         on_done: called with the result of each file.
         on_progress: called with the share of the file at work that is done, 0 to 1.
 
@@ -126,7 +128,7 @@ def separate_files(
         )
 
     results = [FileResult(str(path)) for path in paths]
-    go_through(paths, results, work, "separated", on_done, output.roots)
+    go_through(paths, results, work, "separated", on_done, output.roots, stems)
     return results
 
 

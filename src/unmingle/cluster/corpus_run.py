@@ -1,0 +1,145 @@
+"""Run a job over a corpus: one process's share of the shards, or all of them on Ray."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from unmingle.cluster.jobs import Job
+from unmingle.cluster.manifests import Shard, read_corpus
+from unmingle.cluster.places import Place, open_place
+from unmingle.cluster.shards import Corpus, Row, begin, clear, join_results, read_rows, work_through
+from unmingle.errors import UnmingleError
+
+Engine = Callable[[Sequence[Shard], Corpus, Place], Iterator[list[Row]]]
+"""Works through shards in any order and yields the rows of each."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """Where a corpus is and where its results go."""
+
+    inputs: Sequence[str]
+    """See :func:`~unmingle.cluster.manifests.read_corpus`."""
+    output: str
+    """A folder, or a URL that fsspec knows."""
+    shard_size: int = 100
+    """Files per shard."""
+    tar: bool = False
+    """Write the outputs of a shard as one tar file."""
+    overwrite: bool = False
+    """Start anew."""
+
+
+@dataclass(frozen=True)
+class Share:
+    """Shards I, I + N, I + 2N ... of a corpus."""
+
+    number: int = 1
+    """I, from 1 on."""
+    of: int = 1
+    """N."""
+
+    def pick(self, shards: Sequence[Shard]) -> list[Shard]:
+        """Its shards."""
+        return list(shards[self.number - 1 :: self.of])
+
+
+def parse_share(text: str) -> Share:
+    """``I/N`` as a share.
+
+    Raises:
+        UnmingleError: it is none.
+    """
+    parts = text.split("/")
+    if len(parts) == 2 and all(part.isascii() and part.isdigit() for part in parts):
+        number, of = map(int, parts)
+        if 1 <= number <= of:
+            return Share(number, of)
+    raise UnmingleError(f"--shard must be I/N with I from 1 to N, as in 2/8; got {text!r}.")
+
+
+@dataclass
+class Progress:
+    """How far a run is."""
+
+    all_shards: int
+    shards: int = 0
+    files: int = 0
+    failed: int = 0
+    """Or skipped, those of earlier runs included."""
+    new_shards: int = 0
+    """Done by this run; so are the files and seconds below."""
+    new_files: int = 0
+    new_audio_seconds: float = 0.0
+    began: float = field(default_factory=time.monotonic)
+
+    def add(self, rows: Iterable[Row], *, new: bool) -> None:
+        """Count a shard that is done, by its rows."""
+        self.shards += 1
+        self.new_shards += new
+        for row in rows:
+            self.files += 1
+            self.failed += row["status"] != "done"
+            self.new_files += new
+            self.new_audio_seconds += new * row.get("seconds", 0.0)
+
+    def __str__(self) -> str:
+        seconds = max(time.monotonic() - self.began, 1e-9)
+        line = f"{self.shards}/{self.all_shards} shards, {self.files} files, {self.failed} failed"
+        if not self.new_shards:
+            return line
+        left = (self.all_shards - self.shards) * seconds / self.new_shards
+        files, audio = self.new_files / seconds, self.new_audio_seconds / seconds
+        return f"{line}, {files:.1f} files/s, {audio:.1f} audio hours/hour, {left / 60:.0f} min left"
+
+
+def run_corpus(
+    job: Job,
+    options: Options,
+    engine: Engine,
+    share: Share = Share(),
+    tell: Callable[[Progress], None] | None = None,
+) -> Progress:
+    """Do a job over a corpus, or a share of it. What is done already is not redone; what failed is tried again.
+
+    Args:
+        job: what is done to every file.
+        options: inputs and output.
+        engine: :func:`in_this_process`, or Ray.
+        share: which shards.
+        tell: called whenever a shard is done.
+
+    Raises:
+        UnmingleError: the options are impossible, or the output folder cannot be written to. The same call goes on.
+    """
+    place = open_place(options.output)
+    shards = read_corpus(options.inputs, options.shard_size)
+    corpus = begin(place, job, shards, tar=options.tar, overwrite=options.overwrite)
+    mine = share.pick(shards)
+    if options.overwrite:
+        for shard in mine:
+            clear(shard, place)
+    progress, missing = Progress(len(mine)), []
+    for shard in mine:
+        rows = read_rows(shard, corpus, place)
+        if rows and all(row["status"] != "failed" for row in rows):
+            progress.add(rows, new=False)
+        else:
+            missing.append(shard)
+    if tell:
+        tell(progress)
+    for rows in engine(missing, corpus, place) if missing else ():
+        progress.add(rows, new=True)
+        if tell:
+            tell(progress)
+    join_results(shards, place)
+    return progress
+
+
+def in_this_process(shards: Sequence[Shard], corpus: Corpus, place: Place) -> Iterator[list[Row]]:
+    """One shard after the other, with one model."""
+    work = corpus.job.open()
+    for shard in shards:
+        yield work_through(shard, corpus, place, work)

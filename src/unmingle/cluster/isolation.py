@@ -1,0 +1,64 @@
+"""Work in a process of its own, so that a file that ends its process ends no other work."""
+
+from __future__ import annotations
+
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from unmingle.cluster.jobs import Job, Work
+from unmingle.workers import worker_pool
+
+_ATTEMPTS = 2
+"""Beside the death after which work is isolated."""
+
+
+class Isolation:
+    """Does a job's work in another process; used as a context, it ends that process."""
+
+    def __init__(self, job: Job) -> None:
+        self._job, self._closing = job, ExitStack()
+        self._pool: ProcessPoolExecutor | None = None
+
+    def __call__(self, path: Path, stem: str, folder: Path) -> dict[str, Any]:
+        """A file's row; that of a file which ends every process has the status ``skipped``."""
+        for _ in range(_ATTEMPTS):
+            if self._pool is None:
+                context = multiprocessing.get_context("spawn")
+                self._pool = self._closing.enter_context(worker_pool(1, _begin, (self._job,), context))
+                self._pool.submit(_ready).result()  # A process that cannot even begin is no file's fault.
+            try:
+                return self._pool.submit(_do, path, stem, folder).result()
+            except BrokenProcessPool:
+                self._pool = None
+        error = f"{path} ends every process that works on it; it is skipped."
+        return {"status": "skipped", "outputs": [], "error": error}
+
+    def __enter__(self) -> Isolation:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._closing.close()
+
+
+_work: Work
+"""Of the process."""
+
+
+def _begin(job: Job) -> None:
+    global _work
+    _work = job.open()
+
+
+def _ready() -> None:
+    """There is a process."""
+
+
+def _do(path: Path, stem: str, folder: Path) -> dict[str, Any]:
+    return _work(path, stem, folder)

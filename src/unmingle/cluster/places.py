@@ -1,0 +1,223 @@
+"""Folders named by a path or a URL: local ones, and through fsspec ``s3://``, ``gs://``, ``memory://`` and others."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+from unmingle.errors import UnmingleError
+from unmingle.file_batches import in_one_line
+from unmingle.temporary import check_writable, is_partial, refusal, replace_files, temporary_folder
+
+
+class Place(Protocol):
+    """Where results go. Whatever is written appears whole or not at all; names are relative, with ``/``."""
+
+    name: str
+    """Its path or URL, absolute."""
+
+    def read(self, name: str) -> bytes | None:
+        """A file's bytes, or None where there is no such file."""
+
+    def write(self, name: str, content: bytes) -> None:
+        """Write or replace a file."""
+
+    def take(self, path: Path, name: str) -> None:
+        """Move a local file, which lies in :meth:`staging`, here."""
+
+    def remove(self, name: str) -> None:
+        """Remove a file if it is there."""
+
+    def names(self, folder: str = "") -> list[str]:
+        """The names of what lies in a folder, none if there is no such folder; hidden ones are left out."""
+
+    def staging(self) -> AbstractContextManager[Path]:
+        """A new local folder for what is being written; it is removed at the end."""
+
+    def drop_staging(self, name: str) -> None:
+        """Remove a staging folder of this name that a killed process left here, if there is one."""
+
+
+def is_url(name: str) -> bool:
+    """Whether a name is a URL, not a path."""
+    return "://" in name
+
+
+def open_place(name: str) -> Place:
+    """A folder to write to, made when something is written.
+
+    Raises:
+        UnmingleError: it cannot be written to, or fsspec does not know the kind of URL.
+    """
+    return _Remote(name) if is_url(name) else _Local(Path(name))
+
+
+class _Local:
+    """A folder of this machine, or one that many machines mount."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder.absolute()
+        self.name = str(self._folder)
+        check_writable(self._folder)
+
+    def read(self, name: str) -> bytes | None:
+        try:
+            return (self._folder / name).read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise UnmingleError(f"{self._folder / name} cannot be read ({in_one_line(error)}).") from error
+
+    def write(self, name: str, content: bytes) -> None:
+        replace_files([(self._folder / name, content)])
+
+    def take(self, path: Path, name: str) -> None:
+        target = self._folder / name
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            path.replace(target)
+        except OSError as error:
+            raise refusal(target, error) from error
+
+    def remove(self, name: str) -> None:
+        (self._folder / name).unlink(missing_ok=True)
+
+    def names(self, folder: str = "") -> list[str]:
+        try:
+            return sorted(p.name for p in (self._folder / folder).iterdir() if not p.name.startswith("."))
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+
+    @contextmanager
+    def staging(self) -> Iterator[Path]:
+        try:
+            # In the folder itself: what is complete is renamed, which needs the same file system.
+            with temporary_folder(self._folder / "staging") as folder:
+                yield folder
+        except OSError as error:
+            raise refusal(self._folder, error) from error
+
+    def drop_staging(self, name: str) -> None:
+        if name and name == Path(name).name and is_partial(name):
+            shutil.rmtree(self._folder / name, ignore_errors=True)
+
+
+class _Remote:
+    """A folder of an object store. An object is there when all of it has arrived, so nothing need be renamed."""
+
+    def __init__(self, url: str) -> None:
+        self.name = url.rstrip("/")
+        self._files, self._root = file_system(url)
+
+    def read(self, name: str) -> bytes | None:
+        try:
+            content: bytes = self._files.cat_file(f"{self._root}/{name}")
+        except FileNotFoundError:
+            return None
+        except Exception as error:
+            raise _refused(f"{self.name}/{name}", "read", error) from error
+        return content
+
+    def write(self, name: str, content: bytes) -> None:
+        path = f"{self._root}/{name}"
+        try:
+            self._files.makedirs(path.rpartition("/")[0], exist_ok=True)
+            self._files.pipe_file(path, content)
+        except Exception as error:
+            raise _refused(f"{self.name}/{name}", "written", error) from error
+
+    def take(self, path: Path, name: str) -> None:
+        target = f"{self._root}/{name}"
+        try:
+            self._files.makedirs(target.rpartition("/")[0], exist_ok=True)
+            self._files.put_file(str(path), target)
+        except Exception as error:
+            raise _refused(f"{self.name}/{name}", "written", error) from error
+        path.unlink()
+
+    def remove(self, name: str) -> None:
+        try:
+            self._files.rm_file(f"{self._root}/{name}")
+        except FileNotFoundError:
+            pass
+        except Exception as error:
+            raise _refused(f"{self.name}/{name}", "removed", error) from error
+
+    def names(self, folder: str = "") -> list[str]:
+        try:
+            self._files.invalidate_cache()
+            found = self._files.ls(f"{self._root}/{folder}".rstrip("/"), detail=False)
+        except FileNotFoundError:
+            return []
+        except Exception as error:
+            raise _refused(f"{self.name}/{folder}", "read", error) from error
+        return sorted(path.rstrip("/").rpartition("/")[2] for path in found)
+
+    @contextmanager
+    def staging(self) -> Iterator[Path]:
+        with tempfile.TemporaryDirectory(prefix="unmingle-") as folder:
+            yield Path(folder)
+
+    def drop_staging(self, name: str) -> None:
+        """It lies where this system puts temporary files, on whichever machine."""
+
+
+def file_system(url: str) -> tuple[Any, str]:
+    """fsspec's file system for a URL, and the path in it.
+
+    Raises:
+        UnmingleError: fsspec, or the library that it needs for such URLs, is missing.
+    """
+    try:
+        import fsspec
+    except ImportError as error:
+        raise UnmingleError(f"{url} needs fsspec; install with: pip install 'unmingle[cluster]'") from error
+    try:
+        files, path = fsspec.core.url_to_fs(url)
+    except Exception as error:
+        raise UnmingleError(f"{url} cannot be opened ({in_one_line(error)}).") from error
+    return files, str(path).rstrip("/")
+
+
+def read_bytes(name: str) -> bytes:
+    """A whole file, by path or URL.
+
+    Raises:
+        UnmingleError: it cannot be read.
+    """
+    try:
+        if not is_url(name):
+            return Path(name).read_bytes()
+        files, path = file_system(name)
+        content: bytes = files.cat_file(path)
+    except UnmingleError:
+        raise
+    except Exception as error:
+        raise _refused(name, "read", error) from error
+    return content
+
+
+def fetch(name: str, target: Path) -> None:
+    """Copy a file, by URL, to a local path.
+
+    Raises:
+        UnmingleError: it cannot be read, or the disk is full.
+    """
+    files, path = file_system(name)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with files.open(path, "rb") as source, target.open("wb") as copy:
+            shutil.copyfileobj(source, copy)
+    except Exception as error:
+        target.unlink(missing_ok=True)
+        raise _refused(name, "read", error) from error
+
+
+def _refused(name: str, done: str, error: Exception) -> UnmingleError:
+    if isinstance(error, FileNotFoundError):
+        return UnmingleError(f"{name} does not exist; check the name.")
+    return UnmingleError(f"{name} cannot be {done} ({in_one_line(error)}).")
