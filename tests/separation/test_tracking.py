@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import permutations, product
+from typing import Any
 
 import numpy as np
 import pytest
@@ -137,7 +138,8 @@ def test_windows_of_fewer_sources_are_joined_to_those_of_more() -> None:
     """Of four speakers, two or three are heard in most windows."""
     windows, truth = _windows(40, 4, scatter=0.3)
     rng = np.random.default_rng(1)
-    heard, kept = [], []
+    heard: list[Any] = []
+    kept: list[Any] = []
     for number, window in enumerate(windows):
         count = 4 if number % 5 == 0 else int(rng.integers(1, 4))
         assert window.attractors is not None

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from unmingle.cli.batches import FileProgress, finish
 from unmingle.cli.corpus import Cluster, CorpusOptions, Shard, ShardSize, Tar, do_corpus, model_name
 from unmingle.cli.options import (
     Bits,
@@ -152,48 +153,27 @@ def _through(enhancer: Enhancer, format: str, bits: int | None) -> None:
 
 
 def _files(names: list[str], enhancer: Enhancer, output: Output, as_json: bool, track: int | None) -> None:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    from unmingle.denoising import denoise_files
+    from unmingle.denoising import DenoisingResult, denoise_files
     from unmingle.file_batches import find_inputs
 
     paths, problems = find_inputs(names)
     if not paths:
         raise UnmingleError(str(problems[0].error))
-    console = Console(stderr=True)
-    with Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console,
-        transient=True, disable=not console.is_terminal,
-    ) as progress:  # fmt: skip
-        task = progress.add_task("denoising", total=len(paths))
-        results = denoise_files(paths, enhancer, output, lambda _: progress.advance(task), track=track)
-    failures = [r.error for r in results if r.error] + [p.error for p in problems if p.error]
-    if as_json:
-        told = [result.as_dict() for result in results]
-        told += [{"input": problem.input, "error": problem.error} for problem in problems]
-        print(json.dumps({"model": enhancer.name, "files": told}, indent=2))
-    else:
-        _print_table(results, enhancer.sample_rate)
-    for failure in failures:
-        print(f"unmingle: {failure}", file=sys.stderr)
-    if failures:
-        if len(results) + len(problems) > 1:
-            raise UnmingleError(
-                f"{len(failures)} of {len(results) + len(problems)} files could not be cleaned."
-            )
-        raise typer.Exit(2)
+    with FileProgress(paths) as progress:
+        results = denoise_files(paths, enhancer, output, progress.advance, track=track)
+    results += [DenoisingResult(problem.input, error=problem.error) for problem in problems]
+    finish(
+        results, enhancer.name, "cleaned", None if as_json else partial(_print_table, enhancer.sample_rate)
+    )
 
 
-def _print_table(results: list[DenoisingResult], model_rate: int) -> None:
+def _print_table(model_rate: int, results: list[DenoisingResult]) -> None:
     from rich.markup import escape
 
     from unmingle.cli.tables import print_table
 
     rows = []
     for result in results:
-        if result.error:
-            continue
         notes = list(result.warnings)
         if result.sample_rate > model_rate:
             notes.append(f"above {model_rate / 2000:g} kHz turned down by frame gains")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from unmingle.cli.batches import FileProgress, finish
 from unmingle.cli.corpus import Cluster, CorpusOptions, Shard, ShardSize, Tar, do_corpus, model_name
 from unmingle.cli.options import (
     Bits,
@@ -109,9 +110,6 @@ def command(
       unmingle separate corpus.csv -o out --shard 1/8   share 1 of 8 of a corpus
       arecord -t raw -f S16_LE -r 16000 | unmingle separate - - --raw s16le:16000 > two_channels.raw
     """
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-
     from unmingle.denoising import load_denoiser
     from unmingle.file_batches import Output, check_output, find_inputs, find_roots
     from unmingle.models import DEFAULT_MODEL
@@ -153,23 +151,7 @@ def command(
     check_output(target, 2)
     separator = load(model or DEFAULT_MODEL, device)
     clean = load_denoiser().file_stream if denoise else None
-    console = Console(stderr=True)
-    with Progress(
-        TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn(), console=console,
-        transient=True, disable=not console.is_terminal,
-    ) as progress:  # fmt: skip
-        # In hundredths of a file, so that a long one moves the bar, too.
-        task = progress.add_task(paths[0].name, total=100 * len(paths))
-        done = 0
-
-        def show(share: float) -> None:
-            progress.update(task, completed=100 * done + round(100 * share))
-
-        def advance(result: FileResult) -> None:
-            nonlocal done
-            done += 1
-            progress.update(task, completed=100 * done, description=paths[min(done, len(paths) - 1)].name)
-
+    with FileProgress(paths) as progress:
         results = separate_files(
             paths,
             separator,
@@ -178,25 +160,18 @@ def command(
             channel=channel,
             track=track,
             clean=clean,
-            on_done=advance,
-            on_progress=show,
+            on_done=progress.advance,
+            on_progress=progress.show,
         )
     if timeline is not None:
         write_timelines(timeline, [(r.input, r.seconds, r.timeline) for r in results if not r.error])
     results += [FileResult(problem.input, error=problem.error) for problem in problems]
-    if as_json:
-        print(
-            json.dumps({"model": separator.name, "files": [result.as_dict() for result in results]}, indent=2)
-        )
-    else:
-        _print_table(results, separator.sample_rate)
-    failed = [result for result in results if result.error]
-    for result in failed:
-        print(f"unmingle: {result.error}", file=sys.stderr)
-    if failed:
-        if len(results) > 1:
-            raise UnmingleError(f"{len(failed)} of {len(results)} files could not be separated.")
-        raise typer.Exit(2)
+    finish(
+        results,
+        separator.name,
+        "separated",
+        None if as_json else partial(_print_table, separator.sample_rate),
+    )
 
 
 def _is_stream(files: list[str] | None, raw: str | None, live: bool) -> bool:
@@ -258,16 +233,13 @@ def _number(speakers: str | None) -> int | Literal["auto"] | None:
         raise UnmingleError(f"--speakers must be a number or auto; got {speakers!r}.") from None
 
 
-def _print_table(results: list[FileResult], model_rate: int) -> None:
+def _print_table(model_rate: int, results: list[FileResult]) -> None:
     from rich.markup import escape
 
     from unmingle.cli.tables import print_table
 
-    done = [result for result in results if not result.error]
-    if not done:
-        return
     rows = []
-    for result in done:
+    for result in results:
         notes = list(result.warnings)
         if result.confidence < 1:
             notes.append(f"{result.speakers} counted, confidence {result.confidence:.2f}")
@@ -287,4 +259,5 @@ def _print_table(results: list[FileResult], model_rate: int) -> None:
                     escape("; ".join(notes)) if first else "",
                 )
             )
-    print_table(("input", "speaker", "output", "seconds", "x real time", "notes"), rows)
+    if rows:
+        print_table(("input", "speaker", "output", "seconds", "x real time", "notes"), rows)
