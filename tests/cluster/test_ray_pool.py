@@ -36,7 +36,7 @@ def nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Cluster, list[Any]]
         yield cluster, workers
     finally:
         ray.shutdown()  # type: ignore[no-untyped-call]
-        cluster.shutdown()
+        cluster.shutdown()  # type: ignore[no-untyped-call]
 
 
 def test_a_killed_node_changes_no_byte(
