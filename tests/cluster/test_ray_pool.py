@@ -26,6 +26,8 @@ _STORE = 80 * 2**20
 def nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Cluster, list[Any]]]:
     # The workers import this file's jobs, too.
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+    # Ray's workers are nice to everybody; on a busy machine they would hardly begin.
+    monkeypatch.setenv("RAY_worker_niceness", "0")
     cluster = Cluster(
         initialize_head=True,
         head_node_args={"num_cpus": 0, "object_store_memory": _STORE, "include_dashboard": False},
