@@ -219,3 +219,15 @@ def test_a_full_disk_stops_the_job_and_blames_no_file(
     monkeypatch.undo()
     _run(job, corpus, out)
     assert contents(out) == contents(tmp_path / "undisturbed")
+
+
+def test_strength_holds_for_a_corpus_too(tmp_path: Path, tiny_denoiser: Path, run: Any) -> None:
+    sound = tiny_sound(tmp_path / "a.wav", 0.5)
+    arguments = ("denoise", sound, "--model", tiny_denoiser, "--strength", "0.5", "--threads", "1")
+    assert run(*arguments, "-o", "plain").code == 0
+    assert run(*arguments, "-o", "shard", "--shard", "1/1").code == 0
+    assert run(*arguments[:-4], "-o", "full", "--shard", "1/1").code == 0
+    plain, shard, full = (
+        Path(folder, "a_denoised.wav").read_bytes() for folder in ("plain", "shard", "full")
+    )
+    assert plain == shard != full

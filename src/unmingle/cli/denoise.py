@@ -98,7 +98,8 @@ def command(
         if live or piped:
             raise UnmingleError("--shard and --cluster are for files; leave out --live and -.")
         model = model_name(model, DEFAULT_DENOISER)
-        job = DenoisingJob(model, track, format.lower(), bits, name, threads=threads or 1)
+        limit = attenuation_limit_of(strength)
+        job = DenoisingJob(model, limit, track, format.lower(), bits, name, threads=threads or 1)
         do_corpus(job, files or [], output, corpus, overwrite=overwrite, as_json=as_json)
         return
     target = Output(Path(output), format.lower(), name, bits, overwrite, find_roots(files or []))

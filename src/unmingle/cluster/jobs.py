@@ -95,6 +95,8 @@ class DenoisingJob:
 
     model: str
     """A name, or an absolute path."""
+    attenuation_limit: float | None = None
+    """In dB; see :func:`~unmingle.denoising.load_denoiser`."""
     track: int | None = None
     format: str = "wav"
     bits: int | None = None
@@ -109,7 +111,7 @@ class DenoisingJob:
 
     def open(self) -> Work:
         torch.set_num_threads(self.threads)
-        enhancer = load_denoiser(self.model)
+        enhancer = load_denoiser(self.model, attenuation_limit=self.attenuation_limit)
 
         def work(path: Path, stem: str, folder: Path) -> dict[str, Any]:
             output = Output(folder, self.format, self.name, self.bits)
