@@ -106,6 +106,7 @@ def _build(recipe: str, batch: MixtureBatch) -> MaskingSystem:
         ("luo2018/table3-upit-blstm", "wfm"),
         ("luo2018/table3-upit-blstm-amplitude", "amplitude"),
         ("mobin2018/table2-dilated-cnn", "ibm"),
+        ("online-8khz/lstm", "wfm"),
     ],
 )
 def test_a_batch_is_learned_by_heart(recipe: str, mask: str, batch: MixtureBatch) -> None:
