@@ -74,6 +74,9 @@ def test_multiply_accumulates_match_the_closed_form() -> None:
     network = BlstmEmbedding(129, 20, BlstmConfig())
     per_frame = 2 * 4 * 300 * (129 + 300) + 3 * 2 * 4 * 300 * (600 + 300) + 600 * 129 * 20
     assert network.multiply_accumulates(7) == 7 * per_frame
+    lstm = LstmEmbedding(129, 20, LstmEmbeddingConfig())
+    per_frame = 4 * 512 * (129 + 512) + 3 * 4 * 512 * (512 + 512) + 512 * 129 * 20
+    assert lstm.multiply_accumulates(7) == 7 * per_frame
     cnn = DilatedCnnEmbedding(129, 20, DilatedCnnConfig())
     per_bin = 9 * (128 + 11 * 128 * 128 + 128 * 20)
     assert cnn.multiply_accumulates(7) == 7 * 129 * per_bin

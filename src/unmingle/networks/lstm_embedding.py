@@ -17,12 +17,12 @@ _FEW_FRAMES = 16
 
 
 class LstmEmbeddingConfig(EmbeddingNetworkConfig):
-    """Sizes of an LSTM; with the default it has as many units as the BLSTM of Luo et al. 2018."""
+    """Sizes of an LSTM; the default has as many parameters as the BLSTM of Luo et al. 2018."""
 
     tiny_sizes: ClassVar[dict[str, int]] = {"hidden_size": 8}
     kind: Literal["lstm"] = "lstm"
     layers: int = Field(4, ge=1, le=32)
-    hidden_size: int = Field(600, ge=1, le=8192)
+    hidden_size: int = Field(512, ge=1, le=8192)
     residual: bool = False
     """Add the input of every layer but the first to its output; see :class:`~unmingle.networks.BlstmConfig`."""
 
