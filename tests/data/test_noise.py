@@ -246,3 +246,26 @@ def test_by_class_a_class_of_one_recording_is_heard_as_often_as_one_of_five(
         maker = _maker(example_corpus, tmp_path, by_class=by_class)
         names = [maker.draw(np.random.default_rng(k), 100)[1] for k in range(100)]
         assert low < names.count("sounds/0") < high
+
+
+def test_babble_is_made_of_the_utterances_that_are_named(example_corpus: Path, example_noise: Path) -> None:
+    recordings, utterances = read_noise([example_noise], "train"), read_corpora([example_corpus], "train")
+    speech, noise = decode(utterances, RATE), decode(recordings, RATE)
+    config = NoiseConfig(weights={"babble": 1.0})
+    read: list[int] = []
+
+    class Listening:
+        def __len__(self) -> int:
+            return len(speech)
+
+        def read(self, index: int, start: int, length: int) -> Samples:
+            read.append(index)
+            return speech.read(index, start, length)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(speech, name)
+
+    maker = NoiseMaker(recordings, noise, Listening(), RATE, config, [1])  # type: ignore[arg-type]
+    for k in range(5):
+        maker.draw(np.random.default_rng(k), 2000)
+    assert set(read) == {1}

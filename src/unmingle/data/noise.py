@@ -97,6 +97,7 @@ class NoiseMaker:
         speech: decoded utterances of the same split, for babble; None where none is made.
         sample_rate: of both, in hertz.
         config: what to draw.
+        babblers: the utterances of ``speech`` that babble is made of (default: all).
 
     Raises:
         UnmingleError: ``weights`` names a corpus that is not there, or leaves nothing.
@@ -109,9 +110,11 @@ class NoiseMaker:
         speech: DecodedSpeech | None,
         sample_rate: int,
         config: NoiseConfig,
+        babblers: Sequence[int] | None = None,
     ) -> None:
         self._noise, self._speech, self._rate, self.config = noise, speech, sample_rate, config
         self._recordings = recordings
+        self._babblers = range(len(speech) if speech else 0) if babblers is None else babblers
         # Groups of recordings of which each is as likely: the classes, or all as one.
         self._corpora = {
             corpus: list(classes.values()) if config.by_class else [[*chain(*classes.values())]]
@@ -194,7 +197,7 @@ class NoiseMaker:
         assert self._speech is not None
         babble = np.zeros(samples, dtype=np.float32)
         for _ in range(int(rng.integers(4, 9))):
-            index = int(rng.integers(len(self._speech)))
+            index = self._babblers[int(rng.integers(len(self._babblers)))]
             length = self._speech.length(index)
             start = int(rng.integers(max(0, length - samples) + 1))
             voice = looped(self._speech.read(index, start, min(length, samples)), samples, 0)

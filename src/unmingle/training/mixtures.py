@@ -157,7 +157,10 @@ def open_mixtures(
     if mixing.noise is not None:
         recordings = _noise(noise_data, data, split)
         decoded = decode(recordings, sample_rate, cache)
-        noise = NoiseMaker(recordings, decoded, speech, sample_rate, mixing.noise)
+        # A corpus that is left out is not heard in babble either.
+        wanted = mixing.corpus_weights
+        heard = [k for k, one in enumerate(utterances) if not wanted or wanted.get(one.corpus, 0.0) > 0]
+        noise = NoiseMaker(recordings, decoded, speech, sample_rate, mixing.noise, heard)
     banked = mixing.room is not None and mixing.room.bank
     rooms = _room_bank(mixing, sample_rate, seed, cache) if banked else None
     return Mixer(utterances, speech, sample_rate, mixing, seed, noise, rooms)
