@@ -1,4 +1,4 @@
-"""A server in this process, spoken to over real sockets; and the system's Chromium."""
+"""A server in this process, used over real sockets; and the system's Chromium."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ def serving(folder: Path, **settings: Any) -> Iterator[str]:
 
 
 class Client(httpx.Client):
-    """One browser, as far as the server can tell."""
+    """An HTTP client that looks like one browser to the server."""
 
     def __init__(self, address: str) -> None:
         super().__init__(base_url=address, timeout=30)
 
     def submit(self, file: Path | bytes = MIXTURE, name: str | None = None, **query: Any) -> dict[str, Any]:
-        """Upload, and expect that it is taken."""
+        """Upload, and expect that the server accepts it."""
         answer = self.upload(file, name, **query)
         assert answer.status_code == 201, answer.text
         job: dict[str, Any] = answer.json()
@@ -66,7 +66,7 @@ class Client(httpx.Client):
         return self.wait(job, lambda now: now["state"] in ("done", "failed"))
 
     def wait(self, job: dict[str, Any], ready: Any) -> dict[str, Any]:
-        """Wait until a job is as it should be."""
+        """Wait until ``ready`` holds for a job."""
         until = time.monotonic() + 120
         while time.monotonic() < until:
             now: dict[str, Any] = self.get(f"/api/jobs/{job['id']}").json()

@@ -46,7 +46,7 @@ def test_leakage_is_the_level_of_the_others() -> None:
     assert leakage(references, references, RATE) == -60.0
 
 
-def test_nobody_alone_has_no_score() -> None:
+def test_without_single_speaker_frames_there_is_no_score() -> None:
     references = np.random.default_rng(0).standard_normal((2, RATE)).astype(np.float32)
     assert math.isnan(wrong_speaker_share(references, references, RATE))
     assert math.isnan(leakage(references, references, RATE))

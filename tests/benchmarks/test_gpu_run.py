@@ -55,7 +55,7 @@ def test_packed_parts_train_and_the_checkpoint_goes_on(crowd_corpus: Path, tmp_p
     assert rows[-1].split(",")[1] == "4"  # Half as many steps of twice the size.
 
 
-def test_a_file_comes_back_whole_or_not_at_all(tmp_path: Path) -> None:
+def test_a_file_is_restored_completely_or_not_at_all(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(bytes(range(256)) * 5000)
     assert len(MODULE["split"](tmp_path / "file", tmp_path / "parts", 0.5)) == 3
     MODULE["join"](tmp_path / "parts", tmp_path / "back")

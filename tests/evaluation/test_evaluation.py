@@ -47,7 +47,7 @@ def test_scores_agree_with_the_field_s_packages(example_sources: Samples) -> Non
         assert value == pytest.approx(expected, abs=1e-3)
 
 
-def test_the_mixture_improves_nothing_and_the_references_are_perfect(example_sources: Samples) -> None:
+def test_the_mixture_has_no_improvement_and_the_references_are_perfect(example_sources: Samples) -> None:
     mixture = example_sources.sum(axis=0)
     unchanged = score_mixture(
         mixture, example_sources, np.stack([mixture, mixture]), 16000, ["si_sdr", "sdr", "stoi"]
@@ -62,7 +62,7 @@ def test_the_mixture_improves_nothing_and_the_references_are_perfect(example_sou
     assert min(perfect["stoi"]) > 0.999  # type: ignore[type-var]
 
 
-def test_silence_gives_empty_cells_not_numbers(example_sources: Samples) -> None:
+def test_a_silent_reference_has_no_scores(example_sources: Samples) -> None:
     references = np.stack([example_sources[0], 0 * example_sources[0]])
     scores = score_mixture(references[0], references, references, 16000, ["si_sdr", "sdr", "pesq", "stoi"])
     for metric in ("si_sdr", "sdr", "pesq", "stoi"):
@@ -80,7 +80,7 @@ def test_silence_gives_empty_cells_not_numbers(example_sources: Samples) -> None
     assert all(value is None or np.isfinite(value) for values in silent_estimate.values() for value in values)
 
 
-def test_summary_counts_what_got_worse_and_splits_by_group() -> None:
+def test_summary_counts_mixtures_made_worse_and_splits_by_group() -> None:
     gains = [(3.0, 1.0), (-2.0, 1.0), (5.0, None), (2.0, 2.0)]
     scores = [
         MixtureScores(
@@ -99,14 +99,14 @@ def test_summary_counts_what_got_worse_and_splits_by_group() -> None:
     assert summary["groups"]["genders"]["same"]["metrics"]["si_sdr"]["mean"] == pytest.approx(0.75)
 
 
-def test_bootstrap_interval_covers_the_mean_as_the_normal_theory_says() -> None:
+def test_bootstrap_interval_agrees_with_the_normal_interval() -> None:
     values = np.random.default_rng(1).normal(5.0, 2.0, 400)
     low, high = bootstrap_interval(values.tolist())
     assert low == pytest.approx(values.mean() - 1.96 * values.std() / 20, abs=0.05)
     assert high == pytest.approx(values.mean() + 1.96 * values.std() / 20, abs=0.05)
 
 
-def test_oracle_scores_are_written_with_what_made_them(tmp_path: Path) -> None:
+def test_oracle_scores_are_written_with_their_settings(tmp_path: Path) -> None:
     summary = evaluate_folder(FOLDER, CandidateConfig(oracle="wfm"), tmp_path / "out")
     assert summary == json.loads((tmp_path / "out" / "summary.json").read_text())
     assert summary["metrics"]["si_sdr_improvement"]["mean"] > 10
@@ -170,7 +170,7 @@ def test_gain_and_offset_of_an_estimate(example_sources: Samples) -> None:
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_one_sample_that_is_not_finite_is_said(example_sources: Samples, value: float) -> None:
+def test_a_non_finite_sample_is_an_error(example_sources: Samples, value: float) -> None:
     estimates = example_sources.copy()
     estimates[0, 100] = value
     with pytest.raises(ValueError, match="not finite"):
@@ -202,16 +202,16 @@ def test_an_empty_cell_has_a_reason(example_sources: Samples) -> None:
     assert reasons(example_sources[:, :300], 16000, "stoi")[0].startswith("no STOI")
 
 
-def test_the_interval_over_speakers_is_wider_where_they_are_few() -> None:
+def test_the_interval_over_speakers_is_wider_with_few_speakers() -> None:
     rng = np.random.default_rng(0)
     of_speaker = dict(zip("abcdef", rng.normal(0, 3, 6), strict=True))
     pairs = [tuple(rng.choice(list("abcdef"), 2, replace=False)) for _ in range(300)]
     values = [of_speaker[a] + of_speaker[b] + rng.normal(0, 0.5) for a, b in pairs]
     narrow, wide = bootstrap_interval(values), speaker_interval(values, pairs)
     assert wide[1] - wide[0] > 3 * (narrow[1] - narrow[0])
-    # Of two people who talk in all mixtures nothing is learned by drawing speakers: the mixtures' interval stays.
+    # If the same two speakers are in all mixtures, drawing speakers changes nothing: the mixtures' interval stays.
     assert speaker_interval(values, [("a", "b")] * 300) == narrow
-    # Where nobody talks twice, both are the same.
+    # If no speaker is in two mixtures, both intervals are the same.
     alone = rng.normal(1.0, 2.0, 300).tolist()
     assert speaker_interval(alone, [(f"{k}a", f"{k}b") for k in range(300)]) == bootstrap_interval(alone)
 
@@ -242,7 +242,7 @@ def test_impossible_requests_are_refused(tmp_path: Path) -> None:
     for name in ("mix", "s1"):
         (tmp_path / name).mkdir()
         soundfile.write(tmp_path / name / "a.wav", np.zeros(100), 8000)
-    with pytest.raises(UnmingleError, match="needs two sources, or one and noise"):
+    with pytest.raises(UnmingleError, match="needs two sources, or one source and noise"):
         evaluate_folder(tmp_path, CandidateConfig(oracle="ibm"), tmp_path / "out")
 
 
@@ -259,7 +259,7 @@ def test_several_processes_with_several_threads_each(
     assert summary["metrics"]["si_sdr"]["count"] == 4
 
 
-def test_a_killed_worker_is_told_in_a_sentence() -> None:
+def test_a_killed_worker_raises_a_one_sentence_error() -> None:
     with (
         pytest.raises(UnmingleError, match="ended from outside"),
         ordered_map(_end_myself, [1, 2, 3], 2, None) as results,
@@ -324,7 +324,7 @@ def test_a_model_counts_the_speakers_of_mixtures_of_two_and_three(
         assert word in refused.err
 
 
-def test_a_wrong_count_is_silence_for_what_is_missing_and_says_what_is_too_much() -> None:
+def test_a_missing_estimate_is_silence_and_a_surplus_estimate_is_noted() -> None:
     gains = [(2, 2, 5.0), (2, 3, 4.0), (3, 2, -50.0), (3, 3, 6.0), (3, 3, 8.0)]
     scores = [
         MixtureScores(
@@ -348,7 +348,7 @@ def test_a_wrong_count_is_silence_for_what_is_missing_and_says_what_is_too_much(
     assert groups["right"]["metrics"]["si_sdr_improvement"]["mean"] == pytest.approx(19 / 3)
 
 
-def test_one_estimate_for_two_speakers_leaves_silence_for_the_other(example_sources: Samples) -> None:
+def test_with_one_estimate_for_two_speakers_the_other_is_silence(example_sources: Samples) -> None:
     references = example_sources[:, 16000:48000]
     scores = score_mixture(references.sum(axis=0), references, references[1:], 16000, ["si_sdr"])
     assert scores["si_sdr"][0] == -100.0

@@ -1,4 +1,4 @@
-"""Any program can be scored, whatever it does to us."""
+"""External programs are scored even if they crash, hang or write wrong files."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def _run(program: str, behaviour: str, sources: Samples, timeout: float = 60.0):
         ("short", 2, "0.50 s for 1.00 s"),
     ],
 )
-def test_what_can_be_put_right_is_noted(
+def test_wrong_rates_lengths_and_counts_are_noted(
     program: str, example_sources: Samples, behaviour: str, files: int, note: str | None
 ) -> None:
     sources = example_sources[:, 16000:32000]
@@ -92,17 +92,19 @@ def test_what_can_be_put_right_is_noted(
         ("none", "no file"),
         ("many", "18 files"),
         ("nan", "not a number|NaN"),
-        ("text", "notes.txt is of no use"),
+        ("text", "notes.txt cannot be used"),
         ("crash_once", "exit code 1: no more memory"),
     ],
 )
-def test_what_cannot_is_a_failure(program: str, example_sources: Samples, behaviour: str, words: str) -> None:
+def test_unusable_output_is_a_failure(
+    program: str, example_sources: Samples, behaviour: str, words: str
+) -> None:
     with pytest.raises(EstimateError, match=words):
         _run(program, behaviour, example_sources[:, 16000:20000])
 
 
 @pytest.mark.parametrize("behaviour", ["slow", "child"])
-def test_a_program_that_takes_too_long_is_ended_with_all_that_it_started(
+def test_a_program_that_takes_too_long_is_ended_with_its_children(
     program: str, example_sources: Samples, behaviour: str
 ) -> None:
     began = time.monotonic()
@@ -116,7 +118,7 @@ def test_the_memory_is_the_program_s_own(program: str, example_sources: Samples)
     assert _run(program, "memory", sources)[2] > _run(program, "well", sources)[2] + 150e6
 
 
-def test_a_folder_is_scored_whatever_the_program_does_with_some(
+def test_a_folder_is_scored_although_the_program_fails_on_some(
     program: str, example_corpus: Path, tmp_path: Path
 ) -> None:
     config = MixtureFolderConfig(corpora=[str(example_corpus)], split="test", count=3, seed=1)
@@ -168,13 +170,13 @@ def test_a_stop_ends_the_program_too(
         time.sleep(0.05)
     running.send_signal(how)
     assert running.wait(30) != 0
-    # The system takes a moment to clear away what was ended.
+    # The operating system takes a moment to remove ended processes.
     started = [Path("/proc") / pid / "stat" for pid in mark.read_text().split()]
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline and any(map(_runs, started)):
         time.sleep(0.1)
     assert not any(map(_runs, started))
-    if how != signal.SIGKILL:  # After which nobody can clear up.
+    if how != signal.SIGKILL:  # After SIGKILL nothing can be cleaned up.
         assert not list((tmp_path / "scratch").glob("unmingle-*"))
 
 
@@ -203,10 +205,10 @@ def test_a_shell_script_around_sox(run, example_corpus: Path, tmp_path: Path) ->
     [
         ("prog {mixture}", "needs {outdir}"),
         ("prog {outdir}", "needs {mixture}"),
-        ("there-is-no-such-program {mixture} {outdir}", "no program"),
+        ("there-is-no-such-program {mixture} {outdir}", "is not found"),
         ("'open {mixture} {outdir}", "cannot be read"),
     ],
 )
-def test_commands_that_cannot_be(command: str, words: str) -> None:
+def test_bad_commands_are_refused(command: str, words: str) -> None:
     with pytest.raises(UnmingleError, match=words):
         ExternalProgram(command, 1.0)

@@ -1,4 +1,4 @@
-"""Reports: what stands in them is what was scored, and the page is whole."""
+"""Reports show the scored results, and the page is complete."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_from_a_corpus_to_a_page_in_four_commands(
     assert sum(address.startswith("data:audio/mpeg") for address in addresses) == 3 * 5
 
 
-def test_the_page_shows_what_was_scored(folder: Path, tiny_model: Path, tmp_path: Path) -> None:
+def test_the_page_shows_the_scored_results(folder: Path, tiny_model: Path, tmp_path: Path) -> None:
     tiny, oracle = _score(folder, "tiny", model=str(tiny_model)), _score(folder, "wfm", oracle="wfm")
     write_report([oracle, tiny], tmp_path / "report.html")
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
@@ -104,10 +104,10 @@ def test_results_on_other_mixtures_are_not_compared(
     assert difference(runs[1], runs[0], "si_sdr_improvement") is None
     assert runs[0].label != runs[1].label
     write_report([run.folder for run in runs], tmp_path / "report.html")
-    assert "not to be compared" in (tmp_path / "report.html").read_text()
+    assert "cannot be compared" in (tmp_path / "report.html").read_text()
 
 
-def test_what_is_gone_or_changed_is_said(
+def test_missing_or_changed_mixtures_are_reported(
     folder: Path, example_corpus: Path, tiny_model: Path, tmp_path: Path
 ) -> None:
     model = tmp_path / "own.safetensors"
@@ -120,7 +120,7 @@ def test_what_is_gone_or_changed_is_said(
     write_mixture_folder(folder, config)
     write_report([scores], tmp_path / "report.html")
     text = (tmp_path / "report.html").read_text()
-    assert "holds other mixtures than were scored" in text
+    assert "holds other mixtures than the scored ones" in text
     assert "<audio" not in text
     shutil.rmtree(folder)
     (tmp_path / "moved").rename(folder)
@@ -175,7 +175,7 @@ def _found(name: str) -> dict[str, Any]:
     return {"system": name, "corpora": [], "tests": []} | dict.fromkeys(keys, "")
 
 
-def test_players_hold_the_sound_itself() -> None:
+def test_players_contain_the_audio() -> None:
     samples, rate = soundfile.read(MIXTURE, dtype="float32")
     encoded = audio_uri(samples, rate, 0.5).partition("base64,")[2]
     heard, heard_rate = soundfile.read(io.BytesIO(base64.b64decode(encoded)), dtype="float32")
@@ -227,7 +227,7 @@ def test_units_are_those_of_the_second_layer(layers: int, shown: int) -> None:
 
 
 def test_chosen_anchors_are_those_that_separate() -> None:
-    """A net for two and three speakers always chooses three of its anchors."""
+    """A network for two and three speakers always chooses three of its anchors."""
     for fewest, chosen in ((None, 2), (2, 3)):
         system = tiny_system(speakers=3, anchors=4, fewest_speakers=fewest)
         _, embedding = system.embed(torch.randn(1, 4000))
@@ -294,11 +294,11 @@ def test_edited_scores_are_refused_in_one_sentence(tmp_path: Path, cell: str) ->
     folder = _results(tmp_path / "x")
     scores = (folder / "scores.csv").read_text().replace("1.0", cell)
     (folder / "scores.csv").write_text(scores)
-    with pytest.raises(UnmingleError, match="where a number must be"):
+    with pytest.raises(UnmingleError, match="instead of a number"):
         read_runs([folder])
 
 
-def test_rounding_makes_nothing_worse() -> None:
+def test_rounding_does_not_count_as_worse() -> None:
     def scores(gain: float) -> MixtureScores:
         return MixtureScores("x", 1.0, {}, {"si_sdr": [0.0], "si_sdr_improvement": [gain]})
 

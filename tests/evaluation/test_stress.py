@@ -1,4 +1,4 @@
-"""Stress tests: what the cases are, what is measured on them, and the page."""
+"""Stress tests: their cases, their scores, and the page."""
 
 from __future__ import annotations
 
@@ -52,11 +52,11 @@ def test_every_case_is_a_mixture_of_its_references_and_repeats(material: Materia
         assert not np.array_equal(case.mixture, condition.make(material, 2).mixture)
 
 
-def test_conditions_differ_in_what_they_say_and_in_nothing_else(material: Material) -> None:
+def test_conditions_differ_only_in_the_named_property(material: Material) -> None:
     gains = _cases(material, "gain")
     plain = gains["+0 dB"].mixture
     np.testing.assert_allclose(gains["+20 dB"].mixture, np.clip(10 * plain, -1, 1), atol=4e-4)
-    assert np.abs(gains["+20 dB"].mixture).max() <= 1  # As every program will hear it.
+    assert np.abs(gains["+20 dB"].mixture).max() <= 1  # Clipped, as in a 16-bit file.
     np.testing.assert_allclose(gains["-40 dB"].mixture, 0.01 * plain, atol=2e-5)
     np.testing.assert_allclose(
         gains["-40 dB"].references, 0.01 * gains["+0 dB"].references, rtol=1e-4, atol=1e-9
@@ -64,7 +64,7 @@ def test_conditions_differ_in_what_they_say_and_in_nothing_else(material: Materi
     for label, case in _cases(material, "length").items():
         assert len(case.mixture) == float(label.removesuffix(" s")) * RATE
     for label, case in _cases(material, "snr").items():
-        # Over the level of whole utterances; of a stretch it differs by some decibels.
+        # The SNR is that of whole utterances; in a short excerpt it differs by some decibels.
         levels = [active_level(reference, RATE) for reference in case.references]
         assert 20 * np.log10(levels[0] / levels[1]) == pytest.approx(float(label.removesuffix(" dB")), abs=4)
     for label, case in _cases(material, "rates").items():
@@ -85,7 +85,7 @@ def test_the_burst_is_short_loud_and_in_the_middle(material: Material) -> None:
     np.testing.assert_array_equal(cases["with"].references, cases["without"].references)
 
 
-def test_codecs_change_the_sound_and_not_its_time(material: Material) -> None:
+def test_codecs_change_the_sound_but_not_its_timing(material: Material) -> None:
     import torch
 
     cases = _cases(material, "codecs")
@@ -101,7 +101,7 @@ def test_codecs_change_the_sound_and_not_its_time(material: Material) -> None:
     assert float(si_sdr(torch.from_numpy(telephone.mixture), sum_of_references)) > 20
 
 
-def test_the_same_voice_twice_is_one_speaker_s(example_corpus: Path) -> None:
+def test_the_same_voice_twice_comes_from_one_speaker(example_corpus: Path) -> None:
     utterances = read_corpora([example_corpus], "test")
     material = Material(utterances, decode(utterances, RATE), RATE, 0)
     for index in range(4):
@@ -110,7 +110,7 @@ def test_the_same_voice_twice_is_one_speaker_s(example_corpus: Path) -> None:
         assert not np.allclose(case.references[0], case.references[1])
         found = []
         for reference in case.references:
-            # Whose utterance is it?
+            # Find the speaker of the utterance.
             for number, utterance in enumerate(utterances):
                 heard = material.speech.read(number, 0, material.speech.length(number))[: reference.size]
                 alike = np.corrcoef(heard, reference[: len(heard)])[0, 1] if heard.std() > 0 else 0.0
@@ -120,7 +120,7 @@ def test_the_same_voice_twice_is_one_speaker_s(example_corpus: Path) -> None:
         assert found[0] == found[1]
 
 
-def test_windows_leave_out_who_is_silent(example_sources: Samples) -> None:
+def test_windows_with_a_silent_speaker_have_no_score(example_sources: Samples) -> None:
     references = example_sources[:, : 6 * 16000].copy()
     references[0, : 3 * 16000 + 100] = 0
     curve = windowed_scores(references + 0.1 * references[::-1], references, 16000)
@@ -136,7 +136,7 @@ def test_windows_leave_out_who_is_silent(example_sources: Samples) -> None:
     assert curve[-1][1] == pytest.approx(np.mean(values), abs=1e-3)
 
 
-def test_a_single_speaker_is_measured_by_what_is_kept_and_what_leaks(example_sources: Samples) -> None:
+def test_a_single_speaker_is_scored_by_si_sdr_and_leakage(example_sources: Samples) -> None:
     voice = example_sources[:1]
     case = Case(voice[0], voice, 16000)
     noise = np.random.default_rng(0).standard_normal(voice.shape).astype(np.float32)
@@ -155,7 +155,7 @@ def test_of_three_speakers_the_two_that_fit_best_are_scored(example_sources: Sam
     assert found["value"] > 40
 
 
-def test_the_command_writes_a_page_that_needs_nothing(
+def test_the_command_writes_a_self_contained_page(
     run,  # type: ignore[no-untyped-def]
     crowd_corpus: Path,
     example_noise: Path,
@@ -180,9 +180,7 @@ def test_the_command_writes_a_page_that_needs_nothing(
     assert json.loads((tmp_path / "again" / "stress.json").read_text()) == found
 
 
-def test_a_program_that_fails_is_told_apart_from_one_that_separates_badly(
-    crowd_corpus: Path, tmp_path: Path
-) -> None:
+def test_failures_are_distinguished_from_low_scores(crowd_corpus: Path, tmp_path: Path) -> None:
     broken = CandidateConfig(command=f"{sys.executable} -c 'raise SystemExit(3)' {{mixture}} {{outdir}}")
     found = stress([str(crowd_corpus)], broken, tmp_path / "out", tests=["three"], count=2, split="test")
     (point,) = found["tests"][0]["conditions"]
@@ -218,7 +216,7 @@ def test_tests_that_cannot_be_run_are_refused_or_left_out(
 
 
 @pytest.mark.parametrize("rate", [6000, 22050, 44100])
-def test_codecs_at_rates_that_they_do_not_know(crowd_corpus: Path, rate: int) -> None:
+def test_codecs_at_unsupported_rates(crowd_corpus: Path, rate: int) -> None:
     utterances = read_corpora([crowd_corpus], "test")
     material = Material(utterances, decode(utterances, rate), rate, 0)
     for label, case in _cases(material, "codecs").items():

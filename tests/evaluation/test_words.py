@@ -27,7 +27,7 @@ def test_texts_are_compared_as_words() -> None:
     )
 
 
-def test_clean_speech_is_understood_and_noise_is_not() -> None:
+def test_clean_speech_is_recognized_and_noise_is_not() -> None:
     audio, rate = soundfile.read(FORWARD, dtype="float32")
     rng = np.random.default_rng(0)
     drowned = (audio + rng.standard_normal(len(audio))).astype(np.float32)
@@ -40,7 +40,7 @@ def test_clean_speech_is_understood_and_noise_is_not() -> None:
     assert count_errors(" -- ", {"clean": audio}, rate) is None
 
 
-def test_what_was_heard_before_and_the_level_change_nothing() -> None:
+def test_earlier_recordings_and_the_level_do_not_change_the_result() -> None:
     audio, rate = soundfile.read(FORWARD, dtype="float32")
     other, _ = soundfile.read(sorted((EXAMPLES / "speech" / "librivox_reader").iterdir())[0], dtype="float32")
     first = recognize(audio, rate)
@@ -49,7 +49,7 @@ def test_what_was_heard_before_and_the_level_change_nothing() -> None:
     assert recognize(0.01 * audio, rate) == first
 
 
-def test_rates_are_of_all_words_not_means_of_rates() -> None:
+def test_rates_are_over_all_words_not_means_of_rates() -> None:
     versions = ("mixture", "estimate", "oracle", "clean")
     speakers = [
         WordErrors(10, dict(zip(versions, (10, 5, 1, 0), strict=True))),
@@ -70,7 +70,7 @@ def test_words_in_a_folder_of_mixtures(corpus: str, tmp_path: Path) -> None:
         (folder / name).mkdir(parents=True)
         soundfile.write(folder / name / "a.wav", audio, rate, "FLOAT")
     candidate = CandidateConfig(oracle="ibm")
-    with pytest.raises(UnmingleError, match="no words to recognize"):
+    with pytest.raises(UnmingleError, match="no texts to score against"):
         evaluate_folder(folder, candidate, tmp_path / "out", words=True)
     rows = {
         "name": "a",

@@ -1,4 +1,4 @@
-"""The server behind the page, over real sockets: jobs, bounds, protection, live streams."""
+"""The server behind the page, over real sockets: jobs, limits, protection, live streams."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_downloads_are_what_the_command_line_writes(client: Client, run, tiny_mo
     assert "Cannot write" in refused.json()["error"]
 
 
-def test_both_cleans_each_speaker_and_tells_its_stages(
+def test_both_cleans_each_speaker_and_reports_its_stages(
     client: Client, tiny_model: Path, tiny_denoiser: Path, tmp_path: Path
 ) -> None:
     job = client.submit(task="both")
@@ -153,9 +153,7 @@ def test_the_examples_in_the_documentation_run(address: str, tmp_path: Path) -> 
     np.testing.assert_array_equal(by_curl, by_python)
 
 
-def test_mistakes_get_the_sentence_of_the_command_line(
-    client: Client, run, tiny_model: Path, tmp_path: Path
-) -> None:  # type: ignore[no-untyped-def]
+def test_errors_are_those_of_the_command_line(client: Client, run, tiny_model: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     (tmp_path / "text.wav").write_text("no sound")
     job = client.finish(client.submit(tmp_path / "text.wav"))
     assert job["state"] == "failed"
@@ -172,7 +170,7 @@ def test_mistakes_get_the_sentence_of_the_command_line(
     assert client.post("/api/jobs?name=a.wav").json()["error"].startswith("a.wav is empty")
 
 
-def test_the_queue_says_its_place_and_cancelling_kills_the_process(
+def test_the_queue_shows_positions_and_cancelling_kills_the_process(
     client: Client, address: str, home: Path
 ) -> None:
     first, second = client.submit(), client.submit()
@@ -191,7 +189,7 @@ def test_the_queue_says_its_place_and_cancelling_kills_the_process(
         assert other.finish(third)["state"] == "done"
 
 
-def test_a_job_whose_process_dies_says_so(client: Client) -> None:
+def test_a_job_whose_process_dies_has_an_error(client: Client) -> None:
     job = client.submit()
     client.wait(job, lambda now: now["state"] == "running")
     for process in worker_processes():
@@ -212,19 +210,19 @@ def test_two_browsers_do_not_see_each_others_files(owner: Client, address: str) 
         ):
             assert other.get(path + place).status_code == 404
         assert other.delete(path).status_code == 404
-        # Nor by a cookie of one's own making.
+        # A forged cookie does not help either.
         ((name, value),) = owner.cookies.items()
         forged = value[:32] + "." + "0" * 64
         assert other.get(path, headers={"Cookie": f"{name}={forged}"}).status_code == 404
     assert owner.get(f"{path}/outputs/denoised.wav").status_code == 200
 
 
-def test_uploads_are_bounded(tmp_path: Path) -> None:
+def test_uploads_are_limited(tmp_path: Path) -> None:
     content = MIXTURE.read_bytes()
     bounds = {"upload_bytes": len(content), "session_jobs": 2, "server_jobs": 3}
     with serving(tmp_path, **bounds) as address, Client(address) as client, Client(address) as other:
         assert client.upload(content + b"x").status_code == 413
-        # More than a socket's buffer holds: the answer must come through all the same.
+        # More than a socket's buffer holds; the answer must still arrive.
         for _ in range(5):
             assert "larger than" in client.upload(bytes(8 * 2**20)).json()["error"]
 
@@ -252,7 +250,7 @@ def test_long_recordings_and_long_jobs_are_refused_and_results_expire(
     with serving(tmp_path, **settings) as address, Client(address) as client:
         long = tiny_sound(tmp_path / "long.wav", seconds=90)
         failed = client.finish(client.submit(long, task="denoise"))
-        assert failed["error"].startswith("long.wav is 2 minutes long and this server takes 1")
+        assert failed["error"].startswith("long.wav is 2 minutes long and this server allows 1")
         assert (tmp_path / failed["id"]).is_dir()
         time.sleep(2.0)
         assert client.get("/api/jobs").json() == []
@@ -278,13 +276,15 @@ def test_long_recordings_and_long_jobs_are_refused_and_results_expire(
         ({"Sec-Fetch-Site": "same-origin"}, 200),
     ],
 )
-def test_foreign_names_and_pages_are_refused(client: Client, headers: dict[str, str], status: int) -> None:
+def test_requests_of_other_hosts_and_pages_are_refused(
+    client: Client, headers: dict[str, str], status: int
+) -> None:
     assert client.get("/api/jobs", headers=headers).status_code == status
     uploaded = client.post("/api/jobs?name=a.wav", headers=headers, content=b"")
     assert uploaded.status_code == (422 if status == 200 else 403)
 
 
-def test_a_foreign_page_gets_no_live_stream(address: str) -> None:
+def test_a_page_of_another_site_gets_no_live_stream(address: str) -> None:
     with pytest.raises(Exception, match="403"):
         connect(f"{address.replace('http', 'ws')}/api/live?sample_rate=16000", origin="http://evil.example")  # type: ignore[arg-type]
 
@@ -426,14 +426,14 @@ def test_strength_holds_for_jobs_and_live_streams(address: str, stereo: Samples,
         assert "strength must be a number" in json.loads(refused.recv())["error"]
 
 
-def test_live_streams_are_bounded(tmp_path: Path, tiny_denoiser: Path) -> None:
+def test_live_streams_are_limited(tmp_path: Path, tiny_denoiser: Path) -> None:
     with serving(tmp_path, denoiser=str(tiny_denoiser), live_streams=1, live_seconds=0.5) as address:
         with _live(address, "fast") as refused:
             assert "sample_rate must lie between" in json.loads(refused.recv())["error"]
         with _live(address) as live:
             live.recv()
             with _live(address) as second:
-                assert "as many live streams" in json.loads(second.recv())["error"]
+                assert "limit of live streams" in json.loads(second.recv())["error"]
             assert "lasted" in json.loads(live.recv())["error"]
 
 
@@ -448,7 +448,7 @@ def test_ctrl_c_ends_the_program_and_leaves_nothing_behind(tmp_path: Path) -> No
     with _start(tmp_path) as program:
         assert program.stdout
         address = program.stdout.readline().split()[0].rstrip("/")
-        # With a page and a live stream open, which must not hold it up.
+        # An open page and an open live stream must not delay the end.
         with Client(address) as client, client.stream("GET", "/api/events"), _live(address) as live:
             client.submit()
             live.send(b"1234")
@@ -461,7 +461,7 @@ def test_ctrl_c_ends_the_program_and_leaves_nothing_behind(tmp_path: Path) -> No
     assert not folder.exists()
 
 
-def test_a_polite_end_leaves_nothing_behind_either(tmp_path: Path) -> None:
+def test_sigterm_leaves_nothing_behind(tmp_path: Path) -> None:
     with _start(tmp_path) as program:
         assert program.stdout
         program.stdout.readline()
@@ -472,7 +472,7 @@ def test_a_polite_end_leaves_nothing_behind_either(tmp_path: Path) -> None:
     assert not folder.exists()
 
 
-def test_impossible_options_are_one_sentence(run) -> None:  # type: ignore[no-untyped-def]
+def test_bad_options_give_a_one_sentence_error(run) -> None:  # type: ignore[no-untyped-def]
     def refused(*arguments: object) -> str:
         result: Result = run("serve", "--no-browser", *arguments)
         assert result.code == 2

@@ -1,4 +1,4 @@
-"""The page in the system's Chromium: upload, progress, play, solo, download, cancel, live."""
+"""The page in Chromium: upload, progress, play, solo, download, cancel, live."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def address(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, tiny_den
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     from playwright.sync_api import sync_playwright
 
-    # What Chromium hears in place of a microphone.
+    # Chromium plays this file instead of a microphone.
     samples, rate = soundfile.read(EXAMPLES / "in_noise" / "noisy" / "reader_in_wind.flac")
     microphone = tmp_path_factory.mktemp("microphone") / "speech.wav"
     soundfile.write(microphone, samples, rate, "PCM_16")
@@ -50,7 +50,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 
 @contextmanager
 def _opened(browser: Browser, address: str) -> Iterator[Page]:
-    """A browser of its own; whatever the page complains of is an error."""
+    """A page in a new browser; any error on the page fails the test."""
     context = browser.new_context(viewport={"width": 1250, "height": 900})
     page = context.new_page()
     page.set_default_timeout(120_000)  # A busy machine takes long to import PyTorch.
@@ -79,7 +79,7 @@ def separated(browser: Browser, address: str) -> Iterator[Page]:
 
 
 def _until(page: Page, condition: str) -> None:
-    """Wait until it holds. Playwright's own `wait_for_function` is refused by the page's security policy."""
+    """Wait until a condition holds. The page's security policy forbids Playwright's `wait_for_function`."""
     for _ in range(2400):
         if page.evaluate(condition):
             return
@@ -92,10 +92,12 @@ def _gains(page: Page) -> list[float]:
     return [round(gain, 3) for gain in page.evaluate(f"{PLAYER}.player.gains")]
 
 
-def test_each_speaker_is_heard_alone_and_beside_the_original(separated: Page) -> None:
+def test_solo_mute_and_the_original_set_the_gains(separated: Page) -> None:
     page = separated
     assert page.locator(".track strong").all_inner_texts() == ["Original", "Speaker 1", "Speaker 2"]
-    assert re.fullmatch(r"2 speakers( \(\d+ % sure\))?, 0:07", page.locator("#jobs .status").inner_text())
+    assert re.fullmatch(
+        r"2 speakers( \(\d+ % confidence\))?, 0:07", page.locator("#jobs .status").inner_text()
+    )
     page.get_by_role("button", name="Play", exact=True).click()
     _until(page, f"{PLAYER}.player.position > 1")
     assert page.locator(".time").inner_text().startswith("0:01")
@@ -116,7 +118,7 @@ def test_each_speaker_is_heard_alone_and_beside_the_original(separated: Page) ->
     assert not page.evaluate(f"{PLAYER}.player.playing")
 
 
-def test_tracks_play_in_step_across_chunks_and_switches(separated: Page) -> None:
+def test_tracks_play_in_sync_across_chunks_and_switches(separated: Page) -> None:
     page = separated
     page.reload()
     page.get_by_role("button", name="Show").click()
@@ -136,14 +138,14 @@ def test_tracks_play_in_step_across_chunks_and_switches(separated: Page) -> None
         page.evaluate(f"{PLAYER}.compare()")
     heard = np.array(page.evaluate("window.heard"), dtype=np.float32)
     page.evaluate(f"{PLAYER}.player.pause()")
-    # The speakers add up to the original: to the sample, it is heard all the time, from whatever tracks.
+    # The speakers add up to the original, so the output is the original to the sample, from any choice of tracks.
     heard = heard[np.flatnonzero(heard)[0] :]
     original, rate = soundfile.read(MIXTURE, dtype="float32")
     assert len(heard) > 0.8 * rate
     np.testing.assert_allclose(heard, original[round(3.6 * rate) :][: len(heard)], atol=1e-4)
 
 
-def test_one_goes_to_where_one_clicks_and_looks_closer(separated: Page) -> None:
+def test_a_click_seeks_and_zooming_works(separated: Page) -> None:
     page = separated
     page.locator(".track.speaker1 .picture").click(position={"x": 300, "y": 20})
     width = page.locator(".track.speaker1 .picture").bounding_box()["width"]  # type: ignore[index]
@@ -168,7 +170,7 @@ def test_downloads_are_the_estimates(separated: Page, run, tiny_model: Path) -> 
     assert {name: archive.read(name) for name in archive.namelist()} == expected
 
 
-def test_another_browser_has_nothing_of_it(separated: Page, page: Page) -> None:
+def test_another_browser_does_not_see_the_jobs(separated: Page, page: Page) -> None:
     _until(page, "document.querySelector('#bounds').textContent !== ''")
     page.wait_for_timeout(200)
     assert page.locator("#jobs li").count() == 0
@@ -176,7 +178,7 @@ def test_another_browser_has_nothing_of_it(separated: Page, page: Page) -> None:
     separated.wait_for_selector("#jobs [data-state=done]")
 
 
-def test_the_pictures_are_drawn_and_fit_a_telephone(page: Page) -> None:
+def test_the_pictures_are_drawn_and_fit_a_phone(page: Page) -> None:
     page.get_by_text("Remove noise").click()
     page.set_input_files("#choose", EXAMPLES / "in_noise" / "noisy" / "reader_in_wind.flac")
     page.wait_for_selector("track-player")
@@ -193,7 +195,7 @@ def test_the_pictures_are_drawn_and_fit_a_telephone(page: Page) -> None:
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
 
 
-def test_bad_files_are_told_and_jobs_cancelled(page: Page) -> None:
+def test_bad_files_show_an_error_and_jobs_can_be_cancelled(page: Page) -> None:
     dropped = page.evaluate_handle("""() => {
         const data = new DataTransfer();
         data.items.add(new File(["no sound"], "text.wav"));
@@ -205,8 +207,8 @@ def test_bad_files_are_told_and_jobs_cancelled(page: Page) -> None:
     assert bar
     assert bar.get_attribute("aria-valuetext") in ("uploading", "waiting", "loading", "reading")
     page.wait_for_selector("[data-state=failed]")
-    told = page.locator("[data-state=failed] .status").inner_text()
-    assert told == "text.wav cannot be read as audio; is it really a .wav file, and whole?"
+    error = page.locator("[data-state=failed] .status").inner_text()
+    assert error == "text.wav cannot be read as audio; is it really a .wav file, and whole?"
     mixture = page.locator("#jobs li", has_text=MIXTURE.name)
     mixture.get_by_role("button", name="Cancel").click()
     mixture.wait_for(state="detached")
@@ -215,7 +217,7 @@ def test_bad_files_are_told_and_jobs_cancelled(page: Page) -> None:
     assert page.locator("track-player").count() == 0
 
 
-def test_live_sound_comes_out_cleaned_with_its_lag(page: Page) -> None:
+def test_live_sound_is_cleaned_and_its_lag_is_shown(page: Page) -> None:
     page.get_by_role("tab", name="Live").click()
     page.keyboard.press("Space")
     _until(page, "/^\\d+ ms/.test(document.querySelector('#live-lag').textContent)")

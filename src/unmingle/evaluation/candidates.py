@@ -1,6 +1,6 @@
 """What can be scored: a model, an oracle, the mixture itself, or any external program.
 
-A candidate is described by a config, which worker processes and reports rebuild it from, and which results keep.
+A config describes a candidate. Results store the config; worker processes and reports rebuild the candidate from it.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ from unmingle.systems import MaskingSystem
 from unmingle.systems.oracle import Oracle
 
 _ROUNDING = 1e-5
-"""What a mixture holds beside its sources counts as noise from this share of its energy on."""
+"""The rest of a mixture beside its sources counts as noise above this share of the mixture's energy."""
 
 
 @dataclass(frozen=True)
 class CandidateOutput:
-    """What a candidate made of one mixture."""
+    """A candidate's estimates for one mixture."""
 
     sources: Samples
-    """``(estimates, samples)``, as long as the mixture; their number may be wrong."""
+    """``(estimates, samples)``, as long as the mixture. The number of estimates may be wrong."""
     notes: tuple[str, ...] = ()
-    """What had to be put right, and the like: "3 files for 2 speakers"."""
+    """Problems that were corrected or tolerated, for example "3 files for 2 speakers"."""
     peak_bytes: int = 0
-    """Of an external program's memory."""
+    """Peak memory of an external program."""
     counted: int | None = None
-    """How many speakers the candidate heard, where it was not told."""
+    """Number of speakers that the candidate counted; None if it was given the number."""
     confidence: float | None = None
-    """Its trust in that."""
+    """Confidence in that count."""
 
 
 Estimator = Callable[[Samples, Samples, int], CandidateOutput]
@@ -49,7 +49,7 @@ Estimator = Callable[[Samples, Samples, int], CandidateOutput]
 
 @dataclass(frozen=True)
 class Candidate:
-    """What is scored."""
+    """A system to be scored."""
 
     name: str
     estimate: Estimator
@@ -60,16 +60,16 @@ class CandidateConfig(Config):
     """Exactly one of ``mixture``, ``oracle``, ``model`` and ``command``."""
 
     mixture: bool = False
-    """The mixture itself, as everybody's estimate: the line that improvements start from."""
+    """The mixture itself, as the estimate of every speaker: the baseline of improvements."""
     oracle: str | None = None
     """An ideal mask made from the references."""
     model: str | None = None
-    """A model's name or path: its raw estimates, without the residual that ``separate`` shares out."""
+    """A model's name or path. Its raw estimates are scored, without the residual that ``separate`` distributes."""
     changes: dict[str, Any] = {}
-    """Of the model's config, as in :func:`unmingle.models.load_system`; ``formation: oracle`` forms attractors from
-    the references, as the "ideal" rows of the papers do."""
+    """Changes to the model's config, as in :func:`unmingle.models.load_system`. ``formation: oracle`` forms
+    attractors from the references, as the "ideal" rows of the papers do."""
     counts: bool = False
-    """The model is not told how many speakers there are: it counts them."""
+    """The model counts the speakers instead of being given their number."""
     device: str = "cpu"
     command: str | None = None
     """An external program, see :class:`~unmingle.evaluation.external.ExternalProgram`."""
@@ -85,10 +85,10 @@ class CandidateConfig(Config):
         return self
 
     def build(self) -> Candidate:
-        """The candidate itself.
+        """Build the candidate.
 
         Raises:
-            UnmingleError: no such model, oracle or program, or it does not fit.
+            UnmingleError: the model, oracle or program does not exist or cannot be used.
         """
         if self.oracle is not None:
             return _oracle(self.oracle)
@@ -103,15 +103,17 @@ class CandidateConfig(Config):
 
 
 def _oracle(name: str) -> Candidate:
-    Oracle(name, 8000)  # An unknown name is an error now, not at the first mixture.
+    Oracle(name, 8000)  # Raises the error for an unknown name here, not at the first mixture.
 
     def estimate(mixture: Samples, sources: Samples, rate: int) -> CandidateOutput:
-        # What the sources leave of the mixture is noise, and gets a mask of its own.
+        # The mixture minus the sources is noise. It gets its own mask.
         rest = (mixture - sources.sum(axis=0))[None]
         noisy = np.square(rest).sum() > _ROUNDING * np.square(mixture).sum()
         parts = np.concatenate([sources, rest]) if noisy else sources
         if len(parts) < 2:
-            raise UnmingleError("An oracle mask needs two sources, or one and noise; there is one source.")
+            raise UnmingleError(
+                "An oracle mask needs two sources, or one source and noise; there is one source."
+            )
         separated = Oracle(name, rate).separate(
             torch.from_numpy(mixture).unsqueeze(0), torch.from_numpy(parts).unsqueeze(0)
         )
@@ -124,7 +126,7 @@ def _model(model: str, device: str, changes: dict[str, Any], counts: bool) -> Ca
     path, where = find_model(model), pick_device(device)
     system = load_system(path, where, changes)
     if counts and isinstance(system, MaskingSystem) and system.needs_sources:
-        raise UnmingleError("Oracle attractors are told the speakers; leave out --speakers auto.")
+        raise UnmingleError("Oracle attractors need the number of speakers; leave out --speakers auto.")
 
     def to_model(audio: Samples, rate: int) -> torch.Tensor:
         converted = np.ascontiguousarray(resample(audio, rate, system.sample_rate))

@@ -1,8 +1,8 @@
-"""How well estimates of a conversation are kept apart: SI-SDR says little where people take turns.
+"""How well the estimates keep the speakers of a conversation apart.
 
-In a conversation without overlap the mixture itself has a high SI-SDR for whoever speaks most. What
-people hear is something else: whether a speaker's words are in the speaker's own file, and how much of
-the others is in it.
+SI-SDR says little where people take turns: without overlap, the mixture itself has a high SI-SDR for the
+speaker who speaks most. Listeners notice something else: whether a speaker's words are in the speaker's
+own file, and how loud the other speakers are in it.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from unmingle.audio import Samples, active_level
 
 _FRAME_SECONDS = 0.02
 _SPEAKING_DB = -30.0
-"""A frame is speech from so far below the speaker's active level on."""
+"""A frame is speech above this level, relative to the speaker's active level."""
 _SILENT_DB = -50.0
-"""And silence below that."""
+"""A frame is silence below this level, relative to the speaker's active level."""
 LEAST_LEAKAGE_DB = -60.0
 
 
 def frame_levels(audio: Samples, sample_rate: int) -> NDArray[np.float64]:
-    """Root mean square of every 20 ms of ``(..., samples)``: ``(..., frames)``, without a part at the end."""
+    """Root mean square of every 20 ms of ``(..., samples)``: ``(..., frames)``. A partial last frame is dropped."""
     size = round(_FRAME_SECONDS * sample_rate)
     frames = audio.shape[-1] // size
     cut = audio[..., : frames * size].astype(np.float64).reshape(*audio.shape[:-1], frames, size)
@@ -30,7 +30,7 @@ def frame_levels(audio: Samples, sample_rate: int) -> NDArray[np.float64]:
 
 
 def speaking_alone(references: Samples, sample_rate: int) -> NDArray[np.bool_]:
-    """In which frames each speaker speaks and all others are silent: ``(speakers, frames)``.
+    """Frames in which one speaker speaks and all others are silent: ``(speakers, frames)``.
 
     Args:
         references: ``(speakers, samples)``.
@@ -45,7 +45,7 @@ def speaking_alone(references: Samples, sample_rate: int) -> NDArray[np.bool_]:
 
 
 def wrong_speaker_share(estimates: Samples, references: Samples, sample_rate: int) -> float:
-    """Share of the frames of one speaker alone that are louder in another speaker's estimate than in the own one.
+    """Share of single-speaker frames that are louder in another speaker's estimate than in the speaker's own one.
 
     0 is perfect; with two speakers 0.5 is chance. NaN if nobody ever speaks alone.
 
@@ -64,9 +64,9 @@ def wrong_speaker_share(estimates: Samples, references: Samples, sample_rate: in
 
 
 def leakage(estimates: Samples, references: Samples, sample_rate: int) -> float:
-    """Level in dB of the other speakers' estimates, against the own one, while one speaker speaks alone.
+    """Level in dB of the other estimates relative to the speaker's own one, while one speaker speaks alone.
 
-    Energies are summed over all such frames. -60 at least; NaN if nobody ever speaks alone.
+    Energies are summed over all such frames. The result is at least -60, and NaN if nobody ever speaks alone.
 
     Args:
         estimates: ``(speakers, samples)``, in the order of the references.

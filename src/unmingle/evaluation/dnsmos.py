@@ -1,7 +1,7 @@
-"""DNSMOS P.835 (Reddy et al. 2022): listeners' overall rating, 1 to 5, guessed without a reference.
+"""DNSMOS P.835 (Reddy et al. 2022): the overall rating of listeners, 1 to 5, predicted without a reference.
 
-The networks come inside the package speechmos. Only its file is used: its code needs libraries that it
-does not ask for.
+The networks come with the package speechmos. Only its model file is used, because its code imports
+libraries that it does not declare as dependencies.
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ _OVERALL = (-0.06766283, 1.11546468, 0.04602535)
 
 
 def dnsmos(audio: Samples, sample_rate: int) -> float:
-    """Overall rating of ``(samples,)``: the mean over windows of 9 s, one a second; NaN at other rates than 16 kHz.
+    """Overall rating of ``(samples,)``: the mean over windows of 9 s, one per second.
 
-    Shorter recordings are repeated, as the authors' program does. Beyond full scale samples are clipped.
+    Shorter recordings are repeated, as the authors' program does. Samples beyond full scale are clipped. The result
+    is NaN for digital silence and at sample rates other than 16 kHz.
     """
     if sample_rate != DNSMOS_RATE or not audio.any():
         return math.nan

@@ -1,4 +1,4 @@
-"""Pictures of what an embedding separator has learned."""
+"""Figures of the embeddings, attractors and units of an embedding separator."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ _AROUND = 25
 _SPIKES = 0.8
 """A unit spikes where its activity is at least this share of its own maximum."""
 _LAYER = 2
-"""Whose units are looked at, counted from 1; of a network with fewer layers, the last."""
+"""The layer whose units are shown, counted from 1. In a network with fewer layers it is the last one."""
 
 
 def embedding_pictures(config: CandidateConfig, items: Sequence[MixtureItem]) -> list[tuple[str, str, str]]:
-    """Title, explanation and picture; nothing for systems without embeddings."""
+    """Title, explanation and image of each figure; an empty list for systems without embeddings."""
     if config.model is None:
         return []
     system = load_system(find_model(config.model), "cpu", config.changes)
@@ -42,9 +42,9 @@ def embedding_pictures(config: CandidateConfig, items: Sequence[MixtureItem]) ->
     pictures = [
         (
             "Embeddings" if len(numbers) == 1 else f"Embeddings, {number} speakers",
-            "Bins of one mixture on the first principal components of their embeddings, coloured by who is louder "
-            "there; grey: bins below the threshold. Circles: estimated attractors; stars: true ones; crosses: "
-            "anchors, the chosen ones bold (Luo et al. 2018, Fig. 2, 3, 6; Mobin et al. 2018, Fig. 6).",
+            "Bins of one mixture on the first principal components of their embeddings. The colour shows the louder "
+            "speaker; bins below the threshold are grey. Circles: estimated attractors; stars: true attractors; "
+            "crosses: anchors, the chosen ones bold (Luo et al. 2018, Fig. 2, 3, 6; Mobin et al. 2018, Fig. 6).",
             _embeddings(system, _middle([item for item in items if len(item.sources) == number])),
         )
         for number in numbers
@@ -52,8 +52,8 @@ def embedding_pictures(config: CandidateConfig, items: Sequence[MixtureItem]) ->
     pictures.append(
         (
             "Attractors of many mixtures",
-            f"The attractors of {len(chosen)} mixtures on their own principal components; a line joins those of one "
-            "mixture (Luo et al. 2018, Fig. 5).",
+            f"The attractors of {len(chosen)} mixtures on their principal components. A line joins the attractors of "
+            "one mixture (Luo et al. 2018, Fig. 5).",
             _many_attractors(system, chosen),
         )
     )
@@ -62,9 +62,9 @@ def embedding_pictures(config: CandidateConfig, items: Sequence[MixtureItem]) ->
             (
                 "What units respond to",
                 f"The mean log spectrogram around the frames in which a unit of BLSTM layer "
-                f"{min(_LAYER, len(system.network.layers))} reaches {_SPIKES:.0%} of its maximum, less the mean of "
-                f"all frames, in deviations; the {_UNITS} units with the clearest pattern; {2 * _AROUND + 1} frames "
-                "(Isik et al. 2016, Fig. 2).",
+                f"{min(_LAYER, len(system.network.layers))} reaches {_SPIKES:.0%} of its maximum, minus the mean of "
+                f"all frames, in standard deviations: {2 * _AROUND + 1} frames, and the {_UNITS} units with the "
+                "clearest pattern (Isik et al. 2016, Fig. 2).",
                 _spike_triggered(system, chosen[:30]),
             )
         )
@@ -85,7 +85,7 @@ def _at_model_rate(system: EmbeddingSeparator, item: MixtureItem) -> tuple[Tenso
 
 
 def principal_components(points: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mean ``(dim,)``, directions ``(dim, count)`` and the shares of the variance ``(count,)`` that they explain."""
+    """Mean ``(dim,)``, directions ``(dim, count)`` and the share of the variance each explains ``(count,)``."""
     mean = points.mean(axis=0)
     _, scales, directions = np.linalg.svd(points - mean, full_matrices=False)
     shares = np.square(scales) / max(float(np.square(scales).sum()), 1e-30)
@@ -126,7 +126,7 @@ def _embeddings(system: EmbeddingSeparator, item: MixtureItem) -> str:
         axis.scatter(*marks.T, s=90, facecolors="white", edgecolors="#1c2430", linewidths=1.5, zorder=3)
         stars = (true[0].numpy() - mean) @ plane
         axis.scatter(*stars.T, s=70, marker="*", c="#facc15", edgecolors="#1c2430", linewidths=0.8, zorder=5)
-        # Anchors that are not chosen may be far away, and must not press the bins together.
+        # Unused anchors may be far away. The axes do not include them, so that the bins stay readable.
         low, high = np.quantile(np.concatenate([flat, marks, stars, used]), [0.0, 1.0], axis=0)
         margin = 0.15 * (high - low)
         axis.set_xlim(low[0] - margin[0], high[0] + margin[0])
@@ -198,18 +198,18 @@ def _spike_triggered(system: EmbeddingSeparator, items: Sequence[MixtureItem]) -
 
 def layer_activity(network: Blstm, features: Tensor) -> Tensor:
     """The output ``(batch, frames, units)`` of BLSTM layer :data:`_LAYER`, or of the last, on features."""
-    heard: list[Tensor] = []
+    outputs: list[Tensor] = []
     layer = network.layers[min(_LAYER, len(network.layers)) - 1]
-    hook = layer.register_forward_hook(lambda _module, _inputs, output: heard.append(output[0]))
+    hook = layer.register_forward_hook(lambda _module, _inputs, output: outputs.append(output[0]))
     try:
         network.run_layers(features)
     finally:
         hook.remove()
-    return heard[0]
+    return outputs[0]
 
 
 def spike_triggered_averages(features: Sequence[np.ndarray], activity: Sequence[np.ndarray]) -> np.ndarray:
-    """Mean features around the frames in which a unit spikes, less the mean of all: ``(units, frames, freqs)``.
+    """Mean features around the spikes of each unit, minus the mean of all frames: ``(units, frames, freqs)``.
 
     A unit spikes where its activity is at least 80 % of its maximum.
 

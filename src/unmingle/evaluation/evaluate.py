@@ -1,4 +1,4 @@
-"""Run a candidate over a folder of mixtures, score it, and write what was found and how."""
+"""Run a candidate on a folder of mixtures, score it, and write the scores and how they were computed."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def check_task(folder: Path, task: str | None) -> str:
     """The task that a folder is for, ``separate`` or ``denoise``, by its layout.
 
     Raises:
-        UnmingleError: it is not for the ``task`` that was asked for, or there is no such task.
+        UnmingleError: ``task`` is unknown, or the folder is not for it.
     """
     if task not in (None, "separate", "denoise"):
         raise UnmingleError(f"There is no task {task!r}; choose separate or denoise.")
@@ -70,27 +70,27 @@ def evaluate_folder(
         folder: in one of the layouts of :mod:`unmingle.data.mixture_folders`.
         config: what to score.
         output: the folder for the results.
-        on_progress: told how many mixtures are scored, and of how many.
+        on_progress: called with the number of mixtures scored so far and the total.
         metrics: names of :data:`~unmingle.evaluation.metric_registry.METRICS` (default: those of the task).
-        words: count word errors where ``mixtures.csv`` says what was said.
-        processes: that share the mixtures.
-        threads: of each process; if not given, PyTorch's number, and one with several processes.
+        words: count word errors where ``mixtures.csv`` has the texts.
+        processes: number of worker processes.
+        threads: of each process (default: PyTorch's number; one with several processes).
 
     Raises:
         UnmingleError: the folder is malformed, a file in it cannot be read, or the candidate does not fit.
     """
-    # Who counts may be given mixtures of several numbers of speakers together.
+    # A candidate that counts may get mixtures with different numbers of speakers.
     items = read_mixture_folder(folder, fewest=1 if config.counts else None)
     task = "denoise" if items[0].noisy else "separate"
     names = check_metrics(metrics or default_metrics(task))
     if words and not any(_said(item) for item in items):
         raise UnmingleError(
-            f"{folder} has no words to recognize: mixtures.csv needs text_1 ... of speakers of LibriSpeech or WSJ0, "
-            "and utterances that are not cut; make it with --mode max or --overlap."
+            f"{folder} has no texts to score against: mixtures.csv needs text_1, text_2 ... for speakers of "
+            "LibriSpeech or WSJ0, and whole utterances; make the mixtures with --mode max or --overlap."
         )
     check_writable(output)
-    candidate = config.build()  # What does not fit is refused before anything is started.
-    # Workers build their own: a model's functions cannot be sent to them.
+    candidate = config.build()  # Raises its errors before any process is started.
+    # Each worker builds its own candidate: the functions of a model cannot be pickled.
     worker = _Worker(config, names, words, candidate if processes <= 1 else None)
     results: list[_Result] = []
     with ordered_map(worker.score, items, processes, threads) as answers:
@@ -140,7 +140,7 @@ class _Result:
 
 @dataclass
 class _Worker:
-    """Scores mixtures; every process has its own."""
+    """Scores mixtures. Every process has its own worker."""
 
     config: CandidateConfig
     metrics: Sequence[str]
@@ -158,7 +158,7 @@ class _Worker:
         mixture, sources, rate = read_item(item)
         candidate = self.candidate
         if self.config.command is None and not self._warm:
-            # What a library does once at its first call is no part of the speed.
+            # The first call loads libraries. It is not counted in the speed.
             with suppress(EstimateError):
                 candidate.estimate(mixture, sources, rate)
             self._warm = True
@@ -194,7 +194,7 @@ class _Worker:
 
 
 def default_processes(config: CandidateConfig, count: int) -> int:
-    """One a core for what runs inside; one for an external program, which may use all cores itself."""
+    """One process per core, but only one for a GPU or an external program, which may use all cores itself."""
     if config.command is not None or config.device not in ("cpu", "auto") or torch.cuda.is_available():
         return 1
     return max(1, min(available_cores(), count // 8))
@@ -208,12 +208,12 @@ def _wrong_count(counted: Counting) -> tuple[str, ...]:
     if counted.outcome == "right":
         return ()
     missing = counted.found < counted.true
-    what = "what is missing is scored as silence" if missing else "the best are scored"
+    what = "missing estimates are scored as silence" if missing else "the best are scored"
     return (f"{counted.found} estimates for {counted.true} speakers: {what}",)
 
 
 def _said(item: MixtureItem) -> list[str]:
-    """What each speaker said, where it is known and the recognizer may be tried on it."""
+    """Text of each speaker whose text is known and whose corpus suits the recognizer."""
     return [
         text
         for n in range(1, len(item.sources) + 1)
@@ -229,7 +229,7 @@ def _word_errors(
         return ()
     ordered = fit_estimates(estimates, sources)
     versions = {"mixture": np.stack([mixture] * len(sources)), "estimate": ordered, "clean": sources}
-    with suppress(UnmingleError):  # One source alone has no oracle.
+    with suppress(UnmingleError):  # There is no oracle for one source without noise.
         versions["oracle"] = CandidateConfig(oracle=_ORACLE).build().estimate(mixture, sources, rate).sources
     counted: list[WordErrors | None] = []
     for n in range(1, len(sources) + 1):
@@ -251,7 +251,7 @@ def _groups(item: MixtureItem) -> dict[str, str]:
 
 
 def _level(snr: str | None) -> str:
-    """The nearest multiple of 5 dB, in words."""
+    """The nearest multiple of 5 dB, as text."""
     try:
         return f"{5 * round(float(snr or 'nan') / 5):+d} dB"
     except (ValueError, OverflowError):
@@ -305,4 +305,4 @@ def _mixing(folder: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return None  # Made by another program: nothing is known.
+        return None  # The folder was made by another program.

@@ -1,7 +1,7 @@
-"""Any program that separates: it gets a mixture's file and writes one file per speaker.
+"""Any external program that separates: it reads a mixture's file and writes one file per speaker.
 
-It may be slow, crash, write the wrong number of files, another rate or another length; what can be put
-right is put right and noted, the rest is a failure of that one mixture.
+The program may be slow, crash, or write the wrong number of files, sample rate or length. Wrong rates and lengths are
+corrected and noted. Anything else makes that one mixture fail.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _LAUNCHER = """
 import os, signal, subprocess, sys, threading
 program = subprocess.Popen(sys.argv[2:], stdin=subprocess.DEVNULL)
 def watch():
-    os.read(0, 1)  # Comes back when whoever started this is gone.
+    os.read(0, 1)  # Returns when the parent process has ended.
     if hasattr(os, "killpg"):
         os.killpg(0, signal.SIGKILL)
     program.kill()
@@ -44,30 +44,30 @@ with open(sys.argv[1], "w") as file:
     file.write(str(peak))
 os._exit(code if code >= 0 else 128 - code)
 """
-"""Starts the program from a small process: Linux counts the starter's memory as the started one's.
+"""Starts the program from a small process, because Linux counts the parent's memory into the child's peak.
 
-It ends the program when the process that wants its answer has ended, even by ``kill -9``.
+It ends the program when the process that waits for the result ends, even by ``kill -9``.
 """
 _ODD_LENGTH = 0.1
-"""From this difference on, as a share of the mixture, a wrong length is noted."""
+"""A wrong length is noted if it differs by more than this share of the mixture's length."""
 
 
 class EstimateError(Exception):
-    """A candidate made nothing of one mixture; the message says why."""
+    """A candidate has no usable estimates for one mixture; the message says why."""
 
 
 class ExternalProgram:
     """A command such as ``separator --quiet {mixture} --to {outdir}``, run without a shell.
 
-    ``{mixture}`` becomes the path of a 16-bit WAV file with one channel, ``{outdir}`` that of an empty folder,
-    ``{speakers}`` and ``{rate}``, if they occur, numbers.
+    ``{mixture}`` is replaced by the path of a mono 16-bit WAV file, ``{outdir}`` by the path of an empty folder.
+    ``{speakers}`` and ``{rate}`` are optional: the number of speakers and the sample rate in hertz.
 
     Args:
-        command: with the places ``{mixture}`` and ``{outdir}``.
-        timeout: seconds for one mixture; then the program and all that it started is ended.
+        command: with the placeholders ``{mixture}`` and ``{outdir}``.
+        timeout: seconds for one mixture; after that the program and all processes it started are ended.
 
     Raises:
-        UnmingleError: a place is missing, or there is no such program.
+        UnmingleError: a placeholder is missing, or the program is not found.
     """
 
     def __init__(self, command: str, timeout: float) -> None:
@@ -81,7 +81,7 @@ class ExternalProgram:
         if not (timeout > 0 and math.isfinite(timeout)):
             raise UnmingleError(f"--timeout must be a number of seconds above 0; got {timeout}.")
         if shutil.which(self._parts[0]) is None:
-            raise UnmingleError(f"There is no program {self._parts[0]!r} to run.")
+            raise UnmingleError(f"The program {self._parts[0]!r} is not found.")
         self.name = Path(self._parts[0]).name
         self._timeout = timeout
 
@@ -89,7 +89,7 @@ class ExternalProgram:
         """Estimates ``(files, samples)``, notes, and the program's peak memory in bytes.
 
         Raises:
-            EstimateError: it gave no usable file.
+            EstimateError: the program wrote no usable file.
         """
         with tempfile.TemporaryDirectory(prefix="unmingle-") as folder:
             path, output = Path(folder) / "mixture.wav", Path(folder) / "out"
@@ -131,7 +131,7 @@ class ExternalProgram:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """End the launcher, the program, and what it started and left behind (on Windows: the first two)."""
+    """End the launcher, the program, and all processes it started (on Windows: the launcher and the program)."""
     if hasattr(os, "killpg"):
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
@@ -141,7 +141,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def _collect(output: Path, samples: int, rate: int) -> tuple[Samples, list[str]]:
-    """What lies in ``output``, at the mixture's rate and length."""
+    """The audio files in ``output``, at the mixture's rate and length."""
     files = sorted(path for path in output.rglob("*") if path.is_file())
     if not files:
         raise EstimateError("it wrote no file")
@@ -153,7 +153,7 @@ def _collect(output: Path, samples: int, rate: int) -> tuple[Samples, list[str]]
             recording = read_audio(file)
         except UnmingleError as error:
             raise EstimateError(
-                f"its file {file.name} is of no use: {str(error).replace(str(file), 'it')}"
+                f"its file {file.name} cannot be used: {str(error).replace(str(file), 'it')}"
             ) from error
         audio = resample(to_mono(recording.samples), recording.sample_rate, rate)
         if recording.sample_rate != rate:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from unmingle.errors import UnmingleError
 
-# The command line reads names and definitions from here for its help: nothing heavy is imported above.
+# The command line reads this module for its help, so heavy imports stand inside the functions.
 if TYPE_CHECKING:
     from unmingle.audio import Samples
 
@@ -23,26 +23,26 @@ class Metric:
     """A metric of estimates against references."""
 
     label: str
-    """For a table's head."""
+    """Column header in tables."""
     definition: str
     """One line, written into results and docs."""
     compute: Callable[[Samples, Samples, int], list[float]]
-    """From references and estimates, each ``(sources, samples)`` in the same order, and the rate in hertz: one
-    value per source, NaN where the metric is not defined."""
+    """Takes references and estimates, each ``(sources, samples)`` in the same order, and the rate in hertz. Returns
+    one value per source, NaN where the metric is not defined."""
     packages: tuple[str, ...] = ()
-    """What must be installed beside the extra ``[evaluate]``."""
+    """Packages it needs in addition to the extra ``[evaluate]``."""
     rates: tuple[int, ...] | None = None
-    """The sample rates in hertz that it is defined for; None for any."""
+    """Sample rates in hertz for which it is defined; None for all."""
     tasks: tuple[str, ...] = ()
-    """The tasks whose default metrics it is one of: ``separate``, ``denoise``."""
+    """Tasks that compute it by default: ``separate``, ``denoise``."""
     decimals: int = 2
     improves: bool = True
-    """Whether the mixture has a value too, so that there is an improvement."""
+    """Whether the mixture has a value too, so that an improvement is defined."""
 
     def why_undefined(self, name: str, references: Samples, sample_rate: int) -> str:
         """Why a source that is not silent has no value."""
         if self.rates is not None and sample_rate not in self.rates:
-            return f"no {name.upper()} at {sample_rate} Hz: it is for {' and '.join(map(str, self.rates))}"
+            return f"no {name.upper()} at {sample_rate} Hz: it needs {' or '.join(map(str, self.rates))}"
         if name == "sir" and len(references) == 1:
             return "no SIR: there is one source"
         if name in ("sir", "sar"):
@@ -67,8 +67,8 @@ def _magnitude_snr(references: Samples, estimates: Samples, sample_rate: int) ->
 
 
 def _sdr(references: Samples, estimates: Samples, sample_rate: int) -> list[float]:
-    # For SDR a source is projected on its own reference only: each pair is on its own. By torch, which keeps
-    # to its number of threads; NumPy's libraries take all cores for matrices as small as these.
+    # SDR projects an estimate on its own reference only, so each pair is computed separately. In torch, because it
+    # respects its number of threads; NumPy's libraries use all cores even for matrices as small as these.
     import fast_bss_eval
     import torch
 
@@ -91,30 +91,30 @@ def _sar(references: Samples, estimates: Samples, sample_rate: int) -> list[floa
 
 
 def _interference_and_artefacts(references: Samples, estimates: Samples) -> tuple[list[float], list[float]]:
-    # Interference is what the projection on all references holds beyond that on one's own.
+    # Interference is the projection on all references minus the projection on the source's own reference.
     import fast_bss_eval
     import numpy as np
     import torch
 
     values = [_of_silence(*pair) for pair in zip(references, estimates, strict=True)]
-    heard = [k for k, reference in enumerate(references) if reference.any()]
+    audible = [k for k, reference in enumerate(references) if reference.any()]
     known = [value for value in values if value is not None]
     if len(known) == len(values):
         return known, known
     # A silent estimate, whose value is known, is replaced by its reference.
     given = torch.tensor(
-        np.stack([estimates[k] if values[k] is None else references[k] for k in heard])
+        np.stack([estimates[k] if values[k] is None else references[k] for k in audible])
     ).double()
     try:
-        # Its NumPy side does not know NumPy 2; its torch side computes the same.
+        # The NumPy code of fast_bss_eval fails with NumPy 2; its torch code gives the same values.
         _, sir, sar = fast_bss_eval.bss_eval_sources(
-            torch.tensor(references[heard]).double(), given, clamp_db=_LIMIT_DB, compute_permutation=False
+            torch.tensor(references[audible]).double(), given, clamp_db=_LIMIT_DB, compute_permutation=False
         )
-    except RuntimeError:  # One reference is a filtered other: no one can tell them apart.
-        sir = sar = torch.full((len(heard),), math.nan)
-    if len(heard) == 1:  # With one source there is no interference.
+    except RuntimeError:  # The system is singular: one reference is a filtered copy of another.
+        sir = sar = torch.full((len(audible),), math.nan)
+    if len(audible) == 1:  # With one source there is no interference.
         sir = torch.full((1,), math.nan)
-    rows = {k: row for row, k in enumerate(heard)}
+    rows = {k: row for row, k in enumerate(audible)}
     sirs, sars = (
         [float(found[rows[k]]) if value is None else value for k, value in enumerate(values)]
         for found in (sir, sar)
@@ -150,7 +150,7 @@ def _stoi(
 
     def one(reference: Samples, estimate: Samples) -> float:
         with warnings.catch_warnings():
-            warnings.simplefilter("error")  # It warns, and returns 1e-5, where there is too little speech.
+            warnings.simplefilter("error")  # With too little speech it warns and returns 1e-5.
             try:
                 return float(stoi(reference, estimate, sample_rate, extended=extended))
             except (RuntimeWarning, UserWarning, ValueError):
@@ -187,7 +187,7 @@ METRICS = {
         "SAR (dB)",
         "BSS-eval version 3 SAR in dB: what is neither source",
         _sar,
-        improves=False,  # The mixture has no artefacts at all, so there is nothing to improve on.
+        improves=False,  # The mixture has no artefacts, so there is no improvement.
     ),
     "magnitude_snr": Metric(
         "magnitude SNR (dB)",
@@ -229,18 +229,18 @@ def available_metrics() -> list[str]:
 
 
 def default_metrics(task: str) -> list[str]:
-    """Those of a task that are available."""
+    """The available metrics that a task computes by default."""
     return [name for name in available_metrics() if task in METRICS[name].tasks]
 
 
 def check_metrics(names: Sequence[str]) -> list[str]:
-    """The metrics of these names, SI-SDR first: it finds the permutation.
+    """``names`` without duplicates, SI-SDR first because it determines the permutation.
 
     Raises:
-        UnmingleError: there is no such metric here.
+        UnmingleError: a metric is unknown, or its package is not installed.
     """
     available = available_metrics()
     unknown = [name for name in names if name not in available]
     if unknown:
-        raise UnmingleError(f"There is no metric {unknown[0]!r} here; choose from {', '.join(available)}.")
+        raise UnmingleError(f"There is no metric {unknown[0]!r}; choose from {', '.join(available)}.")
     return list(dict.fromkeys(["si_sdr", *names]))

@@ -1,4 +1,4 @@
-"""Work shared among processes, its results in order."""
+"""An ordered map over worker processes."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _function: Callable[[Any], Any]
-"""Of this worker process."""
+"""The function that this worker process runs."""
 
 
 def _begin(function: Callable[[Any], Any], threads: int) -> None:
     global _function
     _function = function
-    # Told to end, a worker ends what it started and leaves no temporary folder.
+    # On SIGTERM a worker ends the programs it started and removes its temporary folder.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     import torch
 
@@ -33,14 +33,15 @@ def _begin(function: Callable[[Any], Any], threads: int) -> None:
 def _call(item: Any) -> Any:
     try:
         return _function(item)
-    except SystemExit:  # The pool would take it for a result and go on.
+    except SystemExit:  # The pool would return it as a result and continue.
         os._exit(143)
 
 
 def prepare() -> None:
-    """Start the process that workers are forked from, which loads the libraries while this one goes on.
+    """Start the process that workers are forked from. It loads the libraries in the background.
 
-    Workers are not forks of this process: its threads for OpenMP would be missing in them, and be waited for.
+    Workers are not forked from the main process: its OpenMP threads would not exist in them, and a worker would wait
+    for them forever.
     """
     multiprocessing.get_context("forkserver").set_forkserver_preload(
         ["unmingle.evaluation.evaluate", "fast_bss_eval"]
@@ -52,13 +53,13 @@ def prepare() -> None:
 def ordered_map(
     function: Callable[[Item], Result], items: Sequence[Item], processes: int, threads: int | None
 ) -> Iterator[Iterator[Result]]:
-    """The results of ``function`` in the order of ``items``; with one process in this one.
+    """The results of ``function`` in the order of ``items``. With one process it runs in the current process.
 
-    ``function`` is handed to each process once, so what it builds at its first call is kept there.
-    ``threads``: PyTorch's in each process; one, if not given.
+    ``function`` is sent to each process once, so objects that it builds at its first call are kept there.
+    ``threads`` is PyTorch's number of threads in each process (default: one).
 
     Raises:
-        UnmingleError: a process was ended from outside.
+        UnmingleError: a worker process was killed.
     """
     processes = min(processes, len(items))
     if processes <= 1:

@@ -1,4 +1,4 @@
-"""One page on what was scored: ``unmingle report``."""
+"""One HTML page about results of ``unmingle evaluate``: ``unmingle report``."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from unmingle.temporary import check_target, check_writable, replace_files
 
 _LISTENED = 10
 _LOUD = 0.3
-"""Players bring every mixture to this peak."""
+"""Peak level of every mixture in the audio players."""
 _GAIN = "si_sdr_improvement"
 
 
 def write_report(folders: Sequence[Path], output: Path) -> None:
-    """Write a page on results of ``unmingle evaluate``: HTML in one file, that fetches nothing.
+    """Write a page about results of ``unmingle evaluate``: one HTML file that loads nothing else.
 
-    The first folder's system is the one that the others are compared with, and the one that is looked into: its
-    worst and best mixtures, its spectrograms, its embeddings. That needs the mixtures, and the model or program.
+    All other systems are compared with the system of the first folder. For this system the page also shows the
+    worst and best mixtures, spectrograms and embeddings, if the mixtures and the model are still there.
 
     Raises:
         UnmingleError: a folder holds no results.
@@ -84,7 +84,7 @@ def _overview(run: Run, first: Run) -> dict[str, Any]:
 
 
 def _groups(runs: Sequence[Run]) -> list[tuple[str, list[tuple[str, list[Any]]]]]:
-    """For every kind of group: its values, each with one cell a run."""
+    """For every kind of group: its values, each with one cell per run."""
     kinds = sorted({kind for run in runs for kind in run.summary["groups"]})
     table = []
     for kind in kinds:
@@ -106,7 +106,7 @@ def _group_cell(run: Run, kind: str, value: str) -> dict[str, float] | None:
 
 
 def _looked_into(run: Run) -> dict[str, Any]:
-    """What needs the audio and the system; empty, with the reason, where they are not to be had."""
+    """The parts that need the audio and the system; if these are not available, only the reason."""
     try:
         return _with_audio(run)
     except UnmingleError as error:
@@ -124,13 +124,13 @@ def _with_audio(run: Run) -> dict[str, Any]:
         raise UnmingleError(f"the mixtures are no longer in {run.summary['path']}.")
     listed = read_mixture_folder(run.mixtures, fewest=1 if run.candidate.counts else None)
     if list_hash(listed) != run.summary["list_sha256"]:
-        raise UnmingleError(f"{run.summary['path']} holds other mixtures than were scored.")
+        raise UnmingleError(f"{run.summary['path']} holds other mixtures than the scored ones.")
     if run.candidate.command is not None:
-        # What a folder of scores says is to be run is not run: it may be somebody else's.
+        # A command from a results folder is not run: the folder may come from somebody else.
         raise UnmingleError("an external program is not run again for a report.")
     candidate = run.candidate.build()
     if candidate.details.get("sha256") != run.summary.get("sha256"):
-        raise UnmingleError(f"{run.candidate.model} is another model than the one that was scored.")
+        raise UnmingleError(f"{run.candidate.model} is not the model that was scored.")
     items = {item.name: item for item in listed}
     ranked = [
         name for name, _ in sorted(run.values(_GAIN).items(), key=lambda pair: pair[1]) if name in items
@@ -175,6 +175,6 @@ def _spectrograms(candidate: Candidate, item: MixtureItem) -> str:
     mixture, sources, rate = read_item(item)
     try:
         oracle = CandidateConfig(oracle="wfm").build().estimate(mixture, sources, rate).sources
-    except UnmingleError:  # One source and nothing beside it.
+    except UnmingleError:  # There is no oracle for one source without noise.
         oracle = sources
     return spectrogram_picture(mixture, sources, oracle, _estimates(candidate, mixture, sources, rate), rate)

@@ -1,4 +1,4 @@
-"""Pictures of scores and of spectrograms."""
+"""Figures of scores and spectrograms."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _RANGE_DB = 60.0
 
 
 def density_picture(run: Run) -> str | None:
-    """Improvement of every speaker against the SI-SDR that the mixture gave, coloured by density (Isik, Fig. 1)."""
+    """Improvement of every speaker over the SI-SDR of the mixture, coloured by density (Isik et al. 2016, Fig. 1)."""
     points = np.array(
         [
             (
@@ -53,7 +53,7 @@ def _density(points: np.ndarray) -> np.ndarray:
 
 
 def histogram_picture(runs: Sequence[Run]) -> str | None:
-    """How often each improvement occurs, for every system."""
+    """Histogram of the improvement, one per system."""
     columns = [list(run.values("si_sdr_improvement").values()) for run in runs]
     together = [value for column in columns for value in column]
     if not together:
@@ -76,7 +76,10 @@ def histogram_picture(runs: Sequence[Run]) -> str | None:
 def spectrogram_picture(
     mixture: Samples, sources: Samples, oracle: Samples | None, estimates: Samples, sample_rate: int
 ) -> str:
-    """Mixture, and per speaker reference, an oracle's estimate if given, and the system's (Mobin, Fig. 1)."""
+    """Spectrograms of the mixture and, per speaker, of the reference, the oracle (if given) and the estimate.
+
+    The layout follows Mobin et al. 2018, Fig. 1.
+    """
     kinds = [("reference", sources), ("estimate", estimates)]
     if oracle is not None:
         kinds.insert(1, ("WFM oracle", oracle))

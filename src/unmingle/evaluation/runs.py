@@ -1,4 +1,4 @@
-"""What ``unmingle evaluate`` wrote, read back: for reports."""
+"""Read the results of ``unmingle evaluate`` for reports."""
 
 from __future__ import annotations
 
@@ -59,14 +59,14 @@ class Run:
 
 @dataclass(frozen=True)
 class Difference:
-    """Of two systems on the mixtures that both were scored on."""
+    """Difference between two systems on the mixtures that both were scored on."""
 
     mean: float
     low: float
     high: float
     mixtures: int
     p_value: float
-    """Two-sided, by the bootstrap: how often the mean of what was drawn lies on the other side of 0."""
+    """Two-sided bootstrap p-value: twice the share of resampled means on the other side of 0."""
 
     @property
     def decided(self) -> bool:
@@ -74,10 +74,10 @@ class Difference:
 
 
 def read_runs(folders: Sequence[Path]) -> list[Run]:
-    """Results, each under a label of its own.
+    """Results of several folders, each with a unique label.
 
     Raises:
-        UnmingleError: a folder holds no results of ``unmingle evaluate``, or of an older one.
+        UnmingleError: a folder holds no results of ``unmingle evaluate``, or results of an older version.
     """
     runs: list[Run] = []
     for folder in folders:
@@ -88,7 +88,7 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
         rows = {row["name"]: row for row in table}
         _check_scores(folder, columns, rows)
         taken = {run.label for run in runs}
-        # A program's name (`python`) says little: its results are called by their folder.
+        # The name of an external program (`python`) says little, so the folder's name is the label.
         own = summary["system"] if CandidateConfig(**summary["candidate"]).command is None else folder.name
         label = own if own not in taken else folder.resolve().name
         while label in taken:
@@ -98,13 +98,13 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
 
 
 def _read_summary(folder: Path) -> dict[str, Any]:
-    """``summary.json``, checked against :class:`SummaryFile`, whose defaults are filled in."""
+    """``summary.json``, checked against :class:`SummaryFile`, with its defaults filled in."""
     path = folder / "summary.json"
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise UnmingleError(
-            f"{folder} holds no results that can be read (scores.csv, summary.json); make them with "
+            f"{folder} holds no results that can be read (scores.csv, summary.json); create them with "
             "`unmingle evaluate DIR -o FOLDER`."
         ) from error
     try:
@@ -136,13 +136,16 @@ def _check_scores(folder: Path, columns: Sequence[str], rows: Mapping[str, Mappi
                 good = False
             if not good:
                 raise UnmingleError(
-                    f"{folder / 'scores.csv'} has {row[column][:40]!r} for {column} of {name}, where a number must "
-                    "be; run `unmingle evaluate` again."
+                    f"{folder / 'scores.csv'} has {row[column][:40]!r} for {column} of {name} instead of a number; "
+                    "run `unmingle evaluate` again."
                 )
 
 
 def interval(run: Run, column: str, names: Sequence[str] | None = None) -> tuple[float, float] | None:
-    """95 % interval of a column's mean, over all mixtures or some; over speakers where the list names them."""
+    """95 % interval of a column's mean over all mixtures, or over ``names``.
+
+    Speakers are resampled too if the list names them.
+    """
     values = run.values(column)
     names = [name for name in (names or values) if name in values]
     if not names:
@@ -163,7 +166,7 @@ def difference(run: Run, first: Run, column: str) -> Difference | None:
     drawn = [bootstrap_means(gains)]
     if all(speakers) and (over_speakers := speaker_means(gains, speakers)) is not None:
         drawn.append(over_speakers)
-    # Two-sided; the larger of both, as the interval is the wider of both.
+    # The larger p-value of the two bootstraps, as the interval covers both intervals.
     p_value = max(2 * min((means <= 0).mean(), (means >= 0).mean()) for means in drawn)
     return Difference(sum(gains) / len(gains), low, high, len(gains), min(1.0, float(p_value)))
 

@@ -1,4 +1,4 @@
-"""Scores of one mixture's estimates, speaker by speaker, in the order of the references.
+"""Scores of the estimates of one mixture, one per speaker, in the order of the references.
 
 The permutation of estimates is the one with the best mean SI-SDR; every other metric uses it too.
 """
@@ -20,7 +20,7 @@ from unmingle.permutation import pairwise_si_sdr
 def fit_estimates(estimates: Samples, references: Samples) -> Samples:
     """Estimates ``(sources, samples)`` in the order of the references, by the best mean SI-SDR.
 
-    Of too many the best are taken; in place of what lacks there is silence.
+    Of too many estimates, the best fitting are taken. Missing estimates are silence.
     """
     if len(estimates) < len(references):
         lacking = len(references) - len(estimates)
@@ -76,7 +76,7 @@ def score_mixture(
 def why_undefined(
     scores: dict[str, list[float | None]], references: Samples, sample_rate: int
 ) -> tuple[str, ...]:
-    """For every metric that has an empty cell, why; each reason once."""
+    """Why metrics have empty cells; each reason once."""
     reasons = []
     for name in (name for name in scores if name in METRICS):
         for value, reference in zip(scores[name], references, strict=True):
@@ -88,7 +88,7 @@ def why_undefined(
 
 
 def _is_silent(reference: Samples) -> bool:
-    # But for an offset, which is no sound.
+    # A constant offset is not sound.
     return float(np.square(reference - reference.mean()).sum()) < 1e-10
 
 
@@ -97,4 +97,4 @@ def _finite(value: float) -> float | None:
 
 
 def _tensor(samples: Samples) -> torch.Tensor:
-    return torch.from_numpy(np.array(samples))  # A copy: what was broadcast may not be written to.
+    return torch.from_numpy(np.array(samples))  # A copy, because a broadcast array is read-only.

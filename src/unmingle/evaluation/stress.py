@@ -1,4 +1,4 @@
-"""Generalization tests of any system on any corpus: ``unmingle stress``."""
+"""Tests of generalization for any system on any corpus: ``unmingle stress``."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from unmingle.metrics import si_sdr
 WINDOW_SECONDS = 3.0
 _STEP_SECONDS = 0.5
 _LEAST_DB = -60.0
-"""Levels of what should be silent are limited to this."""
+"""Lower limit of the level of an output that should be silent."""
 
 
 @dataclass(frozen=True)
@@ -55,14 +55,16 @@ class _Worker:
         test = STRESS_TESTS[job.test]
         case = test.conditions(self.material)[job.condition].make(self.material, job.index)
         try:
-            estimates = self._built.estimate(case.mixture, _asked(case), case.sample_rate).sources
+            estimates = self._built.estimate(
+                case.mixture, _requested_references(case), case.sample_rate
+            ).sources
         except EstimateError as error:
             return {"failure": str(error)}
         return measure(test, case, estimates)
 
 
-def _asked(case: Case) -> Samples:
-    """As many references as outputs are asked for: what lacks is silence."""
+def _requested_references(case: Case) -> Samples:
+    """One reference per requested output; missing ones are silence."""
     references = case.references[: case.outputs]
     lacking = case.outputs - len(references)
     return np.concatenate([references, np.zeros((lacking, references.shape[1]), dtype=np.float32)])
@@ -73,7 +75,7 @@ def measure(test: StressTest, case: Case, estimates: Samples) -> dict[str, Any]:
         return measure_single_speaker(case, estimates)
     references = case.references
     if len(references) > case.outputs:
-        # Which speakers do the outputs fit best?
+        # Score the speakers that fit the outputs best.
         references = max(
             (references[list(picked)] for picked in permutations(range(len(references)), case.outputs)),
             key=lambda chosen: _scores(fit_estimates(estimates, chosen), chosen).mean(),
@@ -97,7 +99,7 @@ def _scores(estimates: Samples, references: Samples) -> np.ndarray:
 def windowed_scores(
     estimates: Samples, references: Samples, sample_rate: int
 ) -> list[tuple[float, float | None]]:
-    """SI-SDR in windows of 3 s by their start in seconds; None where somebody is silent."""
+    """SI-SDR in windows of 3 s, each with its start in seconds; None where a speaker is silent."""
     size, step = round(WINDOW_SECONDS * sample_rate), round(_STEP_SECONDS * sample_rate)
     curve: list[tuple[float, float | None]] = []
     for first in range(0, references.shape[1] - size + 1, step):
@@ -111,7 +113,7 @@ def windowed_scores(
 
 
 def measure_single_speaker(case: Case, estimates: Samples) -> dict[str, Any]:
-    """SI-SDR of the louder output against the voice; level of the others beside it in dB."""
+    """SI-SDR of the loudest output against the speaker, and level of the other outputs relative to it in dB."""
     levels = np.sqrt(np.square(estimates, dtype=np.float64).mean(axis=1))
     loudest = int(levels.argmax())
     rest = float(np.sqrt(np.square(np.delete(levels, loudest)).sum()))
@@ -121,10 +123,10 @@ def measure_single_speaker(case: Case, estimates: Samples) -> dict[str, Any]:
 
 
 def pick_tests(names: Sequence[str], material: Material) -> tuple[list[int], dict[str, str]]:
-    """Places in :data:`STRESS_TESTS` of the tests of these names, or of all; and why others are left out.
+    """Indices in :data:`STRESS_TESTS` of the named tests (default: all), and the reasons why others are left out.
 
     Raises:
-        UnmingleError: there is no such test, or one that was asked for cannot be run.
+        UnmingleError: a named test is unknown or cannot be run.
     """
     known = [test.name for test in STRESS_TESTS]
     for name in names:
@@ -154,24 +156,24 @@ def stress(
     threads: int | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
-    """Run tests, write ``stress.json`` and ``stress.html`` into ``output``, and return what the JSON holds.
+    """Run tests, write ``stress.json`` and ``stress.html`` into ``output``, and return the content of the JSON file.
 
     Args:
         corpora: manifests or folders of speech, see :mod:`unmingle.data.corpora`.
         config: the system.
         output: a folder.
         noise: manifests or folders of noise.
-        tests: names of :data:`~unmingle.evaluation.stress_tests.STRESS_TESTS`; all that can be run, if empty.
+        tests: names of :data:`~unmingle.evaluation.stress_tests.STRESS_TESTS` (default: all that can be run).
         split: of the corpora.
-        count: cases of a condition; long ones are fewer.
-        sample_rate: at which cases are made, in hertz.
+        count: cases per condition; long conditions have fewer.
+        sample_rate: of the cases, in hertz.
         seed: of the cases.
-        processes: that share the cases.
+        processes: number of worker processes.
         threads: of each process.
-        on_progress: told how many cases are done, and of how many.
+        on_progress: called with the number of finished cases and the total.
 
     Raises:
-        UnmingleError: the data or the candidate will not do, or there is no such test.
+        UnmingleError: the data or the candidate cannot be used, or a test is unknown.
     """
     utterances = read_corpora(corpora, split)
     recordings = read_noise(noise, split) if noise else []
@@ -223,14 +225,16 @@ def stress(
 
 
 def _spectrograms(places: Sequence[int], material: Material, candidate: Candidate) -> dict[str, str]:
-    """A picture of the first case of the last condition, for tests that want one (Mobin et al. 2018, Fig. 7)."""
+    """Spectrograms of the first case of the last condition, for tests that show them (Mobin et al. 2018, Fig. 7)."""
     pictures = {}
     for test in (STRESS_TESTS[place] for place in places):
         if not test.spectrogram:
             continue
         case = test.conditions(material)[-1].make(material, 0)
         with suppress(EstimateError):
-            estimates = candidate.estimate(case.mixture, _asked(case), case.sample_rate).sources
+            estimates = candidate.estimate(
+                case.mixture, _requested_references(case), case.sample_rate
+            ).sources
             ordered = fit_estimates(estimates, case.references)
             pictures[test.name] = spectrogram_picture(
                 case.mixture, case.references, None, ordered, case.sample_rate

@@ -1,4 +1,4 @@
-"""The page of a stress test: a picture and a table for each test."""
+"""The HTML page of ``unmingle stress``: a figure and a table for each test."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from unmingle.evaluation.stress_tests import SECONDS
 
 
 def stress_page(found: dict[str, Any], spectrograms: Mapping[str, str] | None = None) -> str:
-    """HTML in one piece, from what ``stress.json`` holds, and pictures of one case by the name of its test."""
+    """The page as one HTML text, from the content of ``stress.json`` and spectrograms by the name of the test."""
     return render(
         "stress.html.j2",
         title=f"{found['system']} under stress",
@@ -72,7 +72,7 @@ def _spread(points: list[dict[str, Any]]) -> tuple[list[float], list[float]]:
 def _windows(points: list[dict[str, Any]]) -> str:
     figure, axes = new_figure(5.2, 3.2)
     axis = axes[0, 0]
-    # The longest below, so that the short curves stay visible.
+    # The longest is drawn first, so that the short curves stay visible.
     for number, point in reversed(list(enumerate(points))):
         times, values = zip(*point["windows"], strict=True) if point["windows"] else ((), ())
         axis.plot(times, values, color=COLOURS[number], linewidth=1.3, label=point["label"])

@@ -1,7 +1,7 @@
-"""The conditions of ``unmingle stress``: Mobin's tests of generalization (2018, 5.4.1 to 5.4.3), and more.
+"""The tests of ``unmingle stress``: Mobin et al.'s tests of generalization (2018, 5.4.1 to 5.4.3), and more.
 
-A test is a list of conditions; a condition makes case k from a corpus, as a pure function of (seed, k), so that two
-systems hear the same mixtures, and all conditions of a test the same speakers.
+A test is a list of conditions. A condition makes case k from a corpus, as a pure function of (seed, k). So all
+systems get the same mixtures, and all conditions of a test have the same speakers.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from unmingle.data.noise import NoiseConfig, NoiseMaker
 from unmingle.data.rooms import RoomConfig
 
 SECONDS = 9.0
-"""Length of a case where nothing else is said."""
+"""Default length of a case in seconds."""
 BURST_SECONDS = 0.25
 _CODEC_RATES = (8000, 16000, 24000, 48000)
-"""In hertz: MP3, Opus and mu-law can hold them all."""
+"""In hertz: MP3, Opus and mu-law support all of them."""
 BURST_DB = 10.0
-"""Level of the burst over the active level of the mixture."""
+"""Level of the burst relative to the active level of the mixture."""
 
 
 @dataclass(frozen=True)
 class Material:
-    """What cases are made of."""
+    """Speech and noise from which cases are made."""
 
     utterances: Sequence[Utterance]
     speech: DecodedSpeech
@@ -44,7 +44,7 @@ class Material:
     noise: DecodedSpeech | None = None
 
     def mixer(self, **config: object) -> Mixer:
-        """A mixer of two speakers at 0 to 5 dB, if nothing else is said."""
+        """A mixer, by default of two speakers at 0 to 5 dB."""
         settings = MixingConfig.model_validate({"speakers": 2, "snr": (0.0, 5.0)} | config)
         maker = None
         if settings.noise is not None:
@@ -66,7 +66,7 @@ class Case:
     """``(speakers, samples)``, to score against."""
     sample_rate: int
     outputs: int = 2
-    """How many speakers the system is asked for."""
+    """Number of speakers that the system is asked for."""
 
 
 @dataclass(frozen=True)
@@ -77,12 +77,12 @@ class Condition:
     x: float
     make: Callable[[Material, int], Case]
     series: str = ""
-    """Which curve it belongs to."""
+    """The curve to which it belongs."""
 
 
 @dataclass(frozen=True)
 class StressTest:
-    """Several conditions."""
+    """A list of conditions with a title and a description."""
 
     name: str
     title: str
@@ -90,13 +90,14 @@ class StressTest:
     x_label: str
     conditions: Callable[[Material], list[Condition]]
     score: str = "improvement"
-    """``improvement`` in SI-SDR; ``windows``: that too, by windows of 3 s; ``single_speaker``: see the runner."""
+    """``improvement``: in SI-SDR. ``windows``: also by windows of 3 s. ``single_speaker``: see
+    :func:`unmingle.evaluation.stress.measure_single_speaker`."""
     share: float = 1.0
-    """Of the wanted number of cases: long ones are made less often."""
+    """Share of the requested number of cases: long tests make fewer."""
     spectrogram: bool = False
-    """Show the first case of the last condition, its references and the estimates."""
+    """Show the first case of the last condition: mixture, references and estimates."""
     needs: tuple[str, ...] = field(default=())
-    """What the material or the machine must have, see :func:`lacking`."""
+    """Requirements on the material or the machine, see :func:`lacking`."""
 
 
 def _crop(seconds: float = SECONDS, **config: object) -> Callable[[Material, int], Case]:
@@ -157,7 +158,7 @@ def _same_voice(material: Material, index: int) -> Case:
 
 
 def _with_gain(decibels: float) -> Callable[[Case], Case]:
-    """As a file of 16 bits holds it: what is too loud is clipped."""
+    """A change of level, stored as 16-bit samples: samples beyond full scale are clipped."""
     gain = np.float32(10 ** (decibels / 20))
 
     def change(case: Case) -> Case:
@@ -184,7 +185,7 @@ def _coded(file_format: str, subtype: str) -> Callable[[Case], Case]:
 
 
 def _through(audio: Samples, rate: int, file_format: str, subtype: str) -> Samples:
-    """``(samples,)`` encoded and decoded, at the next rate that the codec can hold."""
+    """``(samples,)`` encoded and decoded, at the next rate that the codec supports."""
     known = next((each for each in _CODEC_RATES if each >= rate), _CODEC_RATES[-1])
     encoded = io.BytesIO()
     soundfile.write(encoded, resample(audio, rate, known), known, subtype, format=file_format)
@@ -196,7 +197,7 @@ def _through(audio: Samples, rate: int, file_format: str, subtype: str) -> Sampl
 
 
 def _telephone(case: Case) -> Case:
-    """300 to 3400 Hz, 8 kHz, mu-law; the references pass through the band alone."""
+    """300 to 3400 Hz, 8 kHz, mu-law. The references pass only the band-pass filter."""
     from scipy.signal import butter, sosfiltfilt
 
     low = resample(np.concatenate([case.mixture[None], case.references]), case.sample_rate, 8000)
@@ -251,7 +252,8 @@ STRESS_TESTS = [
     StressTest(
         "length",
         "Long recordings",
-        "Two speakers, longer and longer; also window by window, with the permutation of the whole (Mobin 5.4.1).",
+        "Two speakers in recordings of increasing length, scored as a whole and by windows; the windows use the "
+        "permutation of the whole recording (Mobin 5.4.1).",
         "length (s)",
         _conditions((10, 20, 40, 80, 160), "{:g} s", lambda seconds: _crop(seconds)),
         score="windows",
@@ -261,7 +263,7 @@ STRESS_TESTS = [
         "burst",
         "A noise burst",
         f"{BURST_SECONDS:g} s of white noise, {BURST_DB:g} dB above the mixture, in the middle of {SECONDS:g} s: how "
-        "soon does it recover? (Mobin 5.4.2)",
+        "soon does the system recover? (Mobin 5.4.2)",
         "",
         lambda _: [Condition("without", 0.0, _crop(), "without"), Condition("with", 1.0, _burst, "with")],
         score="windows",
@@ -303,7 +305,7 @@ STRESS_TESTS = [
     StressTest(
         "gain",
         "Level",
-        "The same mixtures, quieter and louder, as a file of 16 bits holds them: what is too loud is clipped.",
+        "The same mixtures, quieter and louder, stored as 16-bit samples: samples beyond full scale are clipped.",
         "gain (dB)",
         _conditions((-40, -20, 0, 10, 20), "{:+g} dB", lambda gain: _changed(_with_gain(gain))),
     ),
@@ -320,7 +322,7 @@ STRESS_TESTS = [
     StressTest(
         "overlap",
         "Conversations",
-        "Whole utterances in turns: the second begins before the end of the first by a share of the shorter one.",
+        "Whole utterances. The second begins before the end of the first; the overlap is a share of the shorter one.",
         "overlap (share of the shorter utterance)",
         _conditions(
             (0.0, 0.25, 0.5, 0.75, 1.0), "{:.0%}", lambda overlap: _whole("max", overlap=(overlap, overlap))
@@ -329,7 +331,7 @@ STRESS_TESTS = [
     StressTest(
         "single_speaker",
         "One speaker only",
-        "Nobody else talks: does the voice stay whole, and the other output silent?",
+        "One person speaks alone: does one output keep the speech, and does the other stay silent?",
         "",
         lambda _: [Condition("one speaker", 0.0, _single_speaker)],
         score="single_speaker",
@@ -337,7 +339,7 @@ STRESS_TESTS = [
     StressTest(
         "three",
         "Three speakers for two outputs",
-        "Scored are the two speakers that fit the outputs best.",
+        "The two speakers that fit the outputs best are scored.",
         "",
         lambda _: [Condition("three speakers", 0.0, _three)],
         needs=("three speakers",),
@@ -345,7 +347,7 @@ STRESS_TESTS = [
     StressTest(
         "voice",
         "The same voice twice",
-        "Two utterances of one speaker at once, cut to the shorter; beside those of two speakers.",
+        "Two utterances of one speaker at the same time, cut to the shorter, compared with those of two speakers.",
         "",
         lambda _: [
             Condition("two speakers", 0.0, _whole("min")),
@@ -356,8 +358,8 @@ STRESS_TESTS = [
     StressTest(
         "codecs",
         "Codecs",
-        "The mixture was encoded and decoded; for the telephone (300 to 3400 Hz, mu-law) the references pass through "
-        "the band.",
+        "The mixture is encoded and decoded. For the telephone (300 to 3400 Hz, mu-law) the references pass the "
+        "band-pass filter too.",
         "",
         lambda _: [
             Condition("none", 0.0, _crop()),
@@ -369,8 +371,8 @@ STRESS_TESTS = [
     StressTest(
         "microphones",
         "Microphones",
-        "The same mixtures as others would record them: muffled (12 dB an octave above 1 kHz), thin (12 dB an octave "
-        "below 1 kHz), narrow (300 to 3400 Hz). Mixture and references alike.",
+        "The same mixtures through other microphones: muffled (12 dB per octave above 1 kHz), thin (12 dB per octave "
+        "below 1 kHz), narrow (300 to 3400 Hz). The filter acts on mixture and references.",
         "",
         lambda _: [
             Condition("as recorded", 0.0, _crop()),
@@ -392,5 +394,5 @@ def lacking(test: StressTest, material: Material) -> str | None:
         "two utterances of one speaker": any(len(own) >= 2 for own in speakers),
         "a corpus of two speakers": any(len(speakers) >= 2 for speakers in corpora),
     }
-    mend = {"noise": " (--noise)", "pyroomacoustics": " (pip install 'unmingle[rooms]')"}
-    return next((f"it needs {need}{mend.get(need, '')}" for need in test.needs if not have[need]), None)
+    remedy = {"noise": " (--noise)", "pyroomacoustics": " (pip install 'unmingle[rooms]')"}
+    return next((f"it needs {need}{remedy.get(need, '')}" for need in test.needs if not have[need]), None)

@@ -1,4 +1,4 @@
-"""What a list of scores says: means with intervals, the share made worse, and groups."""
+"""Summary of a list of scores: means with intervals, share of mixtures made worse, and groups."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from unmingle.evaluation.words import WordErrors, summarize_words
 
 _RESAMPLES = 2000
 _WORSE_DB = 0.01
-"""Below it a loss is rounding."""
+"""A smaller loss is rounding."""
 
 
 Finite = Annotated[float, Field(allow_inf_nan=False, ge=-1e12, le=1e12)]
@@ -24,13 +24,13 @@ Count = Annotated[int, Field(ge=0, le=10**9)]
 
 
 class _Stored(BaseModel):
-    """A part of ``summary.json``; what is not named here may be there too."""
+    """A part of ``summary.json``. Additional keys are allowed."""
 
     model_config = ConfigDict(extra="allow", strict=True)
 
 
 class Statistics(_Stored):
-    """Of one metric."""
+    """Statistics of one metric."""
 
     mean: Finite
     median: Finite
@@ -40,21 +40,21 @@ class Statistics(_Stored):
 
 
 class Group(_Stored):
-    """Some of the mixtures."""
+    """Statistics of a group of mixtures."""
 
     mixtures: Count
     metrics: dict[str, Statistics]
 
 
 class Worse(_Stored):
-    """Shares made worse."""
+    """Shares of mixtures and speakers made worse."""
 
     mixtures: Finite
     speakers: Finite
 
 
 class Failures(_Stored):
-    """What failed."""
+    """Mixtures without scores."""
 
     count: Count
     names: list[str]
@@ -96,7 +96,7 @@ class SummaryFile(_Stored):
 
 @dataclass(frozen=True)
 class Counting:
-    """How many speakers a candidate heard in one mixture."""
+    """Number of speakers in one mixture, true and as counted by a candidate."""
 
     true: int
     """References that are not silent."""
@@ -122,15 +122,15 @@ class MixtureScores:
     values: Mapping[str, Sequence[float | None]]
     """Metric to one value per speaker; None where it is not defined. Empty if the candidate failed."""
     speakers: tuple[str, ...] = ()
-    """Who talks, where it is known."""
+    """Names of the speakers, where known."""
     notes: tuple[str, ...] = ()
-    """What had to be put right."""
+    """Problems that were corrected or tolerated."""
     failure: str = ""
     """Why there are no values."""
     counted: Counting | None = None
-    """Where the candidate was not told how many speakers there are."""
+    """None if the candidate was given the number of speakers."""
     words: tuple[WordErrors | None, ...] = ()
-    """Of each speaker; None where nothing is known of what was said."""
+    """Of each speaker; None where the text is not known."""
 
     def mean(self, metric: str) -> float | None:
         """Mean over speakers, or None if the metric is not defined for one of them."""
@@ -140,7 +140,7 @@ class MixtureScores:
 
 
 def summarize(scores: Sequence[MixtureScores]) -> dict[str, Any]:
-    """Statistics over all mixtures, and over those of each group; what failed counts in no mean."""
+    """Statistics over all mixtures and over each group. Failed mixtures are in no mean."""
     summary: dict[str, Any] = {"mixtures": len(scores), "metrics": _statistics(scores)}
     kinds = sorted({kind for score in scores for kind in score.groups})
     summary["groups"] = {
@@ -170,7 +170,7 @@ def summarize(scores: Sequence[MixtureScores]) -> dict[str, Any]:
 
 
 def _counting(counted: Sequence[Counting]) -> dict[str, Any]:
-    """The confusion table, number of speakers by number counted, and the share that is right."""
+    """The confusion matrix of true and counted numbers of speakers, and how many counts are right."""
     numbers = range(1, max(max(each.true, each.found) for each in counted) + 1)
     confusion = {
         str(true): {
@@ -183,8 +183,8 @@ def _counting(counted: Sequence[Counting]) -> dict[str, Any]:
         "confusion": confusion,
         "right": sum(each.outcome == "right" for each in counted),
         "mixtures": len(counted),
-        "meaning": "rows: speakers, columns: counted. A missing estimate is scored as silence; of too many, the best "
-        "fitting are scored and the others reported",
+        "meaning": "rows: true number of speakers, columns: counted number. A missing estimate is scored as silence; "
+        "of too many estimates, the best fitting are scored",
     }
 
 
@@ -205,7 +205,7 @@ def _statistics(scores: Sequence[MixtureScores]) -> dict[str, dict[str, float]]:
 
 
 def bootstrap_interval(values: Sequence[float], seed: int = 0) -> tuple[float, float]:
-    """95 % percentile-bootstrap interval of the mean, mixtures drawn with replacement."""
+    """95 % percentile-bootstrap interval of the mean; mixtures are drawn with replacement."""
     return _percentiles(bootstrap_means(values, seed))
 
 
@@ -220,13 +220,13 @@ def bootstrap_means(values: Sequence[float], seed: int = 0) -> NDArray[np.float6
 def speaker_means(
     values: Sequence[float], speakers: Sequence[Sequence[str]], seed: int = 0
 ) -> NDArray[np.float64] | None:
-    """Means over mixtures whose speakers are drawn with replacement; None where nobody talks twice.
+    """Means over mixtures whose speakers are drawn with replacement; None if no speaker is in two mixtures.
 
-    A mixture counts as often as the product of its speakers' counts.
+    The weight of a mixture is the product of its speakers' counts.
 
     Args:
-        values: one a mixture.
-        speakers: who talks in each; somebody in each.
+        values: one per mixture.
+        speakers: names of the speakers of each mixture, at least one each.
     """
     names = sorted({name for each in speakers for name in each})
     if len(names) == sum(map(len, speakers)):
@@ -247,10 +247,10 @@ def speaker_means(
 
 
 def speaker_interval(values: Sequence[float], speakers: Sequence[Sequence[str]]) -> tuple[float, float]:
-    """95 % interval of the mean that holds both the interval over mixtures and the one over speakers.
+    """95 % interval of the mean: the hull of the interval over mixtures and the interval over speakers.
 
-    Where a few speakers occur in many mixtures the latter is wider, as it should be. No bootstrap of crossed
-    factors is exact (McCullagh 2000), and of fewer than ten speakers any is too narrow.
+    If few speakers occur in many mixtures, the interval over speakers is the wider one. No bootstrap of crossed
+    factors is exact (McCullagh 2000). With fewer than ten speakers the interval is too narrow.
     """
     low, high = bootstrap_interval(values)
     means = speaker_means(values, speakers)

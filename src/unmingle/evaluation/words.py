@@ -1,8 +1,8 @@
-"""Word error rates: how much of a speaker a speech recognizer understands before and after separation.
+"""Word error rates of a speech recognizer before and after separation.
 
-Isik et al. 2016 (Table 7) report it with their own recognizer. Ours is pocketsphinx with the English model in its
-wheel: weak, so every figure stands beside what it makes of the clean speech at the same rate. A rate is the number
-of word errors (jiwer: substitutions, deletions, insertions) over the number of words, over all speakers.
+Isik et al. 2016 (Table 7) report them with their own recognizer. Ours is pocketsphinx with the English model in its
+wheel. It is weak, so every rate is reported together with the rate for clean speech at the same sample rate. A rate
+is the number of word errors (jiwer: substitutions, deletions, insertions) over the number of words of all speakers.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from unmingle.audio import Samples, resample
 
 _RATE = 16000
 CORPORA = ("librispeech", "wsj0")
-"""Beginnings of the names of corpora whose speakers are recognized: read English of native speakers."""
+"""Prefixes of the names of corpora that are recognized: English read by native speakers."""
 
 
 @dataclass(frozen=True)
 class WordErrors:
-    """Of one speaker."""
+    """Word errors of one speaker."""
 
     words: int
     errors: Mapping[str, int]
@@ -34,20 +34,20 @@ class WordErrors:
 
 
 def recognizer_name() -> str:
-    """What recognizes, for results."""
+    """Name and version of the recognizer, for the results."""
     return f"pocketsphinx {version('pocketsphinx')}, its en-us model, 16 kHz; jiwer {version('jiwer')}"
 
 
 def normalize(text: str) -> str:
     """Lower-case words of letters and apostrophes, with single spaces.
 
-    What WSJ0 writes in square brackets is noise, such as ``[lip_smack]``, and no word.
+    Noises that WSJ0 marks in square brackets, such as ``[lip_smack]``, are removed.
     """
     return " ".join(re.findall(r"[a-z']+", re.sub(r"\[[^\]]*\]", " ", text.lower())))
 
 
 def count_errors(text: str, versions: Mapping[str, Samples], sample_rate: int) -> WordErrors | None:
-    """Errors in each version ``(samples,)`` of what a speaker said, or None if the text holds no word."""
+    """Word errors in each version ``(samples,)`` of a speaker's utterance; None if the text has no words."""
     import jiwer
 
     wanted = normalize(text)
@@ -61,7 +61,7 @@ def count_errors(text: str, versions: Mapping[str, Samples], sample_rate: int) -
 
 
 def recognize(audio: Samples, sample_rate: int) -> str:
-    """The words in ``(samples,)``; nothing but the audio decides on them, whatever was decoded before."""
+    """The words in ``(samples,)``. Earlier recordings do not change the result."""
     decoder = _decoder()
     converted = resample(audio.astype(np.float32), sample_rate, _RATE)
     peak = float(np.abs(converted).max(initial=0.0))
@@ -69,7 +69,7 @@ def recognize(audio: Samples, sample_rate: int) -> str:
         return ""
     decoder.reinit_feat()  # Forgets the running mean of the last recording.
     decoder.start_utt()
-    # The level of an estimate is not its fault.
+    # Normalized, because the level of an estimate must not change the result.
     decoder.process_raw(np.round(converted * (0.5 * 32767 / peak)).astype(np.int16).tobytes(), full_utt=True)
     decoder.end_utt()
     found = decoder.hyp()
@@ -84,7 +84,7 @@ def _decoder() -> Any:
 
 
 def summarize_words(speakers: Sequence[WordErrors]) -> dict[str, Any]:
-    """Rates over all speakers, and what share of the mixture's excess over clean speech is gone."""
+    """Rates over all speakers, and the share of the mixture's excess over clean speech that separation removes."""
     words = sum(speaker.words for speaker in speakers)
     rates = {name: sum(speaker.errors[name] for speaker in speakers) / words for name in speakers[0].errors}
     excess = rates["mixture"] - rates["clean"]

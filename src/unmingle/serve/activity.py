@@ -1,4 +1,4 @@
-"""Who speaks when: stretches of time in which an estimate is heard."""
+"""Who speaks when: intervals of time in which an estimate contains speech."""
 
 from __future__ import annotations
 
@@ -8,35 +8,35 @@ from unmingle.audio import Samples
 
 _FRAME_SECONDS = 0.05
 _AUDIBLE = 10**-3.0
-"""A speaker is heard in a frame within 30 dB of their own loud frames ..."""
+"""A frame is active if its power is within 30 dB of the speaker's loud frames ..."""
 _OWN_SHARE = 0.1
-"""... if the frame is not just what leaks over from somebody else."""
+"""... and at least this share of the power of all speakers, so that leakage does not count."""
 _PAUSE_SECONDS = 0.3
-"""A shorter pause does not end a stretch."""
+"""A shorter pause does not end an interval."""
 _SHORTEST_SECONDS = 0.15
 
 
 def speaking_times(estimates: Samples, sample_rate: int) -> list[list[tuple[float, float]]]:
-    """For each of ``(speakers, samples)`` the stretches of speech as (start, end) in seconds, by energy.
+    """For each of ``(speakers, samples)`` the intervals of speech as (start, end) in seconds.
 
-    A plain energy rule with pauses below 0.3 s filled in; it hears steady noise as speech.
+    The rule compares energies and fills pauses below 0.3 s. It takes steady noise for speech.
     """
     size = max(1, round(_FRAME_SECONDS * sample_rate))
     frames = max(1, estimates.shape[1] // size)
     power = np.stack(
         [
-            # Speaker by speaker: squares in double would otherwise take twice the estimates' memory at once.
+            # One speaker at a time, because squares in double precision need twice the memory of the estimates.
             np.add.reduceat(np.square(estimate), np.arange(frames) * size, dtype=np.float64)
             for estimate in estimates
         ]
     )
     loud = np.quantile(power, 0.95, axis=1, keepdims=True)
-    heard = (power > _AUDIBLE * loud) & (power >= _OWN_SHARE * power.sum(axis=0)) & (power > 0)
-    return [_stretches(each, size / sample_rate) for each in heard]
+    active = (power > _AUDIBLE * loud) & (power >= _OWN_SHARE * power.sum(axis=0)) & (power > 0)
+    return [_intervals(each, size / sample_rate) for each in active]
 
 
-def _stretches(heard: np.ndarray[tuple[int], np.dtype[np.bool_]], step: float) -> list[tuple[float, float]]:
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], heard, [False]]).astype(np.int8)))
+def _intervals(active: np.ndarray[tuple[int], np.dtype[np.bool_]], step: float) -> list[tuple[float, float]]:
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], active, [False]]).astype(np.int8)))
     joined: list[tuple[float, float]] = []
     for start, end in zip(edges[::2] * step, edges[1::2] * step, strict=True):
         if joined and start - joined[-1][1] < _PAUSE_SECONDS:

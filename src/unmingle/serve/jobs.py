@@ -1,4 +1,4 @@
-"""Jobs: uploads that wait, run one at a time in a process of their own, and are kept for an hour."""
+"""Jobs: uploads that wait in a queue, run one at a time in a worker process, and are kept for an hour."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ STAGES = {
     "denoise": ["loading", "reading", "denoising"],
     "both": ["loading", "reading", "separating"],
 }
-"""What a job goes through, in order, by its task; ``both`` cleans each speaker as it separates."""
+"""The stages of a job, in order, by its task. ``both`` cleans each speaker while it separates."""
 
 _SWEEP_SECONDS = 10.0
 _LONGEST_NAME = 120
 
 
 class RefusedError(UnmingleError):
-    """A request that is not served, with its HTTP status."""
+    """A refused request, with its HTTP status."""
 
     def __init__(self, status: int, text: str) -> None:
         super().__init__(text)
@@ -36,7 +36,7 @@ class RefusedError(UnmingleError):
 
 @dataclass(eq=False)
 class Job:
-    """One recording and what is to be done with it."""
+    """One recording and its task."""
 
     session: str
     name: str
@@ -50,7 +50,7 @@ class Job:
     """uploading, waiting, running, done or failed."""
     stage: str | None = None
     progress: float | None = None
-    """Share of the stage that is done, where the stage tells."""
+    """Finished share of the stage, 0 to 1; None if the stage does not report it."""
     result: dict[str, Any] | None = None
     error: str | None = None
     ended: float | None = None
@@ -60,9 +60,9 @@ class Jobs:
     """All jobs of a server, their queue and their folders.
 
     Args:
-        settings: the bounds.
-        folder: private; every job gets a folder of its own in it.
-        workers: where processes come from.
+        settings: the limits.
+        folder: private; every job gets its own folder in it.
+        workers: start the worker processes.
     """
 
     def __init__(self, settings: Settings, folder: Path, workers: Workers) -> None:
@@ -83,15 +83,15 @@ class Jobs:
         """One job of the session.
 
         Raises:
-            RefusedError: it has no such job, whoever else may.
+            RefusedError: the session has no such job, even if another session has it.
         """
         job = self._jobs.get(id)
         if job is None or job.session != session:
-            raise RefusedError(404, "There is no such job here; it may have been deleted.")
+            raise RefusedError(404, "There is no such job; it may have been deleted.")
         return job
 
     def folder_of(self, job: Job) -> Path:
-        """Where the job's files lie."""
+        """The folder of the job's files."""
         return self._folder / job.id
 
     def describe(self, job: Job) -> dict[str, Any]:
@@ -116,20 +116,20 @@ class Jobs:
         }
 
     async def create(self, job: Job, length: int | None, body: AsyncIterator[bytes]) -> None:
-        """Take an upload into the queue.
+        """Receive an upload and add its job to the queue.
 
         Args:
-            job: new.
-            length: of the body in bytes, if it was said beforehand.
+            job: a new one.
+            length: of the body in bytes, if the client declares it.
             body: the file.
 
         Raises:
-            RefusedError: too much, too large, too slow, or nothing.
+            RefusedError: there are too many jobs, or the file is empty, too large or too slow.
         """
         settings = self._settings
         if len(self.of(job.session)) >= settings.session_jobs:
             raise RefusedError(
-                429, f"You have {settings.session_jobs} recordings here, the most; remove one."
+                429, f"You already have {settings.session_jobs} recordings, the limit; remove one."
             )
         if len(self._jobs) >= settings.server_jobs:
             raise RefusedError(503, "The server is full; try again later.")
@@ -150,7 +150,7 @@ class Jobs:
             job.state = "waiting"
             self._waiting.append(job)
             self._wake.set()
-            await self._tell()
+            await self._notify()
 
     async def _receive(self, job: Job, body: AsyncIterator[bytes]) -> None:
         target = self.folder_of(job) / "input" / job.name
@@ -167,31 +167,31 @@ class Jobs:
 
     def _too_large(self) -> RefusedError:
         most = self._settings.upload_bytes / 2**20
-        return RefusedError(413, f"The file is larger than {most:g} MB, the most that this server takes.")
+        return RefusedError(413, f"The file is larger than {most:g} MB, the limit of this server.")
 
     async def delete(self, job: Job) -> None:
-        """Forget a job: end its process if it runs, and remove its files."""
+        """Delete a job: end its process if it runs, and remove its files."""
         self._jobs.pop(job.id, None)
         if job in self._waiting:
             self._waiting.remove(job)
         if self._running and self._running[0] is job:
             await self._running[1].kill()
         await asyncio.to_thread(shutil.rmtree, self.folder_of(job), ignore_errors=True)
-        await self._tell()
+        await self._notify()
 
     async def changes(self, session: str, since: int) -> tuple[int, list[Job]]:
-        """Wait until something may have changed after version ``since``; the version, and the session's jobs."""
+        """Wait until the version is not ``since``; return the version and the session's jobs."""
         async with self._changed:
             await self._changed.wait_for(lambda: self._version > since or self.stopped)
             return self._version, self.of(session)
 
-    async def _tell(self) -> None:
+    async def _notify(self) -> None:
         async with self._changed:
             self._version += 1
             self._changed.notify_all()
 
     async def work(self) -> None:
-        """Do the jobs one after the other, for ever."""
+        """Run the jobs one after the other, until cancelled."""
         while True:
             await self._wake.wait()
             self._wake.clear()
@@ -202,11 +202,11 @@ class Jobs:
         try:
             worker = await self._workers.take()
         except OSError as error:
-            job.error = f"{job.name} could not be done ({error.strerror or error}); try again later."
+            job.error = f"{job.name} could not be processed ({error.strerror or error}); try again later."
         else:
             self._running = (job, worker)
             try:
-                # It may have been deleted while its process started.
+                # The job may have been deleted while its process started.
                 if job.id in self._jobs:
                     await self._follow(job, worker)
             finally:
@@ -216,12 +216,12 @@ class Jobs:
         job.stage = job.progress = None
         job.ended = time.time()
         await asyncio.to_thread(shutil.rmtree, self.folder_of(job) / "input", ignore_errors=True)
-        await self._tell()
+        await self._notify()
         await self._workers.prepare()
 
     async def _follow(self, job: Job, worker: Worker) -> None:
         job.state, job.stage = "running", "loading"
-        await self._tell()
+        await self._notify()
         try:
             async with asyncio.timeout(self._settings.job_seconds):
                 await worker.ask(self._request(job))
@@ -229,15 +229,15 @@ class Jobs:
                     answer = await worker.answer()
                     if answer is None:
                         cause = cause_of_death(await worker.end())
-                        answer = {"error": f"{job.name} could not be done: {cause}."}
+                        answer = {"error": f"{job.name} could not be processed: {cause}."}
                     job.error, job.result = answer.get("error"), answer.get("result")
                     job.stage, job.progress = answer.get("stage"), answer.get("progress")
                     if job.stage:
-                        await self._tell()
+                        await self._notify()
         except TimeoutError:
             job.error = (
-                f"{job.name} took more than {self._settings.job_seconds / 60:.0f} minutes of work, "
-                "the most that this server gives: send a shorter recording."
+                f"{job.name} took more than {self._settings.job_seconds / 60:.0f} minutes, "
+                "the limit of this server: send a shorter recording."
             )
 
     def _request(self, job: Job) -> dict[str, Any]:
@@ -255,7 +255,7 @@ class Jobs:
         }
 
     async def sweep(self) -> None:
-        """Delete what has been kept long enough, for ever."""
+        """Delete expired jobs, until cancelled."""
         while True:
             old = time.time() - self._settings.keep_seconds
             for job in [job for job in self._jobs.values() if job.ended is not None and job.ended < old]:
@@ -263,22 +263,22 @@ class Jobs:
             await asyncio.sleep(min(_SWEEP_SECONDS, self._settings.keep_seconds / 2))
 
     async def stop(self) -> None:
-        """End the job that runs, and let go whoever waits for changes."""
+        """End the running job, and release everyone who waits for changes."""
         self.stopped = True
         self._waiting.clear()
         if self._running:
             await self._running[1].kill()
-        await self._tell()
+        await self._notify()
 
 
 def safe_name(name: str) -> str:
-    """A name for a file, from whatever the browser calls it: no folders, nothing hidden, not too long."""
+    """A safe file name from the name that the browser sends: no folders, not hidden, not too long."""
     base = name.replace("\\", "/").rsplit("/", 1)[-1]
     base = "".join(letter for letter in base if letter.isprintable()).strip().lstrip(".-")
     stem, dot, suffix = base.rpartition(".")
     if not dot or len(suffix) > 8:
         stem, suffix = base, ""
-    # File systems count bytes.
+    # The limit is in bytes, as in file systems.
     room = _LONGEST_NAME - len(suffix.encode()) - 1
     stem = stem.encode("utf-8", "ignore")[:room].decode("utf-8", "ignore").strip() or "recording"
     return f"{stem}.{suffix}" if suffix else stem

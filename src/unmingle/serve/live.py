@@ -17,7 +17,7 @@ _HIGHEST_RATE = 192_000
 
 
 class LiveStreams:
-    """Cleans what comes in over websockets, a few at a time."""
+    """Denoises audio from websockets, with a limit on simultaneous streams."""
 
     def __init__(self, settings: Settings, workers: Workers) -> None:
         self._settings, self._workers = settings, workers
@@ -25,13 +25,13 @@ class LiveStreams:
         self._open: set[Worker] = set()
 
     async def serve(self, socket: WebSocket) -> None:
-        """One stream: ``{"lag_seconds"}`` comes first, then float32 samples in and float32 samples out.
+        """Serve one stream: send ``{"lag_seconds"}``, then receive float32 samples and send float32 samples.
 
-        Sample k that comes out is sample k that went in, cleaned. Text ends the input: what is owed comes out.
+        Output sample k is input sample k, denoised. A text message ends the input; the remaining samples follow.
         """
         await socket.accept()
         error = await self._refusal_or_stream(socket)
-        # The page may have been closed.
+        # The page may be closed already.
         with suppress(RuntimeError, WebSocketDisconnect):
             if error:
                 await socket.send_json({"error": error})
@@ -47,7 +47,7 @@ class LiveStreams:
         except UnmingleError as error:
             return str(error)
         if self._places.locked():
-            return "The server has as many live streams as it may; try again later."
+            return "The server has reached its limit of live streams; try again later."
         async with self._places:
             worker = await self._workers.take()
             self._open.add(worker)
@@ -63,7 +63,7 @@ class LiveStreams:
             await worker.kill()
 
     async def _stream(self, socket: WebSocket, worker: Worker, rate: int, strength: float) -> str | None:
-        """Stream until it ends; why, if there is something to tell."""
+        """Run the stream until it ends. Returns an error text, or None."""
         request: dict[str, Any] = {
             "task": "live",
             "sample_rate": rate,
@@ -75,7 +75,7 @@ class LiveStreams:
             await worker.ask(request)
             first = await worker.answer()
             if first is None:
-                return f"The stream could not begin: {cause_of_death(await worker.end())}."
+                return f"The stream could not start: {cause_of_death(await worker.end())}."
             if "error" in first:
                 return str(first["error"])
             await socket.send_json(first)
@@ -84,23 +84,23 @@ class LiveStreams:
             code = await worker.end()
             return f"The stream has ended: {cause_of_death(code)}." if code else None
         except TimeoutError:
-            return f"The stream has lasted {self._settings.live_seconds / 60:.0f} minutes, the most it may."
+            return f"The stream has lasted {self._settings.live_seconds / 60:.0f} minutes, the limit of this server."
         except (WebSocketDisconnect, ConnectionError):
             return None  # The page was closed.
 
     async def _pass_on(self, socket: WebSocket, worker: Worker) -> None:
-        """In both directions, until all is out or the page is closed."""
+        """Pass samples in both directions until all output is sent or the page is closed."""
         feeding = asyncio.create_task(_feed(socket, worker))
-        giving = asyncio.create_task(_give(socket, worker))
+        sending = asyncio.create_task(_send(socket, worker))
         try:
-            await asyncio.wait({feeding, giving}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({feeding, sending}, return_when=asyncio.FIRST_COMPLETED)
             if feeding.done():
-                feeding.result()  # The page was closed: nobody waits for what is owed.
-            await giving
+                feeding.result()  # If the page was closed, this raises: nobody waits for the remaining samples.
+            await sending
         finally:
             feeding.cancel()
-            giving.cancel()
-            await asyncio.gather(feeding, giving, return_exceptions=True)
+            sending.cancel()
+            await asyncio.gather(feeding, sending, return_exceptions=True)
 
 
 async def _feed(socket: WebSocket, worker: Worker) -> None:
@@ -116,6 +116,6 @@ async def _feed(socket: WebSocket, worker: Worker) -> None:
         await worker.input.drain()
 
 
-async def _give(socket: WebSocket, worker: Worker) -> None:
+async def _send(socket: WebSocket, worker: Worker) -> None:
     while data := await worker.output.read(1 << 16):
         await socket.send_bytes(data)

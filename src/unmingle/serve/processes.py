@@ -1,4 +1,4 @@
-"""Worker processes as the server sees them: started ahead of need, spoken to in lines, killed at will."""
+"""Worker processes: started in advance, controlled by lines of JSON, and killed when needed."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class Worker:
 
     @classmethod
     async def start(cls, folder: Path) -> Worker:
-        """Start a process that imports what it needs and then waits for its request."""
-        # -P: nothing that lies in the folder is taken for a module. A session of its own: Ctrl-C is for the
-        # server, which then ends its workers.
+        """Start a process that imports its modules and then waits for its request."""
+        # -P: files in the folder are not imported as modules. A new session: Ctrl-C reaches only the server,
+        # which then ends its workers.
         arguments = [sys.executable, "-P", "-m", "unmingle.serve.worker"]
         return cls(
             await asyncio.create_subprocess_exec(
@@ -35,12 +35,12 @@ class Worker:
 
     @property
     def ended(self) -> bool:
-        """Whether the process is gone."""
+        """Whether the process has ended."""
         return self._process.returncode is not None
 
     async def ask(self, request: dict[str, Any]) -> None:
         """Send the request."""
-        with suppress(ConnectionError):  # It died; the missing answer says so.
+        with suppress(ConnectionError):  # The process has ended; the missing answer shows it.
             self.input.write(json.dumps(request).encode() + b"\n")
             await self.input.drain()
 
@@ -63,7 +63,7 @@ class Worker:
 
 
 class Workers:
-    """Hands out workers, one of which waits ready: importing PyTorch takes longer than separating a minute."""
+    """Starts workers and keeps one ready, because importing PyTorch takes longer than separating one minute."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -72,20 +72,20 @@ class Workers:
         self._lock = asyncio.Lock()
 
     async def prepare(self) -> None:
-        """Have a worker ready soon."""
+        """Start a worker in the background."""
         async with self._lock:
             if not self._closed and (self._ready is None or self._ready.ended):
                 self._ready = await Worker.start(self._folder)
 
     async def take(self) -> Worker:
-        """A worker to be used once, and to be killed by whoever took it."""
+        """A worker for one request. The caller must kill it."""
         await self.prepare()
         async with self._lock:
             worker, self._ready = self._ready, None
         return worker or await Worker.start(self._folder)
 
     async def close(self) -> None:
-        """End the worker that waits, and start no other."""
+        """End the waiting worker, and start no more."""
         async with self._lock:
             self._closed = True
             if self._ready is not None:
@@ -94,7 +94,7 @@ class Workers:
 
 
 def cause_of_death(code: int) -> str:
-    """What to tell of a worker that ended without an answer."""
+    """Error text for a worker that ended without an answer."""
     if code == -9 and os.name == "posix":
-        return "its process was killed, as the system does when memory runs out; send a shorter recording"
-    return f"its process ended with code {code}; what it printed is in the server's terminal"
+        return "its process was killed, probably because memory runs out; send a shorter recording"
+    return f"its process ended with code {code}; see its messages in the server's terminal"

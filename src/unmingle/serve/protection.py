@@ -1,4 +1,4 @@
-"""Who may talk to the server: Host, Origin, token and session are checked before anything else happens."""
+"""Access control: Host, Origin, token and session are checked before a request is handled."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ _HEADERS = {
     "Permissions-Policy": "microphone=(self), camera=(), geolocation=()",
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
-    # Recordings must not stay in the browser's cache, and a new version's page must not be the old one's.
+    # Recordings must not stay in the browser's cache, and after an update the browser must load the new page.
     "Cache-Control": "no-store",
 }
 
 
 class Protection:
-    """Refuses foreign requests and gives every browser a session of its own.
+    """Refuses requests of other sites and gives every browser its own session.
 
-    - **Host**: a page elsewhere that resolves its own name to this machine (DNS rebinding) sends its own name.
-      Only names of this machine pass; where the server listens beyond it, also literal addresses.
-    - **Origin**: another site's page may send requests, but not with our origin.
-    - **Token**: shown once in the address (``/?token=...``) or in each request (``Authorization: Bearer ...``).
+    - **Host**: a page of another site that resolves its name to this machine (DNS rebinding) sends that name. Only
+      names of this machine are accepted, and literal addresses if the server listens beyond this machine.
+    - **Origin**: a page of another site may send requests, but not with our origin.
+    - **Token**: given once in the address (``/?token=...``) or in each request (``Authorization: Bearer ...``).
     - **Session**: a cookie that scripts cannot read, signed with a key that lives as long as the server.
 
-    The session's name is left in ``scope["session_name"]``.
+    The name of the session is stored in ``scope["session_name"]``.
     """
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
@@ -77,7 +77,7 @@ class Protection:
             await send(message)
 
         if "token" in parse_qs(scope.get("query_string", b"").decode("latin-1")) and scope["path"] == "/":
-            # The token leaves the address bar and the history.
+            # The redirect removes the token from the address bar and the history.
             await RedirectResponse("/", 303)(scope, receive, send_protected)
             return
         await self._app(scope, receive, send_protected)

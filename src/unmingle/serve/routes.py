@@ -41,7 +41,7 @@ _DRAIN_SECONDS = 5.0
 
 
 def application(settings: Settings, folder: Path) -> Starlette:
-    """The ASGI application; its files lie in ``folder``, which should be nobody else's."""
+    """The ASGI application. It keeps its files in ``folder``, which must be private."""
     api = _Api(settings, folder)
     routes = [
         Route("/", api.page),
@@ -71,7 +71,7 @@ def application(settings: Settings, folder: Path) -> Starlette:
 
 async def _answer_error(request: Request, error: Exception) -> Response:
     status = error.status if isinstance(error, RefusedError) else 422
-    # An upload that is refused half-way is not read to its end.
+    # A refused upload is not read to its end.
     headers = {"Connection": "close"} if request.method == "POST" else None
     return JSONResponse({"error": str(error)}, status, headers)
 
@@ -86,7 +86,7 @@ class _Api:
 
     @asynccontextmanager
     async def lifespan(self, _: Starlette) -> AsyncIterator[None]:
-        """Work and sweep while the server runs."""
+        """Run the queue and delete expired jobs while the server runs."""
         tasks = [asyncio.create_task(self._jobs.work()), asyncio.create_task(self._jobs.sweep())]
         try:
             yield
@@ -96,23 +96,23 @@ class _Api:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def stop(self) -> None:
-        """End what would otherwise go on: events, live streams and the job that runs."""
+        """End the event streams, the live streams and the running job."""
         await self._workers.close()
         await self._jobs.stop()
         await self._streams.stop()
 
     async def page(self, _: Request) -> Response:
         """The page."""
-        # Who opens it will soon have something to do.
+        # A visitor soon sends a job, so a worker starts now.
         await self._workers.prepare()
         return FileResponse(STATIC / "index.html")
 
     async def openapi(self, _: Request) -> Response:
-        """This API, described for programs."""
+        """The OpenAPI description."""
         return FileResponse(STATIC / "openapi.json")
 
     async def about(self, _: Request) -> Response:
-        """Version, bounds, tasks and formats."""
+        """Version, limits, tasks and formats."""
         settings = self._settings
         return JSONResponse(
             {
@@ -127,7 +127,7 @@ class _Api:
         )
 
     async def create(self, request: Request) -> Response:
-        """Take an upload: the body is the file; ``name``, ``task``, ``speakers``, ``strength`` are in the query."""
+        """Receive an upload: the body is the file, the query has ``name``, ``task``, ``speakers``, ``strength``."""
         query = request.query_params
         task = query.get("task", "separate")
         if task not in STAGES:
@@ -154,7 +154,7 @@ class _Api:
         return JSONResponse(self._jobs.describe(self._job(request)))
 
     async def delete(self, request: Request) -> Response:
-        """Cancel a job, or forget it."""
+        """Cancel or delete a job."""
         await self._jobs.delete(self._job(request))
         return Response(status_code=204)
 
@@ -218,13 +218,13 @@ class _Api:
         return target
 
     async def samples(self, request: Request) -> Response:
-        """A stretch of a track, float32."""
+        """A section of a track, float32."""
         start, count = _number(request, "start", 0), _number(request, "count", 1, _MOST_SAMPLES)
         data = await asyncio.to_thread(read_samples, self._track_path(request), start, count)
         return Response(data, media_type="application/octet-stream")
 
     async def picture(self, request: Request) -> Response:
-        """A stretch of a track, as columns to draw."""
+        """A section of a track, as columns to draw."""
         _, result = self._finished(request)
         start, count = _number(request, "start", 0), _number(request, "count", 1)
         width = _number(request, "width", 1, _WIDEST)
@@ -253,9 +253,9 @@ class _Api:
 
 
 async def _drain(body: AsyncIterator[bytes]) -> None:
-    """Read on for a little after a refusal: who still sends when the connection closes may not see the answer."""
+    """Read a refused upload for a few seconds: a client that is still sending may miss the answer otherwise."""
     left = _MOST_DRAINED
-    with suppress(TimeoutError, RuntimeError):  # A body that ended already cannot be read on.
+    with suppress(TimeoutError, RuntimeError):  # A body that has ended cannot be read.
         async with asyncio.timeout(_DRAIN_SECONDS):
             async for block in body:
                 left -= len(block)

@@ -1,4 +1,4 @@
-"""Starts the server: its private folder, its socket, and its end."""
+"""Starts and stops the server, with its private folder and its socket."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _LARGEST_MESSAGE = 1 << 20
 
 
 def serve(settings: Settings, on_ready: Callable[[str], None]) -> None:
-    """Serve until the process is told to end; then all uploads and results are removed.
+    """Serve until the process receives SIGINT or SIGTERM; then remove all uploads and results.
 
     Args:
-        settings: where and what.
-        on_ready: called with the address to open, once the server listens.
+        settings: address, models and limits.
+        on_ready: called with the address to open, when the server listens.
 
     Raises:
-        UnmingleError: the address or the port cannot be had.
+        UnmingleError: the address or the port cannot be used.
     """
     listener = listen(settings)
     folder = Path(tempfile.mkdtemp(prefix="unmingle-serve-"))  # Readable by this user only.
@@ -43,7 +43,7 @@ def listen(settings: Settings) -> socket.socket:
     """The socket that the server listens on.
 
     Raises:
-        UnmingleError: the address or the port cannot be had.
+        UnmingleError: the address or the port cannot be used.
     """
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     listener = socket.socket(family)
@@ -60,7 +60,7 @@ def listen(settings: Settings) -> socket.socket:
 
 
 def build_server(settings: Settings, folder: Path, on_ready: Callable[[], None]) -> uvicorn.Server:
-    """A server that keeps its files in ``folder``; ``on_ready`` is called when it answers."""
+    """A server that keeps its files in ``folder`` and calls ``on_ready`` when it accepts requests."""
     app = application(settings, folder)
     config = uvicorn.Config(
         app,
@@ -88,13 +88,13 @@ class _Server(uvicorn.Server):
         self._on_ready()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        # Open pages hold events and live streams open; they would be waited for.
+        # Open pages keep event streams and live streams open; uvicorn would wait for them.
         await self._on_stop()
         await super().shutdown(sockets)
 
 
 def address(settings: Settings, listener: socket.socket) -> str:
-    """What to open in a browser, token and all."""
+    """The address to open in a browser, with the token."""
     host, port = settings.host, listener.getsockname()[1]
     if host in ("0.0.0.0", "::"):
         host = socket.gethostname()
@@ -104,10 +104,10 @@ def address(settings: Settings, listener: socket.socket) -> str:
 
 
 def new_token() -> str:
-    """One that nobody guesses."""
+    """A random token that cannot be guessed."""
     return secrets.token_urlsafe(24)
 
 
 def open_in_browser(url: str) -> None:
-    """Open the page where there is a browser to open it in."""
+    """Open the page if there is a browser."""
     webbrowser.open(url)

@@ -1,4 +1,4 @@
-"""What the server is told, and the bounds it keeps."""
+"""Settings and limits of the server."""
 
 from __future__ import annotations
 
@@ -10,38 +10,38 @@ from unmingle.errors import UnmingleError
 
 @dataclass(frozen=True)
 class Settings:
-    """Where to listen, with which models, and how much is allowed."""
+    """Address, models and limits of the server."""
 
     host: str = "127.0.0.1"
     port: int = 8765
-    """0: any free one."""
+    """0: any free port."""
     token: str | None = None
-    """What every visitor must show; needed wherever the server listens beyond this machine."""
+    """Token that every visitor must give; required if the server listens beyond this machine."""
     model: str | None = None
-    """Separates; None: the package's default."""
+    """Model for separation; None: the default."""
     denoiser: str | None = None
-    """Cleans; None: the package's default."""
+    """Model for denoising; None: the default."""
     threads: int | None = None
-    """Of the processor, per job; None: all cores."""
+    """Threads per job; None: one per core."""
 
     upload_bytes: int = 500 * 2**20
-    """The largest file."""
+    """Maximum size of a file."""
     upload_seconds: float = 600.0
-    """How long an upload may take."""
+    """Maximum duration of an upload."""
     recording_seconds: float = 3600.0
-    """The longest recording."""
+    """Maximum length of a recording."""
     job_seconds: float = 1800.0
-    """How long a job may run before it is killed."""
+    """Maximum run time of a job; after that it is killed."""
     session_jobs: int = 8
-    """Recordings that one browser may have here at a time."""
+    """Maximum number of recordings per browser."""
     server_jobs: int = 32
-    """Recordings of all browsers together."""
+    """Maximum number of recordings of all browsers together."""
     keep_seconds: float = 3600.0
     """How long results are kept."""
     live_streams: int = 2
-    """Live streams at a time."""
+    """Maximum number of simultaneous live streams."""
     live_seconds: float = 3600.0
-    """How long a live stream may last."""
+    """Maximum duration of a live stream."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:
@@ -56,7 +56,7 @@ class Settings:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a name or address without a port means this machine and no other."""
+    """Whether a name or address without a port means only this machine."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

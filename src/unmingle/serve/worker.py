@@ -1,8 +1,8 @@
-"""The process that runs a model: one job, or one live stream, then it ends.
+"""The worker process: it runs a model for one job or one live stream, then it ends.
 
-``python -m unmingle.serve.worker`` imports PyTorch, then reads one line of JSON on stdin. For a job it answers
-in lines of JSON on stdout: ``{"stage", "progress"}`` as it goes, at the end ``{"result"}`` or ``{"error"}``. For a
-live stream it answers ``{"lag_seconds"}`` or ``{"error"}``; then float32 samples go in and come out.
+``python -m unmingle.serve.worker`` imports PyTorch, then reads one line of JSON from stdin. For a job it writes
+lines of JSON to stdout: ``{"stage", "progress"}`` during the work, and ``{"result"}`` or ``{"error"}`` at the end.
+For a live stream it writes ``{"lag_seconds"}`` or ``{"error"}``; then it reads and writes float32 samples.
 """
 
 from __future__ import annotations
@@ -30,56 +30,56 @@ from unmingle.models import DEFAULT_DENOISER, DEFAULT_MODEL
 from unmingle.separation import FileResult, Separator, separate_files
 from unmingle.serve.views import loudest_power
 
-Tell = Callable[[dict[str, Any]], None]
+Report = Callable[[dict[str, Any]], None]
 
 _MOST_VALUES = 2**30
-"""Samples of all channels in a recording, at most: 4 GiB."""
+"""Maximum number of samples of all channels in a recording: 4 GiB."""
 _BLOCK_SECONDS = 10.0
 
 
-def run_job(request: dict[str, Any], tell: Tell) -> dict[str, Any]:
-    """Do one job in its folder: ``input/NAME`` becomes ``tracks/original.wav`` and one file per estimate.
+def run_job(request: dict[str, Any], report: Report) -> dict[str, Any]:
+    """Run one job in its folder: ``input/NAME`` becomes ``tracks/original.wav`` and one file per estimate.
 
     The files are those of the command line, in float WAV.
 
     Returns:
-        The job's ``result``, as ``/api/openapi.json`` has it.
+        The job's ``result``, as ``/api/openapi.json`` describes it.
 
     Raises:
-        UnmingleError: what the command line would say.
+        UnmingleError: the same errors as on the command line.
     """
     task, tracks = request["task"], Path(request["folder"]) / "tracks"
-    tell({"stage": "loading"})
+    report({"stage": "loading"})
     separator: Separator | None = None
     denoiser: Enhancer | None = None
     if task != "denoise":
         separator = unmingle.load(request["model"] or DEFAULT_MODEL)
     if task != "separate":
         denoiser = _load_denoiser(request)
-    # Read by its bare name, so that sentences about it have the name that the user gave it.
+    # Opened by its bare name, so that error texts contain the name that the user gave it.
     os.chdir(Path(request["folder"]) / "input")
     path = Path(request["name"])
-    tell({"stage": "reading"})
+    report({"stage": "reading"})
     write_original(path, tracks / "original.wav", request["recording_seconds"], mono=separator is not None)
     if separator is not None:
-        result = _separate(path, tracks, separator, denoiser, request["speakers"], tell)
+        result = _separate(path, tracks, separator, denoiser, request["speakers"], report)
     else:
         assert denoiser is not None
-        result = _denoise(path, tracks, denoiser, tell)
+        result = _denoise(path, tracks, denoiser, report)
     with soundfile.SoundFile(str(tracks / "original.wav")) as original:
         rate, samples, channels = original.samplerate, original.frames, original.channels
     return result | {
         "sample_rate": rate,
         "samples": samples,
         "seconds": samples / rate,
-        "formats": [name for name in OUTPUT_FORMATS if _holds(name, channels, rate)],
+        "formats": [name for name in OUTPUT_FORMATS if _supports(name, channels, rate)],
         "loudest_power": loudest_power(tracks / "original.wav"),
         "tracks": [{"name": "original", "channels": channels, "speaks": []}, *result["tracks"]],
     }
 
 
 def write_original(path: Path, target: Path, most_seconds: float, *, mono: bool) -> None:
-    """Write what the estimates are compared with: the recording, or the mean of its channels.
+    """Write the original track for comparison: the recording, or the mean of its channels.
 
     Raises:
         UnmingleError: it cannot be read, is too long, or has too many channels for its length.
@@ -94,7 +94,7 @@ def write_original(path: Path, target: Path, most_seconds: float, *, mono: bool)
         with AudioWriter(target, rate, channels, "wav", seconds=seconds) as writer:
             for block in file.blocks(size):
                 samples += block.shape[1]
-                # The header may not have told.
+                # The length in the header may be wrong.
                 _refuse_too_long(path, samples / rate, file.channels * rate, most_seconds)
                 writer.write(pick(block)[None] if pick else block)
             if not samples:
@@ -104,7 +104,7 @@ def write_original(path: Path, target: Path, most_seconds: float, *, mono: bool)
 def _refuse_too_long(path: Path, seconds: float, values_per_second: int, most_seconds: float) -> None:
     if seconds > most_seconds:
         raise UnmingleError(
-            f"{path} is {seconds / 60:.0f} minutes long and this server takes "
+            f"{path} is {seconds / 60:.0f} minutes long and this server allows "
             f"{most_seconds / 60:.0f}: cut it, or use the command line."
         )
     if seconds * values_per_second > _MOST_VALUES:
@@ -114,10 +114,10 @@ def _refuse_too_long(path: Path, seconds: float, values_per_second: int, most_se
 
 
 def _separate(
-    path: Path, tracks: Path, separator: Separator, denoiser: Enhancer | None, speakers: Any, tell: Tell
+    path: Path, tracks: Path, separator: Separator, denoiser: Enhancer | None, speakers: Any, report: Report
 ) -> dict[str, Any]:
     def progress(share: float) -> None:
-        tell({"stage": "separating", "progress": share})
+        report({"stage": "separating", "progress": share})
 
     progress(0.0)
     (done,) = separate_files(
@@ -125,7 +125,7 @@ def _separate(
         separator,
         Output(tracks),
         speakers=speakers,
-        # After the separator: the denoiser takes a second speaker for noise.
+        # After separation, because the denoiser takes a second speaker for noise.
         clean=denoiser.file_stream if denoiser else None,
         on_progress=progress,
     )
@@ -149,7 +149,7 @@ def _separate(
 
 
 def _gain(tracks: Path, done: FileResult) -> float:
-    """As the command line does it where a format clips: one gain for all speakers."""
+    """One gain for all speakers, as on the command line, for formats that clip."""
     peak = 0.0
     for number in range(1, done.speakers + 1):
         for block in soundfile.blocks(str(tracks / f"speaker{number}.wav"), 1 << 20, dtype="float32"):
@@ -157,8 +157,8 @@ def _gain(tracks: Path, done: FileResult) -> float:
     return 0.999 / peak if peak > 1.0 else 1.0
 
 
-def _denoise(path: Path, tracks: Path, denoiser: Enhancer, tell: Tell) -> dict[str, Any]:
-    tell({"stage": "denoising"})
+def _denoise(path: Path, tracks: Path, denoiser: Enhancer, report: Report) -> dict[str, Any]:
+    report({"stage": "denoising"})
     (done,) = denoise_files([path], denoiser, Output(tracks, name="{stem}_denoised"))
     if done.error:
         raise UnmingleError(done.error)
@@ -172,7 +172,7 @@ def _denoise(path: Path, tracks: Path, denoiser: Enhancer, tell: Tell) -> dict[s
     }
 
 
-def _holds(format: str, channels: int, rate: int) -> bool:
+def _supports(format: str, channels: int, rate: int) -> bool:
     try:
         encode_audio(np.zeros((channels, 1), dtype=np.float32), rate, format)
     except UnmingleError:
@@ -213,8 +213,8 @@ def _write_line(sink: BinaryIO, message: dict[str, Any]) -> None:
     sink.flush()
 
 
-def _end_with(source: BinaryIO) -> None:
-    """End this process when the server's end of the pipe closes, however it came to that."""
+def _end_when_closed(source: BinaryIO) -> None:
+    """End this process when the server closes its end of the pipe, or ends."""
 
     def wait() -> None:
         while os.read(source.fileno(), 4096):
@@ -224,43 +224,43 @@ def _end_with(source: BinaryIO) -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-def _volunteer_for_oom() -> None:
-    # If memory runs out, Linux ends this process rather than the server or the user's other programs.
+def _prefer_for_oom_kill() -> None:
+    # If memory runs out, Linux kills this process first, not the server or the user's other programs.
     with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
 
 
 def main() -> None:
-    """Read one request from stdin and do it."""
-    # What a library prints must not get among the answers.
+    """Read one request from stdin and run it."""
+    # Text that libraries print to stdout must not mix with the answers.
     sink = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     source = os.fdopen(os.dup(0), "rb", buffering=0)
-    _volunteer_for_oom()
+    _prefer_for_oom_kill()
     line = source.readline()
     if not line:
         return
     request = json.loads(line)
     if request["threads"]:
         torch.set_num_threads(request["threads"])
-    with suppress(BrokenPipeError):  # The server is gone.
+    with suppress(BrokenPipeError):  # The server has ended.
         if request["task"] == "live":
             run_live(request, source, sink)
         else:
-            _end_with(source)
+            _end_when_closed(source)
             _write_line(sink, _answer(request, lambda message: _write_line(sink, message)))
 
 
-def _answer(request: dict[str, Any], tell: Tell) -> dict[str, Any]:
+def _answer(request: dict[str, Any], report: Report) -> dict[str, Any]:
     try:
-        return {"result": run_job(request, tell)}
+        return {"result": run_job(request, report)}
     except UnmingleError as error:
         return {"error": str(error)}
     except BrokenPipeError:
         raise
     except (OSError, MemoryError, RuntimeError) as error:
-        # As the command line has it: whatever a file manages to break.
-        return {"error": f"{request['name']} could not be done ({' '.join(str(error).split())})."}
+        # As on the command line, a file that breaks a library must not stop the server.
+        return {"error": f"{request['name']} could not be processed ({' '.join(str(error).split())})."}
 
 
 if __name__ == "__main__":

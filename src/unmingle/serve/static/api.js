@@ -50,7 +50,7 @@ export function follow(onJobs, onConnection) {
 }
 
 /**
- * Upload a recording. `XMLHttpRequest`, because `fetch` does not tell how far an upload is.
+ * Upload a recording. `XMLHttpRequest`, because `fetch` does not report upload progress.
  * @param {Blob} file
  * @param {{name: string, task: string, speakers: string, strength: string}} options
  * @param {(share: number) => void} onProgress
@@ -78,7 +78,7 @@ export async function remove(id) {
   await request(`/api/jobs/${id}`, { method: "DELETE" });
 }
 
-/** A finished job as the player wants it. */
+/** A finished job, as the player needs it. */
 export class ServerRecording {
   /** @param {Job} job done */
   constructor(job) {
@@ -93,10 +93,10 @@ export class ServerRecording {
   }
 
   /**
-   * A stretch of a track.
+   * A section of a track.
    * @param {Track} track
    * @param {number} start first sample
-   * @param {number} count samples; fewer come at the end
+   * @param {number} count samples; the end of the track has fewer
    * @returns {Promise<Float32Array<ArrayBuffer>[]>} one per channel
    */
   async samples(track, start, count) {
@@ -110,7 +110,7 @@ export class ServerRecording {
   }
 
   /**
-   * A stretch of a track as columns to draw.
+   * A section of a track as columns to draw.
    * @param {Track} track
    * @param {number} start first sample
    * @param {number} count samples

@@ -1,4 +1,4 @@
-/** Small helpers for making and finding elements. */
+/** Small helpers to make and find elements. */
 
 /**
  * Make an element.

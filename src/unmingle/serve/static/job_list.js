@@ -1,4 +1,4 @@
-/** The list of recordings: what becomes of each, how far it is, and buttons to cancel, show and remove. */
+/** The list of recordings: state and progress of each, and buttons to cancel, show and remove it. */
 
 import { clock, make } from "./dom.js";
 
@@ -54,7 +54,7 @@ export class JobList {
   }
 
   /**
-   * An entry for a file on its way.
+   * An entry for a file that is being uploaded.
    * @param {string} name
    * @param {string} task
    * @param {() => void} onCancel
@@ -109,7 +109,7 @@ function describe(entry, job, shown) {
   entry.show.disabled = shown;
   setText(entry.remove, ended ? "Remove" : "Cancel");
   if (job.state === "failed") {
-    fail(entry, job.error ?? "It failed.");
+    fail(entry, job.error ?? "The job failed.");
     return;
   }
   setText(entry.status, status(job));
@@ -123,7 +123,7 @@ function status(job) {
     const speakers = job.result.tracks.length - 1;
     const what = job.task === "denoise" ? "cleaned" : speakers === 1 ? "1 speaker" : `${speakers} speakers`;
     const { confidence, seconds } = job.result;
-    const sure = confidence < 1 ? ` (${Math.round(100 * confidence)} % sure)` : "";
+    const sure = confidence < 1 ? ` (${Math.round(100 * confidence)} % confidence)` : "";
     return `${what}${sure}, ${clock(seconds)}`;
   }
   if (job.state === "waiting") return job.jobs_ahead ? `waiting, ${job.jobs_ahead} before it` : "next";
@@ -133,7 +133,7 @@ function status(job) {
 }
 
 /**
- * One segment per stage: those behind are full, the present one is as full as is known, or moves if nothing is.
+ * One segment per stage. Finished segments are full; the current one shows its progress, or moves if it is not known.
  * @param {HTMLElement} bar
  * @param {string[]} stages
  * @param {string | null} stage
@@ -168,6 +168,6 @@ function fail(entry, text) {
  * @param {string} text
  */
 function setText(element, text) {
-  // A live region is read out whenever its text is set.
+  // Screen readers read a live region aloud whenever its text is set, even to the same text.
   if (element.textContent !== text) element.textContent = text;
 }

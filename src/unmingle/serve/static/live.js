@@ -1,4 +1,4 @@
-/** The live tab: microphone in, cleaned sound out, with the lag as it is. */
+/** The live tab: plays the microphone denoised, and shows the measured lag. */
 
 import { find } from "./dom.js";
 import { openMicrophone } from "./microphone.js";
@@ -37,7 +37,7 @@ export class LiveTab {
     this._switch.disabled = false;
   }
 
-  /** Hear the microphone as late as the cleaned sound, to compare; or the cleaned sound again. */
+  /** Switch between the denoised sound and the microphone, both with the same lag. */
   compare() {
     if (!this._node) return;
     const original = this._compare.getAttribute("aria-pressed") !== "true";
@@ -82,7 +82,7 @@ export class LiveTab {
         this.stop(message.error);
         return;
       }
-      // From here on, so that nothing queues up while the model is loaded.
+      // The microphone is connected only now, so that no samples queue up while the model loads.
       this._node = this._connect(context, source, socket, message.lag_seconds);
       this._status.textContent = `cleaning with ${message.model}`;
       this._compare.disabled = false;
@@ -100,7 +100,7 @@ export class LiveTab {
     node.port.onmessage = ({ data }) => {
       if (!data.block) this._show(data, modelLag, context);
       else if (socket.bufferedAmount < MOST_WAITING_BYTES) socket.send(data.block);
-      else this.stop("the server does not keep up; stopped");
+      else this.stop("stopped: the server is too slow");
     };
     source.connect(node).connect(context.destination);
     return node;
@@ -115,7 +115,7 @@ export class LiveTab {
     find("live-in", HTMLMeterElement).value = report.input;
     find("live-out", HTMLMeterElement).value = report.output;
     if (report.lag === null) return;
-    // What the sound card adds is known on its output side only.
+    // The latency of the sound card is known only for its output.
     const output = context.baseLatency + (context.outputLatency || 0);
     const ms = (/** @type {number} */ seconds) => Math.round(1000 * seconds);
     this._lag.textContent =

@@ -1,4 +1,4 @@
-/** Wires the page together: files, jobs, the player, the live tab and the keyboard. */
+/** Connects the parts of the page: files, jobs, the player, the live tab and the keyboard. */
 
 import { about, follow, remove, ServerRecording, upload } from "./api.js";
 import { clock, find } from "./dom.js";
@@ -15,14 +15,14 @@ const list = new JobList(find("jobs", HTMLElement), show, (job) => void discard(
 
 /** @type {Job[]} */
 let jobs = [];
-/** Ids of uploads whose result is to be shown as soon as it is there. @type {Set<string>} */
+/** Ids of uploads whose result is shown when it is ready. @type {Set<string>} */
 const awaited = new Set();
 /** @type {{id: string, player: TrackPlayer} | null} */
 let shown = null;
 /** @type {number | null} */
 let uploadBytes = null;
 
-/** @param {string} text empty: nothing to say */
+/** @param {string} text empty: hide the message */
 function say(text) {
   const message = find("message", HTMLElement);
   message.textContent = text;
@@ -75,7 +75,7 @@ async function send(file, name) {
   const control = new AbortController();
   const entry = list.addUpload(name, task, () => control.abort());
   if (uploadBytes !== null && file.size > uploadBytes) {
-    entry.fail(`${name} is larger than ${Math.round(uploadBytes / 2 ** 20)} MB, the most that this server takes.`);
+    entry.fail(`${name} is larger than ${Math.round(uploadBytes / 2 ** 20)} MB, the limit of this server.`);
     return;
   }
   entry.progress(0);
@@ -94,7 +94,7 @@ async function send(file, name) {
 
 /** @param {FileList | null | undefined} files */
 async function sendAll(files) {
-  // One after the other: a slow line would otherwise be shared.
+  // One after the other, so that the uploads do not share a slow connection.
   for (const file of [...(files ?? [])]) await send(file, file.name);
 }
 
@@ -167,12 +167,12 @@ function wireTabs() {
   }
 }
 
-/** The element that the Tab key, not the mouse, has brought the focus to. @type {EventTarget | null} */
+/** The element that received the focus by the Tab key, not the mouse. @type {EventTarget | null} */
 let tabbedTo = null;
 
 /**
- * Whether a key belongs to the element that has the focus. A button that was clicked keeps the focus, but the space
- * bar is the player's all the same.
+ * Whether the focused element handles a key. A clicked button keeps the focus, but the space bar still controls the
+ * player.
  * @param {KeyboardEvent} event
  */
 function keepsKey({ target, key }) {

@@ -1,19 +1,19 @@
-/** The microphone, for recordings and live. */
+/** The microphone, for recordings and live streams. */
 
 /**
  * @returns {Promise<{context: AudioContext, source: MediaStreamAudioSourceNode, close: () => void}>}
  */
 export async function openMicrophone() {
   if (!navigator.mediaDevices) {
-    throw new Error("Browsers give pages a microphone only on localhost or over https; open the page there.");
+    throw new Error("Browsers allow the microphone only on localhost or over https; open the page there.");
   }
-  // What browsers do to speech by themselves would come before the model.
+  // The browser's own speech processing would act before the model, so it is off.
   const audio = { channelCount: 1, echoCancellation: false, noiseSuppression: false, autoGainControl: false };
   let stream;
   try {
     stream = await navigator.mediaDevices.getUserMedia({ audio });
   } catch {
-    throw new Error("The microphone cannot be used; allow it in the browser, and see that one is connected.");
+    throw new Error("The microphone cannot be used; allow it in the browser, and check that one is connected.");
   }
   const context = new AudioContext({ latencyHint: "interactive" });
   await context.audioWorklet.addModule("/static/worklet.js");

@@ -1,5 +1,5 @@
 /**
- * What is heard of each track: solo, mute, level, and the original in place of all.
+ * The gain of each track, from solo, mute and level; or the original alone, for comparison.
  *
  * @typedef {{solo: boolean, mute: boolean, decibels: number}} Strip
  */
@@ -30,7 +30,7 @@ export class Mixer {
   toggleSolo(track) {
     this.hearsOriginal = false;
     this.strips[track].solo = !this.strips[track].solo;
-    // Who wants to hear a speaker alone has not muted them.
+    // Solo clears mute.
     if (this.strips[track].solo) this.strips[track].mute = false;
   }
 

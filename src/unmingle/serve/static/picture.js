@@ -1,8 +1,8 @@
 /**
- * Draws a track: its waveform, and its spectrogram below.
+ * Draws a track: its waveform with its spectrogram below.
  *
  * @typedef {{start: number, count: number, low: Float32Array, high: Float32Array, shades: Uint8Array}} Columns a
- *   stretch in samples; the lowest and highest sample of every column; for every column its bands, lowest first
+ *   section in samples; the lowest and highest sample of every column; for every column its bands, lowest first
  */
 
 const WAVE_SHARE = 0.38;
@@ -48,7 +48,7 @@ function paintSpectrogram(context, shades, top, height, colour) {
   for (let y = 0; y < height; y++) {
     const band = Math.floor(((height - 0.5 - y) / height) * bands);
     for (let x = 0; x < width; x++) {
-      // The page's own background shows through where it is quiet, so that it fits dark and light.
+      // Quiet bins are transparent, so that the picture fits the dark and the light theme.
       const place = 4 * (y * width + x);
       image.data[place] = red;
       image.data[place + 1] = green;

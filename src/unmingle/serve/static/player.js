@@ -1,6 +1,6 @@
 /**
- * Plays the tracks of a recording in step, to the sample, however long it is: stretches of all tracks are fetched
- * ahead and scheduled on one audio clock. What is heard is decided by gains, so switching makes no gap.
+ * Plays the tracks of a recording in sync to the sample, at any length: chunks of all tracks are fetched in advance
+ * and scheduled on one audio clock. Gains select the audible tracks, so switching makes no gap.
  *
  * @typedef {import("./api.js").ServerRecording} Recording
  */
@@ -46,7 +46,7 @@ export class Player {
     return Math.min(this._position + since, this.duration);
   }
 
-  /** Level of what is heard now, in dB of full scale. */
+  /** Level of the output now, in dB of full scale. */
   get level() {
     if (!this._analyser || !this.playing) return -Infinity;
     const samples = new Float32Array(this._analyser.fftSize);
@@ -54,7 +54,7 @@ export class Player {
     return 10 * Math.log10(samples.reduce((sum, sample) => sum + sample * sample, 0) / samples.length);
   }
 
-  /** The gain of every track, as it is now. */
+  /** The current gain of every track. */
   get gains() {
     return this._gainNodes.length ? this._gainNodes.map((node) => node.gain.value) : [...this._gains];
   }
@@ -77,13 +77,13 @@ export class Player {
       await context.resume();
       const first = Math.round(this._position * this.recording.sampleRate);
       this._nextChunk = Math.floor(first / this._chunkLength);
-      // Near the end of a chunk the next one is waited for, too, or it might come too late.
+      // Near the end of a chunk, wait for the next one too; otherwise it may arrive too late.
       const ready = (this._nextChunk + 1) * this._chunkLength - first;
       const next = (this._nextChunk + 1) * this._chunkLength < this.recording.length;
       const wanted = next && ready < START_SECONDS * this.recording.sampleRate ? [0, 1] : [0];
       await Promise.all(wanted.map((more) => this._chunk(this._nextChunk + more)));
       if (generation !== this._generation) return;
-      // On the grid of samples, so that chunks join without a click.
+      // Start on the sample grid, so that chunks join without a click.
       const rate = context.sampleRate;
       this._startTime = Math.ceil((context.currentTime + START_DELAY) * rate) / rate;
       await this._schedule(generation, first);
@@ -144,9 +144,9 @@ export class Player {
   }
 
   /**
-   * Schedule what will be heard in the next seconds.
-   * @param {number} generation of this playing; another has begun if it has changed
-   * @param {number} first sample that is heard at `_startTime`
+   * Schedule the chunks of the next seconds.
+   * @param {number} generation number of this playback; it changes when another playback starts
+   * @param {number} first sample that plays at `_startTime`
    */
   async _schedule(generation, first) {
     const context = this._context;
@@ -172,7 +172,7 @@ export class Player {
       }
       if (generation !== this._generation) return;
       if (time < context.currentTime && number * this._chunkLength > first) {
-        // It came too late: go on from here instead of playing tracks out of step.
+        // The chunk came too late: continue from here, so that the tracks stay in sync.
         this.seek(begins / sampleRate);
         return;
       }

@@ -1,4 +1,4 @@
-/** Pictures along time: a track's waveform and spectrogram, the ruler, and who speaks when. */
+/** Pictures over time: a track's waveform and spectrogram, the ruler, and who speaks when. */
 
 import { clock, make } from "./dom.js";
 import { paint } from "./picture.js";
@@ -13,7 +13,7 @@ import { paint } from "./picture.js";
 const FETCH_DELAY_MS = 80;
 const LANE = 12;
 
-/** The picture of one track, with a line where it plays. */
+/** The picture of one track, with a line at the play position. */
 export class TrackPicture {
   /**
    * @param {Recording} recording
@@ -33,11 +33,11 @@ export class TrackPicture {
     this._view = { start: 0, end: 1 };
     this._peak = 1;
     this._timer = 0;
-    this._asked = "";
+    this._requested = "";
   }
 
   /**
-   * Show a stretch: at once from what is there, sharp as soon as it has been fetched.
+   * Show a section: at once from the columns at hand, and sharp when the new columns arrive.
    * @param {View} view
    */
   show(view) {
@@ -48,7 +48,7 @@ export class TrackPicture {
     this._timer = window.setTimeout(() => void this._fetch(), FETCH_DELAY_MS);
   }
 
-  /** Paint again, in other colours. */
+  /** Repaint in new colours. */
   repaint() {
     const columns = this._columns;
     if (!columns) return;
@@ -56,7 +56,7 @@ export class TrackPicture {
     this._draw();
   }
 
-  /** @param {number} share of the picture, where it plays */
+  /** @param {number} share play position as a share of the picture's width */
   mark(share) {
     this._line.hidden = share < 0 || share > 1;
     this._line.style.left = `${100 * share}%`;
@@ -68,16 +68,16 @@ export class TrackPicture {
     const rate = this._recording.sampleRate;
     const start = Math.floor(this._view.start * rate);
     const count = Math.max(1, Math.min(Math.round((this._view.end - this._view.start) * rate), this._recording.length));
-    const asked = `${start} ${count} ${width} ${this._canvas.height}`;
-    if (asked === this._asked) return;
-    this._asked = asked;
+    const requested = `${start} ${count} ${width} ${this._canvas.height}`;
+    if (requested === this._requested) return;
+    this._requested = requested;
     let columns;
     try {
       columns = await this._recording.picture(this._track, start, count, width);
     } catch {
-      return; // The recording is gone; the list of jobs says so.
+      return; // The recording was deleted; the list of jobs shows it.
     }
-    if (asked !== this._asked) return;
+    if (requested !== this._requested) return;
     if (!this._columns) this._peak = peakOf(columns);
     this._columns = columns;
     this.repaint();
@@ -95,7 +95,7 @@ export class TrackPicture {
   }
 }
 
-/** Who speaks when, over the whole recording; a click goes there. */
+/** Who speaks when, over the whole recording. A click seeks to that time. */
 export class Timeline {
   /**
    * @param {Track[]} tracks
@@ -107,7 +107,7 @@ export class Timeline {
     this._canvas = make("canvas");
     this._line = make("span", { class: "line" });
     this._tracks = tracks.filter((track) => track.name.startsWith("speaker"));
-    // Lanes take their colours from these, as rows do.
+    // These elements define the colours of the lanes by CSS, as in the rows.
     this._colours = this._tracks.map((track) => make("i", { class: track.name }));
     this.element = make("div", { class: "timeline" }, this._canvas, this._line, ...this._colours);
     this.element.style.height = `${LANE * Math.max(1, this._tracks.length) + 4}px`;
@@ -117,7 +117,7 @@ export class Timeline {
     });
   }
 
-  /** How many speakers it shows. */
+  /** Number of speakers shown. */
   get lanes() {
     return this._tracks.length;
   }
@@ -143,14 +143,14 @@ export class Timeline {
     }
   }
 
-  /** @param {number} share of the recording, where it plays */
+  /** @param {number} share play position as a share of the recording */
   mark(share) {
     this._line.style.left = `${100 * share}%`;
   }
 }
 
 /**
- * Draw the times of what is seen.
+ * Draw the time scale of the visible section.
  * @param {HTMLCanvasElement} canvas
  * @param {View} view
  */
@@ -177,7 +177,7 @@ export function ruler(canvas, view) {
 }
 
 /**
- * Give a canvas as many pixels as it has on the screen.
+ * Give a canvas the resolution of the screen.
  * @param {HTMLCanvasElement} canvas
  * @returns {number} pixels per CSS pixel
  */

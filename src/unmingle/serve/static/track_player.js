@@ -1,4 +1,4 @@
-/** The player: a row per track with its picture and its controls, all in step. */
+/** The player: one row per track with its picture and controls, all in sync. */
 
 import { clock, make } from "./dom.js";
 import { LOWEST_DECIBELS, Mixer } from "./mixer.js";
@@ -21,7 +21,7 @@ export class TrackPlayer extends HTMLElement {
     this.recording = recording;
     this.player = new Player(recording);
     this.mixer = new Mixer(recording.tracks.map((track) => track.name));
-    /** What is seen, in seconds. */
+    /** The visible section, in seconds. */
     this.view = { start: 0, end: this.player.duration };
     this.player.onError = (error) => this._say(error.message);
     this._frame = 0;
@@ -143,7 +143,7 @@ export class TrackPlayer extends HTMLElement {
 
   /**
    * @param {number} seconds
-   * @param {boolean} [centre] bring it into view
+   * @param {boolean} [centre] scroll the position into view
    */
   seek(seconds, centre = false) {
     this.player.seek(seconds);
@@ -162,7 +162,7 @@ export class TrackPlayer extends HTMLElement {
   }
 
   /**
-   * Solo by the number of a key.
+   * Solo by a number key.
    * @param {number} speaker from 1
    */
   soloSpeaker(speaker) {
@@ -176,7 +176,7 @@ export class TrackPlayer extends HTMLElement {
 
   /**
    * @param {number} factor
-   * @param {number} [around] seconds that stay where they are
+   * @param {number} [around] time in seconds that keeps its place
    */
   zoom(factor, around) {
     const { start, end } = this.view;
@@ -235,7 +235,7 @@ export class TrackPlayer extends HTMLElement {
     this._timeline.draw(this.view);
   }
 
-  /** Every frame: where it plays. */
+  /** Update the play position; called every frame. */
   _follow() {
     const { player, view } = this;
     const position = player.position;
@@ -267,7 +267,7 @@ export class TrackPlayer extends HTMLElement {
   _scrub(event, element) {
     if (event.button !== 0) return;
     this.seek(this._secondsAt(event, element));
-    if (event.pointerType === "touch") return; // A finger that moves scrolls the page.
+    if (event.pointerType === "touch") return; // A moving finger scrolls the page.
     element.setPointerCapture(event.pointerId);
     const move = (/** @type {PointerEvent} */ later) => this.seek(this._secondsAt(later, element));
     element.addEventListener("pointermove", move);

@@ -1,4 +1,4 @@
-/** Runs on the audio thread: takes the microphone's samples, and plays what comes back. */
+/** Runs on the audio thread: posts the microphone's samples, and plays the denoised ones. */
 
 const BLOCK = 512;
 const LONGEST_SECONDS = 20;
@@ -15,7 +15,7 @@ class Blocks {
     this.filled = 0;
   }
 
-  /** @param {Float32Array} samples as many as divide a block */
+  /** @param {Float32Array} samples their number divides the block size */
   add(samples) {
     this.block.set(samples, this.filled);
     this.filled += samples.length;
@@ -40,12 +40,12 @@ class Capture extends AudioWorkletProcessor {
   }
 }
 
-/** Posts the microphone's samples as blocks, and plays the cleaned ones that are posted back. */
+/** Posts the microphone's samples as blocks, and plays the denoised samples that are posted back. */
 class Live extends AudioWorkletProcessor {
   constructor() {
     super();
     const length = Math.ceil(LONGEST_SECONDS * sampleRate);
-    // Sample k of the microphone and of what came back lie at k modulo the length.
+    // Sample k of the microphone and denoised sample k are stored at k modulo the length.
     this.heard = new Float32Array(length);
     this.cleaned = new Float32Array(length);
     this.captured = this.received = this.played = 0;
@@ -63,7 +63,7 @@ class Live extends AudioWorkletProcessor {
   receive(samples) {
     for (const sample of samples) this.cleaned[this.received++ % this.cleaned.length] = sample;
     const surplus = this.received - this.played - (WAIT_SECONDS + SLACK_SECONDS) * sampleRate;
-    // After a hold-up the lag must not stay: what is too old is left out.
+    // After a delay the lag must shrink again: samples that are too old are skipped.
     if (surplus > 0) this.played = this.received - Math.round(WAIT_SECONDS * sampleRate);
   }
 
