@@ -1,4 +1,4 @@
-"""Fixtures: a tiny model with random weights, the shipped audio, and a corpus made of it."""
+"""Fixtures: a tiny model with random weights, the packaged audio, and a corpus made from it."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def tiny_sound(path: Path, seconds: float = 0.5, rate: int = 8000, format: str |
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write ``text``, in folders that may not be there yet."""
+    """Write ``text``; missing folders are created."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
 
@@ -115,7 +115,7 @@ def tiny_denoiser(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model file with random weights: right in form, useless in quality."""
+    """A model file with random weights: valid, but it does not separate."""
     path = tmp_path_factory.mktemp("models") / "tiny.safetensors"
     save_system(tiny_system(), path, ModelFacts())
     return path
@@ -132,13 +132,13 @@ def example_sources() -> Samples:
 
 @pytest.fixture(scope="session")
 def example_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A manifest of the shipped speech: two speakers in every split, which is enough to run, not to learn."""
+    """A manifest of the packaged speech: two speakers per split, enough to run training but not to learn."""
     return _manifest(tmp_path_factory.mktemp("corpus") / "speech.csv", one_speaker_a_file=False)
 
 
 @pytest.fixture(scope="session")
 def crowd_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same speech as if every file had a speaker of its own, for mixtures of three."""
+    """The same speech with a different speaker for every file, for mixtures of three speakers."""
     return _manifest(tmp_path_factory.mktemp("crowd") / "speech.csv", one_speaker_a_file=True)
 
 

@@ -1,4 +1,4 @@
-"""Arrays and rates of every kind that callers have."""
+"""Arrays and sample rates of all types that callers use."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ AUDIO = (0.1 * np.sin(np.arange(4000) / 7)).astype(np.float32)
     ],
     ids=lambda value: str(getattr(value, "dtype", value)),
 )
-def test_every_real_kind_is_the_same_audio(audio: object, tolerance: float) -> None:
+def test_every_real_type_gives_the_same_audio(audio: object, tolerance: float) -> None:
     samples = as_samples(audio)  # type: ignore[arg-type]
     assert samples.dtype == np.float32
     np.testing.assert_allclose(samples, AUDIO, atol=tolerance, rtol=0)
@@ -51,7 +51,7 @@ def test_a_lazily_negated_tensor_is_the_negated_audio() -> None:
      torch.sparse_coo_tensor(torch.tensor([[0]]), torch.tensor([1.0]), (4,)), [[1.0], [1.0, 2.0]]],
     ids=str,
 )  # fmt: skip
-def test_other_kinds_are_refused_in_one_sentence(audio: object) -> None:
+def test_other_types_are_refused_in_one_sentence(audio: object) -> None:
     with pytest.raises(UnmingleError) as caught:
         as_samples(audio)  # type: ignore[arg-type]
     assert "\n" not in str(caught.value)
@@ -60,7 +60,7 @@ def test_other_kinds_are_refused_in_one_sentence(audio: object) -> None:
 @pytest.mark.parametrize(
     "rate", [16000, 16000.0, np.int16(16000), np.float32(16000), np.array(16000), torch.tensor(16000)]
 )
-def test_rates_of_every_kind(rate: object) -> None:
+def test_rates_of_every_type(rate: object) -> None:
     assert as_rate(rate) == 16000
     assert type(as_rate(rate)) is int
 
@@ -73,7 +73,7 @@ def test_other_rates_are_refused(rate: object) -> None:
         as_rate(rate)
 
 
-def test_denoise_takes_what_soundfile_gives(tiny_denoiser: Path) -> None:
+def test_denoise_accepts_arrays_of_soundfile(tiny_denoiser: Path) -> None:
     enhancer = load_denoiser(tiny_denoiser)
     channels = np.stack([AUDIO, 0.5 * AUDIO])
     expected = enhancer.denoise(channels, 16000)
@@ -91,7 +91,7 @@ def test_denoise_takes_what_soundfile_gives(tiny_denoiser: Path) -> None:
 
 
 @pytest.mark.parametrize("offset", [0.01, 0.3, -0.5])
-def test_a_constant_offset_changes_nothing_and_is_given_back(tiny_denoiser: Path, offset: float) -> None:
+def test_a_constant_offset_is_kept_and_changes_nothing_else(tiny_denoiser: Path, offset: float) -> None:
     enhancer = load_denoiser(tiny_denoiser)
     noisy = AUDIO + 0.01 * np.random.default_rng(0).standard_normal(4000).astype(np.float32)
     cleaned = enhancer.denoise(noisy, 16000)

@@ -29,7 +29,7 @@ def test_every_bit_depth_reads_as_the_same_samples(tmp_path: Path, subtype: str)
 
 
 @pytest.mark.parametrize("name", ["wav", "flac", "ogg", "mp3"])
-def test_what_is_written_can_be_read_back(tmp_path: Path, name: str) -> None:
+def test_written_audio_can_be_read(tmp_path: Path, name: str) -> None:
     samples = _sine(16000)
     write_audio(tmp_path / f"a.{name}", samples, 16000)
     recording = read_audio(tmp_path / f"a.{name}")
@@ -102,7 +102,7 @@ def test_bad_files_are_refused_in_one_sentence(tmp_path: Path, name: str, word: 
 
 
 @pytest.mark.parametrize("name", ["wav", "flac", "mp3"])
-def test_a_file_cut_inside_its_data_gives_what_is_there(tmp_path: Path, name: str) -> None:
+def test_a_truncated_file_gives_the_existing_samples(tmp_path: Path, name: str) -> None:
     generator = np.random.default_rng(0)
     whole, cut = tmp_path / f"whole.{name}", tmp_path / f"cut.{name}"
     write_audio(whole, (0.1 * generator.standard_normal(32000)).astype(np.float32), 16000)
@@ -151,7 +151,7 @@ def test_rates_that_a_format_cannot_hold_are_refused(tmp_path: Path, name: str, 
     assert list(tmp_path.glob("a.*")) == []
 
 
-def test_names_that_nothing_can_have_and_headerless_samples_are_refused(tmp_path: Path) -> None:
+def test_impossible_names_and_headerless_samples_are_refused(tmp_path: Path) -> None:
     (tmp_path / "samples.raw").write_bytes(b"\0" * 1000)
     for path in (tmp_path / ("x" * 300 + ".wav"), tmp_path / "samples.raw"):
         with pytest.raises(UnmingleError, match="read"):

@@ -52,7 +52,7 @@ def test_spherical_kmeans_clusters_directions_not_lengths() -> None:
     torch.testing.assert_close(centres.norm(dim=-1), torch.ones(2))
 
 
-def test_more_clusters_than_different_points_is_no_crash() -> None:
+def test_more_clusters_than_different_points_does_not_crash() -> None:
     labels, centres = kmeans(torch.zeros(5, 3), torch.ones(5), 4, generator=torch.Generator().manual_seed(0))
     assert len(labels) == 5
     assert len(labels.unique()) == 1, "equal points belong together"
@@ -83,8 +83,8 @@ def test_soft_kmeans_follows_equation_2_step_by_step() -> None:
         torch.testing.assert_close(shares[b].T, torch.stack([responsibilities(v, mu) for v in points[b]]))
 
 
-def test_squaring_only_the_centre_would_be_another_thing() -> None:
-    """A public toolkit's mistake: with -alpha |mu|^2 all points share alike."""
+def test_squaring_only_the_centre_gives_another_result() -> None:
+    """The error of a public toolkit: with -alpha |mu|^2 all points have the same responsibilities."""
     points = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])
     shares, _ = soft_kmeans(points, torch.ones(1, 2), points.clone(), hardness=5.0, steps=1)
     assert shares[0, 0, 0] > 0.99

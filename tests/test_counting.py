@@ -7,7 +7,7 @@ from unmingle.counting import SPREAD_SHARE, count_by_energy, count_by_spread, co
 
 
 def _embedding(points: torch.Tensor, shares: list[float], noise: float = 0.1) -> torch.Tensor:
-    """``(1, 40, 25, dim)``: bins near the points, in these shares."""
+    """``(1, 40, 25, dim)``: bins near the points, in the given shares."""
     generator = torch.Generator().manual_seed(0)
     counts = [round(share * 1000) for share in shares]
     counts[0] += 1000 - sum(counts)
@@ -16,7 +16,7 @@ def _embedding(points: torch.Tensor, shares: list[float], noise: float = 0.1) ->
     return (rows + noise * torch.randn(rows.shape, generator=generator)).reshape(1, 40, 25, -1)
 
 
-def test_energy_rule_drops_what_is_20_db_below_the_loudest() -> None:
+def test_energy_rule_drops_outputs_20_db_below_the_loudest() -> None:
     loud, quiet = torch.randn(1, 1, 8000), torch.randn(1, 1, 8000)
     for decibels, expected in ((-19.0, 2), (-21.0, 1)):
         scaled = quiet * (loud.norm() / quiet.norm()) * 10 ** (decibels / 20)
@@ -59,7 +59,7 @@ def test_silent_windows_count_nobody() -> None:
 
 @pytest.mark.parametrize("speakers", [1, 2, 3, 4])
 def test_spread_counts_orthogonal_speakers(speakers: int) -> None:
-    """Deep clustering wants a speaker's bins in one point, orthogonal to the others'."""
+    """Deep clustering puts the bins of a speaker at one point, orthogonal to the points of the others."""
     points = torch.linalg.qr(torch.randn(20, 20, generator=torch.Generator().manual_seed(1))).Q[:speakers]
     counted = count_by_spread(_embedding(points, [1 / speakers] * speakers, 0.03), torch.ones(1, 40, 25), 5)
     assert counted.count.tolist() == [speakers]
@@ -72,7 +72,7 @@ def test_spread_counts_opposite_speakers_as_two() -> None:
     assert count_by_spread(_embedding(points, [0.7, 0.3]), torch.ones(1, 40, 25), 3).count.tolist() == [2]
 
 
-def test_spread_ignores_what_has_no_weight_and_never_exceeds_the_most() -> None:
+def test_spread_ignores_bins_without_weight_and_never_exceeds_the_maximum() -> None:
     points = torch.eye(5)[:3]
     embedding = _embedding(points, [0.4, 0.3, 0.3], 0.01)
     only_first = (embedding.argmax(dim=-1) == 0).float()

@@ -1,4 +1,4 @@
-"""Batches of files: one bad file never stops the others, folders stay folders."""
+"""Batches of files: one bad file never stops the others, and subfolders are kept."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import soundfile
 from test_audio_reading import KINDS
 from unmingle.denoising import denoise_files, load_denoiser
 from unmingle.errors import UnmingleError
-from unmingle.file_batches import Output, check_output, distinct_stems, find_inputs, find_roots, go_through
+from unmingle.file_batches import Output, check_output, distinct_stems, find_inputs, find_roots, process_files
 
 
 @dataclass
@@ -24,7 +24,7 @@ class _Result:
 
 
 @pytest.mark.parametrize("error", KINDS, ids=lambda error: type(error).__name__)
-def test_whatever_one_file_raises_the_others_are_done(error: Exception) -> None:
+def test_an_error_in_one_file_does_not_stop_the_others(error: Exception) -> None:
     done = []
 
     def work(path: Path, stem: str, result: _Result) -> None:
@@ -33,21 +33,21 @@ def test_whatever_one_file_raises_the_others_are_done(error: Exception) -> None:
         done.append(stem)
 
     results = [_Result() for _ in range(3)]
-    told: list[_Result] = []
-    go_through([Path(f"{name}.wav") for name in "abc"], results, work, "cleaned", told.append)
+    reported: list[_Result] = []
+    process_files([Path(f"{name}.wav") for name in "abc"], results, work, "cleaned", reported.append)
     assert done == ["a", "c"]
-    assert told == results
+    assert reported == results
     assert [result.error is None for result in results] == [True, False, True]
     assert str(results[1].error).startswith("b.wav could not be cleaned (")
     assert "\n" not in str(results[1].error)
 
 
-def test_an_interrupt_is_no_files_error() -> None:
+def test_an_interrupt_is_not_an_error_of_a_file() -> None:
     def work(path: Path, stem: str, result: _Result) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        go_through([Path("a.wav")], [_Result()], work, "cleaned", None)
+        process_files([Path("a.wav")], [_Result()], work, "cleaned", None)
 
 
 def _sound(path: Path) -> Path:
@@ -78,7 +78,7 @@ def test_an_empty_name_is_not_the_current_folder(tmp_path: Path) -> None:
     assert "variable unset" in problems[0].error
 
 
-def test_names_that_are_no_text_are_done_too(tmp_path: Path, tiny_denoiser: Path) -> None:
+def test_files_with_non_utf8_names_are_processed(tmp_path: Path, tiny_denoiser: Path) -> None:
     _sound(tmp_path / "in" / "good.wav").rename(tmp_path / "in" / os.fsdecode(b"caf\xe9.wav"))
     _sound(tmp_path / "in" / "good.wav")
     paths, _ = find_inputs([str(tmp_path / "in")])
@@ -92,6 +92,6 @@ def test_names_that_are_no_text_are_done_too(tmp_path: Path, tiny_denoiser: Path
     [(Output(Path("/dev/null")), "cannot be written"), (Output(Path("/proc/x")), "cannot be written"),
      (Output(format="xyz"), "Cannot write"), (Output(name="{stem}"), "needs")],
 )  # fmt: skip
-def test_what_no_file_could_be_written_with_is_found_first(output: Output, word: str) -> None:
+def test_wrong_output_settings_are_found_before_the_work(output: Output, word: str) -> None:
     with pytest.raises(UnmingleError, match=word):
         check_output(output, 2)

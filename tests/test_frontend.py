@@ -60,7 +60,7 @@ def test_equalizing_raises_weak_frequencies_to_the_mean_of_loud_frames_and_lower
     assert (raised[:, 45] > given[:, 45] + 0.5).all()
 
 
-def test_equalized_features_do_not_show_what_a_microphone_takes_away() -> None:
+def test_equalized_features_do_not_depend_on_the_microphone() -> None:
     plain, equalizing = FrontEnd(StftConfig()), FrontEnd(StftConfig(equalize=True))
     mixture = _speechlike()
     for frontend in (plain, equalizing):
@@ -86,7 +86,7 @@ def test_equalized_features_ignore_gain_and_appended_silence() -> None:
     assert frontend(torch.zeros(1, 1000)).features.isfinite().all()
 
 
-def test_what_streams_is_not_equalized() -> None:
+def test_streaming_features_cannot_be_equalized() -> None:
     with pytest.raises(ValueError, match="equalize needs"):
         StftConfig(equalize=True, level="running")
 
@@ -113,7 +113,7 @@ def test_weights_leave_padding_out_and_do_not_let_it_change_the_rest() -> None:
     assert weights[:, 10:].sum() == 0
 
 
-def test_near_loudest_weights_keep_bins_within_so_many_decibels_of_the_peak() -> None:
+def test_near_loudest_weights_keep_bins_within_a_range_of_the_peak() -> None:
     magnitude = torch.tensor([[[1.0, 0.011, 0.0099, 0.0]], [[50.0, 0.6, 0.4, 1.0]]])
     config = WeightConfig(rule="near_loudest", threshold=40.0)
     expected = torch.tensor([[[1.0, 1.0, 0.0, 0.0]], [[1.0, 1.0, 0.0, 1.0]]])
@@ -178,7 +178,7 @@ def test_impossible_thresholds_are_refused() -> None:
             WeightConfig.model_validate({"rule": rule, "threshold": threshold})
 
 
-def test_thresholds_are_the_papers_where_none_is_given() -> None:
+def test_default_thresholds_are_those_of_the_papers() -> None:
     values = {rule: WeightConfig.model_validate({"rule": rule}).value for rule in ("loudest", "near_loudest")}
     assert values == {"loudest": 0.9, "near_loudest": 40.0}
     assert WeightConfig(rule="log_range").value == 0.6

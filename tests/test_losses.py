@@ -32,7 +32,7 @@ def test_mask_error_follows_equation_13() -> None:
         assert float(mask_error(magnitude, masks, targets)[b]) == pytest.approx(total / (2 * 4 * 3), abs=1e-6)
 
 
-def test_pairwise_mask_error_holds_the_plain_one_on_its_diagonal() -> None:
+def test_the_diagonal_of_the_pairwise_mask_error_is_the_mask_error() -> None:
     magnitude, masks, targets = torch.rand(2, 4, 3), torch.rand(2, 3, 4, 3), torch.rand(2, 3, 4, 3)
     pairwise = pairwise_mask_error(magnitude, masks, targets)
     torch.testing.assert_close(
@@ -58,7 +58,7 @@ def test_waveform_error_is_the_negative_si_sdr_of_speakers() -> None:
         estimates, sources, torch.ones(2, 2, dtype=torch.bool), sources.sum(dim=1)
     )
     expected = -si_sdr(estimates, sources).float()
-    # The floor at 30 dB moves an SI-SDR of 6 dB by less than 0.02 dB.
+    # The floor at 30 dB changes an SI-SDR of 6 dB by less than 0.02 dB.
     torch.testing.assert_close(errors.diagonal(dim1=1, dim2=2), expected, atol=0.03, rtol=0)
 
 
@@ -81,7 +81,7 @@ def test_waveform_error_as_snr_counts_the_level_too() -> None:
     assert float(halved[0, 0, 0]) == pytest.approx(-6.0, abs=0.1)
 
 
-def test_waveform_error_wants_silence_where_nobody_talks() -> None:
+def test_waveform_error_rewards_silence_for_missing_speakers() -> None:
     sources = torch.randn(1, 2, 1000)
     sources[:, 1] = 0
     active = torch.tensor([[True, False]])
@@ -133,7 +133,7 @@ def test_affinity_loss_equals_the_naive_form_in_value_and_gradient() -> None:
         torch.testing.assert_close(fast, slow, atol=1e-6, rtol=1e-4)
 
 
-def test_affinity_loss_knows_no_order_and_counts_no_silence() -> None:
+def test_affinity_loss_ignores_the_order_of_sources_and_silent_bins() -> None:
     assignment = torch.nn.functional.one_hot(torch.randint(2, (1, 6, 4)), 2).movedim(-1, 1).float()
     perfect = torch.nn.functional.one_hot(assignment.argmax(dim=1), 5).float()
     weight = torch.ones(1, 6, 4)

@@ -86,7 +86,7 @@ def test_si_sdr_follows_its_equation_and_its_limits() -> None:
     assert float(si_sdr(orthogonal, wave)) == -100.0
     assert float(si_sdr(0 * wave, wave)) == -100.0
     assert float(si_sdr(wave, 0 * wave)) == -100.0
-    # Quiet signals are no silence.
+    # Quiet signals are not silent.
     assert float(
         si_sdr(1e-5 * torch.tensor(estimates[0, 1]), 1e-5 * torch.tensor(references[0, 1]))
     ) == pytest.approx(_naive_si_sdr(estimates[0, 1], references[0, 1]), abs=1e-4)

@@ -1,4 +1,4 @@
-"""Temporary files: nobody else's, gone after a kill, never over what is no file."""
+"""Temporary files: unique, removed after a kill, and only regular files are replaced."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from unmingle.audio_blocks import AudioWriter
 from unmingle.denoising import denoise_files, load_denoiser
 from unmingle.errors import UnmingleError
 from unmingle.file_batches import Output
-from unmingle.temporary import Replacement, alone, check_writable, replace_files, temporary_folder
+from unmingle.temporary import Replacement, exclusive_access, check_writable, replace_files, temporary_folder
 
 
 def test_threads_of_one_process_write_each_its_own_files(tmp_path: Path, tiny_denoiser: Path) -> None:
@@ -47,7 +47,7 @@ def test_threads_of_one_process_write_each_its_own_files(tmp_path: Path, tiny_de
 def test_two_processes_of_one_number_do_not_share_a_temporary_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(os, "getpid", lambda: 1)  # As in containers, where everybody is number 1.
+    monkeypatch.setattr(os, "getpid", lambda: 1)  # As in containers, where every process has the id 1.
     with AudioWriter(tmp_path / "a.wav", 8000, 1, "wav") as one:
         one.write(np.full((1, 100), 0.25, dtype=np.float32))
         with AudioWriter(tmp_path / "b.wav", 8000, 1, "wav") as other:
@@ -68,7 +68,7 @@ def test_the_mode_is_what_the_umask_leaves(tmp_path: Path, mask: int) -> None:
     assert (tmp_path / "a").stat().st_mode & 0o777 == 0o666 & ~mask
 
 
-def test_what_is_no_regular_file_is_never_replaced(tmp_path: Path) -> None:
+def test_only_regular_files_are_replaced(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "folder").mkdir()
     for name in ("pipe", "folder"):
@@ -83,7 +83,7 @@ def test_what_is_no_regular_file_is_never_replaced(tmp_path: Path) -> None:
     assert (tmp_path / "real").read_bytes() == b"x"
 
 
-def test_what_a_killed_process_left_is_removed_and_what_others_write_is_not(
+def test_files_of_a_killed_process_are_removed_and_files_in_use_are_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     code = (
@@ -109,7 +109,7 @@ def test_what_a_killed_process_left_is_removed_and_what_others_write_is_not(
             process.communicate()
 
 
-def test_folders_are_made_and_taken_away_with_what_failed(tmp_path: Path) -> None:
+def test_new_folders_are_removed_after_a_failure(tmp_path: Path) -> None:
     def fail(folder: Path) -> None:
         with Replacement(folder / "file"):
             raise KeyboardInterrupt
@@ -122,7 +122,7 @@ def test_folders_are_made_and_taken_away_with_what_failed(tmp_path: Path) -> Non
     assert not [path for path in tmp_path.iterdir() if path.name in ("a", "c")]
 
 
-def test_a_folder_is_found_to_be_unwritable_before_the_work(tmp_path: Path) -> None:
+def test_an_unwritable_folder_is_found_before_the_work(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(UnmingleError, match="cannot be written"):
         check_writable(tmp_path / "file" / "below")
@@ -132,10 +132,10 @@ def test_a_folder_is_found_to_be_unwritable_before_the_work(tmp_path: Path) -> N
     assert [path.name for path in tmp_path.iterdir() if path.name != "cache"] == ["file"]
 
 
-def test_only_one_is_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_one_process_has_exclusive_access(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(temporary, "_PATIENCE_SECONDS", 0.1)
     twice = pytest.raises(UnmingleError, match="Another process is mixing")
-    with alone(tmp_path, "mixing"), twice, alone(tmp_path, "mixing"):
+    with exclusive_access(tmp_path, "mixing"), twice, exclusive_access(tmp_path, "mixing"):
         pass
-    with alone(tmp_path, "mixing"):
+    with exclusive_access(tmp_path, "mixing"):
         pass

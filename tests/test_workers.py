@@ -1,4 +1,4 @@
-"""Worker processes: none outlives the process that started it, and no platform's names are taken for granted."""
+"""Worker processes: none outlives its parent, and functions that a platform lacks are not needed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 from unmingle import temporary, workers
 from unmingle.errors import UnmingleError
 from unmingle.evaluation.external import ExternalProgram
-from unmingle.temporary import alone, replace_files
+from unmingle.temporary import exclusive_access, replace_files
 from unmingle.workers import available_cores, peak_memory, worker_pool
 
 _SCRIPT = """
@@ -56,12 +56,12 @@ def _end(_: int) -> None:
     os._exit(1)
 
 
-def test_a_worker_that_is_ended_is_one_sentence() -> None:
-    with pytest.raises(UnmingleError, match="ended from outside"), worker_pool(1) as pool:
+def test_a_killed_worker_gives_a_one_sentence_error() -> None:
+    with pytest.raises(UnmingleError, match="worker process was killed"), worker_pool(1) as pool:
         list(pool.map(_end, range(1)))
 
 
-def test_cores_where_the_system_does_not_tell(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cores_if_the_system_does_not_report_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)  # macOS, Windows
     monkeypatch.setattr(os, "cpu_count", lambda: 7)
     assert available_cores() == 7
@@ -89,6 +89,6 @@ def test_a_program_is_run_and_ended_without_killpg(monkeypatch: pytest.MonkeyPat
 
 def test_files_are_replaced_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(temporary, "fcntl", None)  # Windows
-    with alone(tmp_path, "mixing"):
+    with exclusive_access(tmp_path, "mixing"):
         replace_files([(tmp_path / "a", b"x")])
     assert (tmp_path / "a").read_bytes() == b"x"

@@ -1,4 +1,4 @@
-"""Arrays and tensors that callers have, turned into the one kind that everything here computes with."""
+"""Convert arrays and tensors of callers to float32 samples, and results back."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from unmingle.samples import LOWEST_SAMPLE_RATE, Samples, check_samples
 
 
 def as_samples(audio: NDArray[np.generic] | Tensor, *, channels_last: bool = False) -> Samples:
-    """Audio of any kind as float32 in [-1, 1], channels before samples; what was given is not changed.
+    """Audio as float32 in [-1, 1], channels before samples. The input is not changed.
 
     Args:
-        audio: an array or a tensor on any device: floating point (``bfloat16`` too) in [-1, 1], or integers of 8,
-            16 or 32 bits with a sign, which are divided by their full scale.
-        channels_last: its shape is ``(samples, channels)``, as soundfile reads it.
+        audio: an array or a tensor on any device: floating point (``bfloat16`` too) in [-1, 1], or signed integers
+            of 8, 16 or 32 bits, which are divided by their full scale.
+        channels_last: the shape is ``(samples, channels)``, as soundfile returns it.
 
     Returns:
-        ``(samples,)`` or ``(channels, samples)``; a batch is taken for channels.
+        ``(samples,)`` or ``(channels, samples)``. A batch dimension is treated as channels.
 
     Raises:
-        UnmingleError: another kind or shape, or samples that are not finite or beyond 1e10.
+        UnmingleError: another type or shape, or samples that are not finite or beyond 1e10.
     """
     array = _as_array(audio)
     if array.ndim not in (1, 2):
@@ -41,29 +41,29 @@ def as_samples(audio: NDArray[np.generic] | Tensor, *, channels_last: bool = Fal
         full_scale = np.float32(2 ** (8 * array.dtype.itemsize - 1))
         samples = array.astype(np.float32) / full_scale
     elif np.issubdtype(array.dtype, np.floating):
-        with np.errstate(over="ignore"):  # Infinite then, and refused.
+        with np.errstate(over="ignore"):  # They become infinite and are refused below.
             samples = array.astype(np.float32)
     else:
-        # Of 64-bit integers nobody knows the full scale; unsigned ones have their silence in the middle.
+        # The full scale of 64-bit integers is not defined; unsigned integers have silence in the middle.
         raise UnmingleError(
-            f"Audio must be floating point, or integers of 8, 16 or 32 bits with a sign; got {array.dtype}."
+            f"Audio must be floating point, or signed integers of 8, 16 or 32 bits; got {array.dtype}."
         )
     check_samples(samples, "The audio")
     return np.ascontiguousarray(samples)
 
 
 def like(answer: Samples, audio: object, *, channels_last: bool = False) -> Samples | Tensor:
-    """``answer``, ``(..., samples)``, as what was given: a tensor for a tensor, channels last where they were."""
+    """``answer`` ``(..., samples)`` in the form of ``audio``: a tensor if it is one, channels last if they are."""
     if channels_last and answer.ndim == 2:
         answer = np.ascontiguousarray(answer.T)
     return torch.from_numpy(answer) if isinstance(audio, Tensor) else answer
 
 
 def as_rate(sample_rate: object) -> int:
-    """A sample rate in hertz, whatever number holds it.
+    """A sample rate in hertz from any type of number.
 
     Raises:
-        UnmingleError: it is no whole number, or below 1 kHz.
+        UnmingleError: it is not a whole number, or below 1 kHz.
     """
     if isinstance(sample_rate, Tensor | np.ndarray) and sample_rate.ndim == 0:
         sample_rate = sample_rate.item()
@@ -81,7 +81,7 @@ def as_rate(sample_rate: object) -> int:
 def _as_array(audio: NDArray[np.generic] | Tensor) -> NDArray[Any]:
     try:
         if isinstance(audio, Tensor):
-            # Views that are still to be conjugated or negated are no memory that NumPy could share.
+            # Lazy conjugates and negatives of PyTorch are resolved, because NumPy cannot share their memory.
             tensor = audio.detach().resolve_conj().resolve_neg().cpu()
             array: NDArray[Any] = (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
             return array

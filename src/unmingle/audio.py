@@ -1,6 +1,6 @@
 """Audio files and arrays: reading, writing, resampling, channels and levels.
 
-Arrays of a file are ``(channels, samples)``, float32 in [-1, 1]; one channel is ``(samples,)``.
+The array of a file is ``(channels, samples)``, float32 in [-1, 1]. A single channel is ``(samples,)``.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ OUTPUT_FORMATS: dict[str, tuple[str, dict[int, str]]] = {
     "ogg": ("OGG", {0: "VORBIS"}),
     "mp3": ("MP3", {0: "MPEG_LAYER_III"}),
 }
-"""Format to libsndfile's name and, by bits a sample, its subtype; 0 is the default."""
+"""Formats with libsndfile's name and its subtypes by bits per sample; 0 is the default."""
 
 _MP3_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
 _CANCELLED = 0.3
 _HIGHEST_RATES = {"ogg": 200_000, "flac": 655_350}
-"""Beyond these the encoders fail, Vorbis by killing the process."""
+"""Above these rates in hertz the encoders fail; Vorbis even kills the process."""
 
 
 def check_format(name: str, sample_rate: int, bits: int | None = None) -> str:
-    """libsndfile's subtype for a format, if the format can hold such audio.
+    """libsndfile's subtype for a format.
 
     Raises:
-        UnmingleError: the format is unknown, or cannot hold this rate or this many bits.
+        UnmingleError: the format is unknown, or does not support this rate or number of bits.
     """
     if name not in OUTPUT_FORMATS:
         raise UnmingleError(f"Cannot write {name!r} files; choose one of {', '.join(OUTPUT_FORMATS)}.")
@@ -54,7 +54,7 @@ def check_format(name: str, sample_rate: int, bits: int | None = None) -> str:
     subtypes = OUTPUT_FORMATS[name][1]
     if bits is not None and bits not in subtypes:
         possible = ", ".join(str(value) for value in subtypes if value) or "none to choose"
-        raise UnmingleError(f"{name} files cannot have {bits} bits a sample; possible: {possible}.")
+        raise UnmingleError(f"{name} files cannot have {bits} bits per sample; possible: {possible}.")
     return subtypes[bits or 0]
 
 
@@ -68,7 +68,7 @@ def encode_audio(samples: Samples, sample_rate: int, name: str, bits: int | None
     """
     subtype = check_format(name, sample_rate, bits)
     channels = 1 if samples.ndim == 1 else samples.shape[0]
-    # Encoded in memory: the encoder does not tell when the disk is full, the operating system does.
+    # Encoded in memory: the encoder does not report a full disk, the operating system does.
     encoded = io.BytesIO()
     kind = OUTPUT_FORMATS[name][0]
     try:
@@ -86,29 +86,29 @@ def encode_audio(samples: Samples, sample_rate: int, name: str, bits: int | None
 
 
 def zero_time_stamp(encoded: memoryview, name: str) -> None:
-    """Take the time of day out of a float WAV's PEAK chunk: the same audio must be the same bytes."""
+    """Set the time in a float WAV's PEAK chunk to zero, so that the same audio gives the same bytes."""
     peak = bytes(encoded[:128]).find(b"PEAK")
     if name == "wav" and peak >= 0:
         encoded[peak + 12 : peak + 16] = bytes(4)
 
 
 def write_audio(path: Path, samples: Samples, sample_rate: int, bits: int | None = None) -> None:
-    """Write one channel ``(samples,)`` or ``(channels, samples)``; the suffix gives the format.
+    """Write one channel ``(samples,)`` or ``(channels, samples)``. The suffix gives the format.
 
     Raises:
-        UnmingleError: the format is unknown, cannot hold this audio, or the disk refuses.
+        UnmingleError: the format is unknown or cannot hold this audio, or the file cannot be written.
     """
     encoded = encode_audio(samples, sample_rate, path.suffix.lower().lstrip("."), bits)
     replace_files([(path, encoded)])
 
 
 def to_mono(samples: Samples) -> Samples:
-    """Mean over channels: ``(channels, samples)`` to ``(samples,)``; the loudest channel where they cancel."""
+    """Mean over channels, ``(channels, samples)`` to ``(samples,)``; the loudest channel if the channels cancel."""
     return _mean_or_loudest(samples)[0]
 
 
 def pick_channel(samples: Samples, channel: str) -> Samples:
-    """One channel of ``(channels, samples)``: ``mix``, ``left``, ``right``, or a number from 1 on.
+    """One channel of ``(channels, samples)``: ``mix``, ``left``, ``right``, or a number from 1.
 
     Raises:
         UnmingleError: the recording has no such channel.
@@ -117,14 +117,14 @@ def pick_channel(samples: Samples, channel: str) -> Samples:
 
 
 def down_mix(samples: Samples, channel: str = "mix") -> tuple[Samples, tuple[str, ...]]:
-    """One channel, as :func:`pick_channel`, and what is odd about it: cancelling channels, silence.
+    """One channel, as :func:`pick_channel`, with warnings about cancelling or silent channels.
 
     Args:
         samples: ``(channels, samples)``.
-        channel: ``mix``, ``left``, ``right``, or a number from 1 on.
+        channel: ``mix``, ``left``, ``right``, or a number from 1.
 
     Returns:
-        ``(samples,)``, and warnings without a file's name.
+        ``(samples,)``, and warnings without the file's name.
 
     Raises:
         UnmingleError: the recording has no such channel.
@@ -136,7 +136,7 @@ def down_mix(samples: Samples, channel: str = "mix") -> tuple[Samples, tuple[str
         return mono, (_cancelled(loudest),)
     number = {"left": "1", "right": "2"}.get(channel, channel)
     if not (number.isascii() and number.isdecimal() and len(number) < 10):
-        raise UnmingleError(f"There is no channel {channel!r}; say mix, left, right, or a number from 1 on.")
+        raise UnmingleError(f"There is no channel {channel!r}; use mix, left, right, or a number from 1.")
     if not 1 <= int(number) <= len(samples):
         raise UnmingleError(f"There is no channel {channel}; the recording has {len(samples)}.")
     picked: Samples = samples[int(number) - 1]
@@ -148,19 +148,24 @@ def down_mix(samples: Samples, channel: str = "mix") -> tuple[Samples, tuple[str
 def down_mixer(
     blocks: Iterable[Samples], channels: int, channel: str = "mix"
 ) -> tuple[Callable[[Samples], Samples], tuple[str, ...]]:
-    """As :func:`down_mix` for a recording in blocks: what picks one channel of each of them, and warnings.
+    """:func:`down_mix` for a recording in blocks.
 
     Args:
-        blocks: ``(channels, samples)`` each; gone through once where the whole recording must be known, which
-            is where there are several channels.
-        channels: of each.
-        channel: ``mix``, ``left``, ``right``, or a number from 1 on.
+        blocks: ``(channels, samples)`` each. They are read once if ``channel`` is ``mix`` and there are several
+            channels, because the choice depends on the whole recording.
+        channels: of each block.
+        channel: ``mix``, ``left``, ``right``, or a number from 1.
+
+    Returns:
+        A function from a block ``(channels, samples)`` to one channel ``(samples,)``, and warnings.
 
     Raises:
         UnmingleError: the recording has no such channel.
     """
     if channels == 1 or channel != "mix":
-        down_mix(np.zeros((channels, 1), dtype=np.float32), channel)  # Refuses a channel that is not there.
+        down_mix(
+            np.zeros((channels, 1), dtype=np.float32), channel
+        )  # Raises the error for a missing channel.
         return lambda block: down_mix(block, channel)[0], ()
     count, sums, squares = 0, np.zeros(channels + 1), np.zeros(channels + 1)
     for block in blocks:
@@ -179,17 +184,17 @@ def _cancelled(loudest: int) -> str:
 
 
 def _cancel(mean: float, powers: NDArray[np.float64]) -> bool:
-    """Whether the power of the mean over channels is far below that of channels that are independent."""
-    # These leave the sum of their powers over their number's square.
+    """Whether the power of the mean over channels is far below the value for independent channels."""
+    # The mean of n independent channels has the sum of their powers divided by n squared.
     return bool(mean < _CANCELLED * powers.sum() / len(powers) ** 2)
 
 
 def _mean_or_loudest(samples: Samples) -> tuple[Samples, int | None]:
-    """The mean over channels, or, where they cancel, the loudest channel and its index."""
+    """The mean over channels and None; if the channels cancel, the loudest channel and its index."""
     if len(samples) == 1 or samples.shape[1] == 0:
         return samples[0], None
     mono: Samples = samples.mean(axis=0, dtype=np.float32)
-    # Variances: an offset of all channels is no sound that is left.
+    # Variances, because a constant offset is not sound.
     powers = np.var(samples, axis=1, dtype=np.float64)
     if not _cancel(float(np.var(mono, dtype=np.float64)), powers):
         return mono, None
@@ -198,7 +203,7 @@ def _mean_or_loudest(samples: Samples) -> tuple[Samples, int | None]:
 
 
 def split_offset(samples: Samples) -> tuple[Samples, Samples]:
-    """``(..., samples)`` without its mean, and the mean ``(..., 1)`` to be given back."""
+    """``(..., samples)`` without its mean, and the mean ``(..., 1)``, which the caller adds back."""
     mean = samples.mean(axis=-1, keepdims=True, dtype=np.float64).astype(np.float32)
     return samples - mean, mean
 
@@ -214,8 +219,8 @@ def resample(samples: Samples, from_rate: float, to_rate: float) -> Samples:
 def active_level(samples: Samples, sample_rate: int) -> float:
     """Root mean square of the active part of speech ``(samples,)``.
 
-    Active are the frames of 25 ms within 30 dB of the loudest one: a plain energy rule that
-    leaves pauses out, not ITU-T P.56.
+    Frames of 25 ms are active if they are within 30 dB of the loudest one. This simple energy rule
+    excludes pauses; it is not ITU-T P.56.
     """
     size = max(1, round(0.025 * sample_rate))
     whole = len(samples) // size * size

@@ -1,4 +1,4 @@
-"""Write audio files block by block, so that an hour needs no more memory than a minute."""
+"""Write audio files block by block, so that memory does not depend on the length."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from unmingle.temporary import Replacement, refusal
 
 _HEADER_BYTES = 128
 _MOST_WAV_BYTES = 4_000_000_000
-"""Beyond it the sizes in a WAV header do not fit; RF64 is WAV with larger ones."""
+"""Larger sizes do not fit into a WAV header. RF64 is WAV with 64-bit sizes."""
 
 
 class AudioWriter:
-    """Writes a file block by block under a temporary name, and gives it its own name when it is complete.
+    """Writes a file block by block under a temporary name, and renames it when it is complete.
 
-    Used as a context: what ends in an error leaves nothing behind. Samples beyond full scale are clipped
-    where the format cannot hold them.
+    Use it as a context manager: after an error, no file is left. Samples beyond full scale are clipped if the
+    format cannot hold them.
 
     Args:
         path: of the file.
         sample_rate: in hertz.
-        channels: how many.
+        channels: number of channels.
         name: of the format.
-        bits: a sample; the format's default if not given.
-        seconds: roughly how long the audio will be: from 4 GB on, WAV becomes RF64.
+        bits: per sample (default: that of the format).
+        seconds: approximate length of the audio: WAV files above 4 GB become RF64.
 
     Raises:
-        UnmingleError: the format cannot hold such audio, or the disk refuses.
+        UnmingleError: the format cannot hold this audio, or the file cannot be written.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class AudioWriter:
         self._rate, self._channels, self._format = sample_rate, channels, name
         self._closed = False
         self.clipped = 0
-        """Samples that were beyond full scale."""
+        """Number of samples beyond full scale."""
 
     def __enter__(self) -> AudioWriter:
         try:
@@ -95,12 +95,12 @@ class AudioWriter:
             raise refusal(self._path, refused) from refused
 
     def close(self) -> None:
-        """Complete the file under its temporary name; it gets its own name at the end of the context.
+        """Complete the file under its temporary name. It is renamed at the end of the context.
 
-        Who writes several files closes them all first: then all appear, or none.
+        To write several files atomically, close all of them first: then either all appear, or none.
 
         Raises:
-            UnmingleError: the disk refuses.
+            UnmingleError: the file cannot be written.
         """
         if self._closed:
             return
@@ -129,7 +129,7 @@ class AudioWriter:
 
 
 class _Disk:
-    """A file for the encoder, which does not tell when the disk is full: the error is kept."""
+    """A file for the encoder. It stores the error of a full disk, which the encoder does not report."""
 
     def __init__(self, replacement: Replacement) -> None:
         self.replacement, self.file = replacement, replacement.file
@@ -139,7 +139,7 @@ class _Disk:
         if self.error is None:
             try:
                 self.replacement.write(data)
-            except BaseException as error:  # Ctrl-C too would be lost inside the encoder.
+            except BaseException as error:  # Ctrl-C would be lost inside the encoder too.
                 self.error = error
         return len(data)
 
@@ -153,7 +153,7 @@ class _Disk:
         return self.file.tell()
 
     def stamp(self, name: str) -> None:
-        """Take the time of day out of the header: the same audio must be the same bytes."""
+        """Set the time in the header to zero, so that the same audio gives the same bytes."""
         self.file.seek(0)
         header = bytearray(self.file.read(_HEADER_BYTES))
         zero_time_stamp(memoryview(header), name)

@@ -1,7 +1,7 @@
-"""What audio files look like from outside: where they end, and what their headers lack.
+"""Structure of audio files: where they really end, and errors in their headers.
 
-libsndfile believes headers: of two files joined into one it reads the first, and of a recording whose recorder was
-killed nothing. :func:`inspect` looks at the content itself, before anything is decoded.
+libsndfile trusts headers. Of two files joined into one it reads only the first, and of a recording whose recorder was
+killed it reads nothing. :func:`inspect` looks at the content before it is decoded.
 """
 
 from __future__ import annotations
@@ -18,33 +18,33 @@ from typing import Literal
 from unmingle.mpeg_frames import is_mpeg, mpeg_end
 
 _TRAILER = 1024
-"""Bytes behind the audio that no word is lost about: tags and padding."""
-_STOPPED = "does not say how long it is, as if its recorder was stopped; it was read to its end"
+"""Fewer bytes behind the audio give no warning: they are tags or padding."""
+_STOPPED = "does not say how long it is, perhaps because its recorder was stopped; it was read to its end"
 
 
 @dataclass(frozen=True)
 class Piece:
-    """One complete file among those that were joined; mostly all of it."""
+    """One of the files that were joined into one; in most cases the whole file."""
 
     start: int
     end: int
     patches: tuple[tuple[int, bytes], ...] = ()
-    """What the header says wrongly, put right: places in the file, and the bytes that belong there."""
+    """Corrections of the header: positions in the file, and the correct bytes."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How a file is made up."""
+    """The structure of a file."""
 
     pieces: tuple[Piece, ...]
     warnings: tuple[str, ...] = ()
-    """What is wrong with it, without the file's name: ``ends early``."""
+    """Problems of the file, without its name: ``ends early``."""
 
 
 def inspect(file: FileIO) -> Layout:
-    """Look at an open file's content; its position does not matter and may change.
+    """Inspect the content of an open file. Its position may change.
 
-    What is no container that is known here is one piece.
+    A file of an unknown container is one piece.
     """
     size = file.seek(0, os.SEEK_END)
     pieces: list[Piece] = []
@@ -56,7 +56,7 @@ def inspect(file: FileIO) -> Layout:
         kind = b"ID3" if is_mpeg(head) else head[4:8] if head[4:8] == b"ftyp" else head[:4]
         if pieces and kind != magic:
             if size - start > _TRAILER:
-                warnings.append(f"holds {size - start} bytes behind its audio, which were not read")
+                warnings.append(f"has {size - start} bytes after its audio, which were not read")
             break
         piece, found = _piece(file, head, start, size)
         pieces.append(piece)
@@ -64,7 +64,7 @@ def inspect(file: FileIO) -> Layout:
         start, magic = piece.end, kind
     if len(pieces) > 1:
         warnings.append(
-            f"holds {len(pieces)} recordings joined into one file; they were read one after the other"
+            f"has {len(pieces)} recordings joined into one file; they were read one after the other"
         )
     return Layout(tuple(pieces) or (Piece(0, size),), tuple(dict.fromkeys(warnings)))
 
@@ -98,13 +98,13 @@ class _Chunks:
     """A format of chunks, each with a name and a length."""
 
     first: int
-    """Where the first chunk begins."""
+    """Position of the first chunk."""
     name: int
     length: int
-    """Bytes of a chunk's name, and of its length."""
+    """Bytes of the length field of a chunk; ``name``: bytes of its name."""
     order: Literal["little", "big"]
     whole: bool
-    """Whether the length counts name and length too."""
+    """Whether the length includes the name and length fields."""
     align: int
     data: bytes
 
@@ -127,7 +127,7 @@ def _kind_of(head: bytes) -> _Chunks | None:
 
 
 def _chunked(file: FileIO, kind: _Chunks, start: int, size: int) -> tuple[Piece, list[str]]:
-    """Walk through the chunks up to the end of the file, or the beginning of another one."""
+    """Read the chunks up to the end of the file or the start of another file."""
     file.seek(start)
     magic = file.read(4)
     position, width = start + kind.first, kind.name + kind.length
@@ -152,7 +152,7 @@ def _chunked(file: FileIO, kind: _Chunks, start: int, size: int) -> tuple[Piece,
             if sized is not None and length == 0xFFFFFFFF:
                 length, place, bytes_of_size = sized, place_of_size, 8
             rest = size - begin
-            if rest and _says_nothing(file, kind, length, begin, rest, bytes_of_size):
+            if rest and _length_is_unknown(file, kind, length, begin, rest, bytes_of_size):
                 warnings.append(_STOPPED)
                 told = rest + width if kind.whole else rest
                 most = 256**bytes_of_size - 1
@@ -160,15 +160,15 @@ def _chunked(file: FileIO, kind: _Chunks, start: int, size: int) -> tuple[Piece,
                 return Piece(start, size, tuple(patches)), warnings
             if length > rest:
                 right = rest.to_bytes(kind.length, kind.order)
-                # libsndfile puts this right itself, but for CAF.
+                # libsndfile corrects this itself, except for CAF.
                 return Piece(start, size, ((place, right),) if magic == b"caff" else ()), ["ends early"]
         position = begin + length
         position += -(position - start) % kind.align
     return Piece(start, size, tuple(patches)), warnings
 
 
-def _says_nothing(file: FileIO, kind: _Chunks, length: int, begin: int, rest: int, width: int) -> bool:
-    """Whether the length of the audio is none: left at 0, a mark of "unknown", or in the middle of the audio."""
+def _length_is_unknown(file: FileIO, kind: _Chunks, length: int, begin: int, rest: int, width: int) -> bool:
+    """Whether the stated length is not real: 0, a value for "unknown", or an end in the middle of the audio."""
     if length < 0 or length >= 256**width - (1 << 16):
         return True
     if width == 4 and length > rest and (length & 0xFFFFF000) in (0x7FFFF000, 0x80000000):
@@ -180,17 +180,17 @@ def _says_nothing(file: FileIO, kind: _Chunks, length: int, begin: int, rest: in
         return False
     file.seek(end)
     behind = file.read(4)
-    # A chunk's name is four letters, digits or spaces; samples hardly ever are, and padding is nothing.
+    # The name of a chunk has four letters, digits or spaces. Samples almost never look like that.
     return re.fullmatch(rb"[A-Za-z0-9_ .+-]{1,4}", behind) is None and (
         length == 0 or behind.strip(b"\0") != b""
     )
 
 
 def _counted(start: int, offset: int, length: int, width: int, size: int) -> tuple[Piece, list[str]]:
-    """Audio of a stated length behind a header: Sun and NeXT's AU."""
+    """A header with the length, then audio: AU of Sun and NeXT."""
     begin = start + offset
     if length == 0xFFFFFFFF or begin >= size:
-        return Piece(start, size), []  # "Unknown" is what the format says of a stream.
+        return Piece(start, size), []  # The format allows "unknown" for streams.
     if length == 0:
         return (
             Piece(start, size, ((start + width, b"\xff\xff\xff\xff"),)),
@@ -202,7 +202,7 @@ def _counted(start: int, offset: int, length: int, width: int, size: int) -> tup
 
 
 def _boxes(file: FileIO, start: int, size: int) -> tuple[Piece, list[str]]:
-    """MP4 and its like: boxes with a length and a name, up to the first box of another file."""
+    """MP4 and similar: boxes with a length and a name, up to the first box of another file."""
     position = start
     while position + 8 <= size:
         file.seek(position)
@@ -213,13 +213,13 @@ def _boxes(file: FileIO, start: int, size: int) -> tuple[Piece, list[str]]:
         if length == 1:
             length = int.from_bytes(header[8:], "big")
         if length < 8:
-            break  # 0: up to the end.
+            break  # 0 means: up to the end of the file.
         position += length
     return Piece(start, size), ["ends early"] if position > size else []
 
 
 def _sphere(head: bytes, start: int, size: int) -> tuple[Piece, list[str]]:
-    """NIST SPHERE: the header is text and counts samples."""
+    """NIST SPHERE: the header is text and contains the number of samples."""
     numbers = {name: int(value) for name, value in re.findall(rb"(\w+) -i (\d{1,18})", head)}
     counts = [numbers.get(name) for name in (b"sample_count", b"channel_count", b"sample_n_bytes")]
     header = head[8:16].strip()
@@ -230,7 +230,7 @@ def _sphere(head: bytes, start: int, size: int) -> tuple[Piece, list[str]]:
 
 
 def _ogg(content: mmap.mmap, start: int) -> tuple[Piece, list[str]]:
-    """Pages up to the next beginning of a stream; the last page says that it is the last."""
+    """Ogg: pages up to the next start of a stream. The last page of a stream is marked."""
     position, began, last, flags = start, True, start, 0
     while (position := content.find(b"OggS", position)) >= 0:
         header = content[position : position + 27]
@@ -249,7 +249,7 @@ def _ogg(content: mmap.mmap, start: int) -> tuple[Piece, list[str]]:
 
 
 class View:
-    """A piece of an open file as a file of its own, with what is wrong in its header put right."""
+    """A piece of an open file as a separate file, with its header corrected."""
 
     def __init__(self, descriptor: int, piece: Piece) -> None:
         self._descriptor, self._piece, self._place = descriptor, piece, 0
@@ -279,6 +279,6 @@ class View:
 
 
 def views(descriptor: int, layout: Layout) -> Iterator[View]:
-    """Each piece of a file as a file of its own."""
+    """Each piece of a file as a separate file."""
     for piece in layout.pieces:
         yield View(descriptor, piece)

@@ -19,22 +19,22 @@ from unmingle.errors import UnmingleError
 from unmingle.samples import Samples
 
 _BLOCK = 1 << 12
-"""Samples that are decoded at a time: where a file is damaged, so many are lost at most."""
+"""Samples per decoding step; damage in a file loses at most this many."""
 _ENDS_EARLY_SECONDS = 0.5
 
 
 class _Stream(soundfile.SoundFile):  # type: ignore[misc]
-    """soundfile seeks after every read: MP3 loses samples by it, and GSM cannot."""
+    """Prevents that soundfile seeks after every read: MP3 would lose samples, and GSM cannot seek."""
 
     def seekable(self) -> bool:
         return False
 
 
 class SndfileDecoder:
-    """The pieces of a file through libsndfile, one after the other, with the first one's rate and channels."""
+    """Decodes the pieces of a file with libsndfile, one after the other, at the first piece's rate and channels."""
 
     tolerance = 1e-3
-    """Seconds; what is rounded where pieces have other rates."""
+    """Tolerance of the length in seconds: rounding when pieces have other rates."""
 
     def __init__(self, descriptor: int, layout: Layout) -> None:
         self._descriptor, self._layout = descriptor, layout
@@ -46,7 +46,7 @@ class SndfileDecoder:
                     self.sample_rate, self.channels = int(file.samplerate), int(file.channels)
                 elif (file.samplerate, file.channels) != (self.sample_rate, self.channels):
                     self.warnings.append(
-                        f"goes on with {file.channels} channels at {file.samplerate} Hz, which were converted"
+                        f"continues with {file.channels} channels at {file.samplerate} Hz, which were converted"
                     )
                 known = 0 < file.frames < 2**62
                 frames += int(file.frames * self.sample_rate / file.samplerate) if known else 0
@@ -56,7 +56,7 @@ class SndfileDecoder:
         piece = self._layout.pieces[number]
         if len(self._layout.pieces) > 1 or piece.patches:
             return _Stream(View(self._descriptor, piece))
-        # By its descriptor: no name has to be translated, none can be taken for an option.
+        # Opened by its descriptor, so that the name needs no translation and is never taken for an option.
         os.lseek(self._descriptor, 0, os.SEEK_SET)
         return _Stream(self._descriptor, closefd=False)
 
@@ -81,7 +81,7 @@ class SndfileDecoder:
 
 
 class _Seekable:
-    """A file for PyAV, which prints a traceback where a damaged header leads to a place before its beginning."""
+    """A file for PyAV that refuses negative positions, which come from damaged headers, without a traceback."""
 
     def __init__(self, file: FileIO) -> None:
         file.seek(0)
@@ -104,10 +104,10 @@ class _Seekable:
 
 
 class AvDecoder:
-    """One track of a file through PyAV."""
+    """Decodes one track of a file with PyAV."""
 
     tolerance = _ENDS_EARLY_SECONDS
-    """Seconds; encoders' padding makes lengths of containers inexact."""
+    """Tolerance of the length in seconds: encoder padding makes the lengths of containers inexact."""
 
     def __init__(self, file: FileIO, path: Path, track: int | None) -> None:
         self._source = file, path, track
@@ -117,7 +117,7 @@ class AvDecoder:
     def _open(self, file: FileIO, path: Path, track: int | None) -> None:
         import av
 
-        # Titles may be in any encoding; and a playlist must not make it open other files or addresses.
+        # Titles may have any encoding. A playlist must not open other files or addresses.
         options = {"protocol_whitelist": "none"}
         opened: Any = av.open(_Seekable(file), metadata_errors="replace", options=options)
         self._container = opened
@@ -140,7 +140,7 @@ class AvDecoder:
             lengths = [float(length * base)] if length and base else []
             if self._container.duration:
                 lengths.append(self._container.duration / av.time_base)
-            # AVI's are not what they seem.
+            # The lengths in AVI files are not reliable.
             self.seconds: float | None = min(lengths, default=None)
         except BaseException:
             self._container.close()
@@ -148,7 +148,7 @@ class AvDecoder:
 
     def parts(self) -> Iterator[Samples]:
         if self._gone_through:
-            # Not every container can be sought in: it is opened once more.
+            # Not every container can seek, so the file is opened again.
             self._container.close()
             self._open(*self._source)
         self._gone_through = True

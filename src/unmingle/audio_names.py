@@ -1,4 +1,4 @@
-"""Which files are audio: by their names, or by how their content begins."""
+"""Which files are audio, by their names or their first bytes."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ _LIBSNDFILE = {
     "PVF": (".pvf",), "RF64": (".rf64",), "SVX": (".8svx", ".iff", ".svx"), "VOC": (".voc",),
     "W64": (".w64",), "WAV": (".wav", ".wave", ".bwf"),
 }  # fmt: skip
-"""Names by libsndfile's formats, those for speech and music; which of them this libsndfile has, it says itself."""
+"""Suffixes by libsndfile's formats for speech and music. The installed libsndfile says which formats it has."""
 _PYAV = (
     ".3g2", ".3gp", ".aac", ".ac3", ".amr", ".ape", ".asf", ".avi", ".dts", ".eac3", ".flv", ".m2ts", ".m4a",
     ".m4b", ".m4v", ".mka", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".spx", ".tta", ".vob", ".webm",
     ".wma", ".wmv", ".wv",
 )  # fmt: skip
-"""Names of what the FFmpeg inside PyAV (the extra ``media``) reads beside that."""
+"""Suffixes of further formats that the FFmpeg in PyAV (the extra ``media``) reads."""
 AUDIO_SUFFIXES = frozenset(
     suffix for name in soundfile.available_formats() for suffix in _LIBSNDFILE.get(name, ())
 ) | frozenset(_PYAV)
-"""The one list: what is taken from a folder by its name."""
+"""Suffixes of files that count as audio in a folder."""
 
 _MAGIC = re.compile(
     rb"RIFF....WAVE|RIFX....WAVE|RF64....WAVE|FORM....AIF[FC]|riff\x2e\x91\xcf\x11|caff\x00\x01|\.snd\x00\x00"
     rb"|fLaC\x00|OggS\x00|NIST_1A\n|ID3[\x02-\x04]|Creative Voice File|....ftyp(?:M4A|M4B|isom|mp4|3g)|\x1aE\xdf\xa3",
     re.DOTALL,
 )
-"""How the content begins of audio without a name that tells it, such as ``REC0001``."""
+"""First bytes of audio files, for names without a known suffix, such as ``REC0001``."""
 
 
 def is_audio(path: Path) -> bool:
-    """Whether a file of a folder is audio: by its name, or else by how its content begins. Hidden files are not."""
+    """Whether a file of a folder is audio, by its suffix or its first bytes. Hidden files are not."""
     if path.name.startswith(".") or not path.is_file():
         return False
     if path.suffix.lower() in AUDIO_SUFFIXES:
@@ -48,7 +48,7 @@ def is_audio(path: Path) -> bool:
 
 
 def audio_files(folder: Path) -> list[Path]:
-    """The audio files in a folder and the folders in it, sorted; none that is hidden, or in a hidden folder."""
+    """The audio files in a folder and its subfolders, sorted. Hidden files and folders are left out."""
     return sorted(
         path
         for path in folder.rglob("*")

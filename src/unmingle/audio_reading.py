@@ -1,6 +1,6 @@
-"""Read audio files: any format that libsndfile or PyAV knows, whole or block by block, from one open file.
+"""Read audio files of any format that libsndfile or PyAV supports, whole or block by block, from one open file.
 
-Whatever is odd about a file that can be read all the same is a warning in the result.
+Problems that do not prevent reading are warnings in the result.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Recording:
     sample_rate: int
     """In hertz."""
     warnings: tuple[str, ...] = ()
-    """What is odd about the file, though it could be read."""
+    """Problems that did not prevent reading."""
 
     @property
     def warning(self) -> str | None:
@@ -47,7 +47,7 @@ class Recording:
 
 @dataclass(frozen=True)
 class Declared:
-    """What a file's header says, before anything is decoded."""
+    """Facts from a file's header, before decoding."""
 
     seconds: float
     sample_rate: int
@@ -55,9 +55,9 @@ class Declared:
 
 
 class AudioFile:
-    """An open recording, to be gone through in blocks; used as a context, it is closed at the end.
+    """An open recording that is read in blocks. Use it as a context manager to close it.
 
-    The file is opened once: one that is replaced while it is read does not mix with its replacement.
+    The file is opened once, so a file that is replaced during reading does not mix with its replacement.
 
     Args:
         path: of the file; a pipe is read to its end first.
@@ -78,33 +78,33 @@ class AudioFile:
             layout = inspect(self._file)
             self._decoder: SndfileDecoder | AvDecoder = self._decode(layout, track)
             self.sample_rate, self.channels = self._decoder.sample_rate, self._decoder.channels
-            """In hertz; how many."""
+            """Sample rate in hertz, and number of channels."""
             self.seconds = self._decoder.seconds
-            """By the header; None where it does not say."""
+            """Length from the header in seconds; None if it is unknown."""
             check_rate(self.path, self.sample_rate)
         except UnmingleError:
             self._closing.close()
             raise
         except OSError as error:
             self._closing.close()
-            raise UnmingleError(f"{self.path} may not be read ({reason(error)}).") from error
+            raise UnmingleError(f"{self.path} cannot be opened ({reason(error)}).") from error
         except Exception as error:
             self._closing.close()
             raise self._unreadable(error) from error
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What is odd about the file; complete when it has been read to its end."""
+        """Problems of the file; complete when the file has been read to its end."""
         found = list(self._warnings)
         if self._samples and self._silent:
             found.append("is silent")
         return tuple(f"{self.path.name} {text}" for text in dict.fromkeys(found))
 
     def blocks(self, size: int) -> Iterator[Samples]:
-        """All of it, ``(channels, samples)`` with ``size`` samples a block; the last may be shorter.
+        """All blocks, ``(channels, samples)`` with ``size`` samples each; the last may be shorter.
 
         Raises:
-            UnmingleError: it cannot be decoded, or holds samples that are not finite or absurdly large.
+            UnmingleError: the file cannot be decoded, or has samples that are not finite or beyond 1e10.
         """
         parts: list[Samples] = []
         waiting = 0
@@ -132,7 +132,7 @@ class AudioFile:
                 _log.debug("%s is damaged", self.path, exc_info=True)
                 self._warnings.append(
                     f"ends early or is damaged after {self._samples / self.sample_rate:.2f} s; "
-                    "what comes before was used"
+                    "the part before that was used"
                 )
                 break
             if part is None:
@@ -147,43 +147,43 @@ class AudioFile:
         lost = (self.seconds or 0.0) - self._samples / self.sample_rate
         if lost > self._decoder.tolerance:
             self._warnings.append(
-                f"ends early; the {self._samples / self.sample_rate:.2f} s that are there were used"
+                f"ends early; the {self._samples / self.sample_rate:.2f} s that exist were used"
             )
         if _state(self._file.fileno()) != self._state:
-            self._warnings.append("was changed while it was read; read it again when nobody writes to it")
+            self._warnings.append("was changed while it was read; read it again when no program writes to it")
 
     def _decode(self, layout: Layout, track: int | None) -> SndfileDecoder | AvDecoder:
         try:
             decoder = self._closing.enter_context(SndfileDecoder(self._file.fileno(), layout))
         except Exception as error:
             _log.debug("libsndfile cannot read %s", self.path, exc_info=True)
-            # Another codec than it knows is no damage.
+            # An unsupported codec is not damage.
             malformed = not re.search(
                 "recognised|unknown|unsupported|unimplemented|encoding", str(error).lower()
             )
         else:
             if track not in (None, 1):
-                raise UnmingleError(f"{self.path} has one audio track; leave the number of the track out.")
+                raise UnmingleError(f"{self.path} has one audio track; leave out the track number.")
             self._warnings += decoder.warnings
             for text in layout.warnings:
-                self._warnings.append(f"{text}; what is there was used" if text == "ends early" else text)
+                self._warnings.append(f"{text}; the existing part was used" if text == "ends early" else text)
             return decoder
         try:
             import av  # noqa: F401
         except ImportError as error:
             raise UnmingleError(
-                f"{self.path} cannot be read as audio by libsndfile; PyAV may read it, install it with: "
+                f"{self.path} cannot be read as audio by libsndfile; PyAV may support it, install it with: "
                 "pip install 'unmingle[media]'"
             ) from error
         tracks = self._closing.enter_context(AvDecoder(self._file, self.path, track))
         if len(layout.pieces) > 1:
             self._warnings.append(
-                f"holds {len(layout.pieces)} recordings joined into one; only the first was read"
+                f"has {len(layout.pieces)} recordings joined into one; only the first was read"
             )
         elif "ends early" in layout.warnings:
-            self._warnings.append("ends early; what is there was used")
+            self._warnings.append("ends early; the existing part was used")
         if malformed:
-            self._warnings.append("is malformed; what could be decoded was used")
+            self._warnings.append("is malformed; the decodable part was used")
         if tracks.count > 1 and track is None:
             self._warnings.append(
                 f"has {tracks.count} audio tracks; the first was used (--track names another)"
@@ -195,7 +195,7 @@ class AudioFile:
             return error
         _log.debug("%s cannot be read", self.path, exc_info=error)
         kind = self.path.suffix or "sound"
-        return UnmingleError(f"{self.path} cannot be read as audio; is it really a {kind} file, and whole?")
+        return UnmingleError(f"{self.path} cannot be read as audio; is it really a complete {kind} file?")
 
     def __enter__(self) -> AudioFile:
         return self
@@ -207,7 +207,7 @@ class AudioFile:
 
 
 def read_audio(path: Path | str, track: int | None = None) -> Recording:
-    """Decode a file: WAV, FLAC, OGG, MP3 and what else libsndfile reads; others through PyAV if it is installed.
+    """Decode a file: WAV, FLAC, OGG, MP3 and all other formats of libsndfile, and those of PyAV if installed.
 
     Args:
         path: of the file.
@@ -220,12 +220,12 @@ def read_audio(path: Path | str, track: int | None = None) -> Recording:
     with AudioFile(path, track) as file:
         parts = list(file._parts())
         if not parts:
-            raise UnmingleError(f"{path} holds 0 samples; there is nothing to read.")
+            raise UnmingleError(f"{path} has 0 samples; there is nothing to read.")
         return Recording(np.ascontiguousarray(np.concatenate(parts, axis=1)), file.sample_rate, file.warnings)
 
 
 def read_header(path: Path, track: int | None = None) -> Declared | None:
-    """Length, rate and channels by the header, or None where it cannot tell."""
+    """Length, rate and channels from the header; None if it does not contain them."""
     try:
         with AudioFile(path, track) as file:
             if file.seconds is None:
@@ -236,29 +236,29 @@ def read_header(path: Path, track: int | None = None) -> Declared | None:
 
 
 def reason(error: OSError) -> str:
-    """What the system says, to be put into a sentence."""
+    """The system's reason, for use in an error text."""
     return (error.strerror or str(error)).lower()
 
 
 def _open(path: Path) -> FileIO:
     if path.is_dir():
-        raise UnmingleError(f"{path} is a folder; name an audio file.")
+        raise UnmingleError(f"{path} is a folder; give an audio file.")
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:
         raise UnmingleError(f"{path} does not exist; check the name.") from None
-    except ValueError as error:  # A name with a NUL.
-        raise UnmingleError(f"{str(path)!r} is no name that a file can have; check it.") from error
+    except ValueError as error:  # The name contains a NUL byte.
+        raise UnmingleError(f"{str(path)!r} is not a possible file name; check it.") from error
     if stat.S_ISFIFO(mode):
         file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115
         with path.open("rb") as pipe:
             shutil.copyfileobj(pipe, file)
         return file
     if not stat.S_ISREG(mode):
-        raise UnmingleError(f"{path} is no file; name an audio file.")
+        raise UnmingleError(f"{path} is not a file; give an audio file.")
     if path.stat().st_size == 0:
         raise UnmingleError(f"{path} is empty (0 bytes); there is nothing to read.")
-    # Unbuffered: libsndfile moves the descriptor behind the buffer's back.
+    # Unbuffered, because libsndfile moves the descriptor and a buffer would not notice.
     return path.open("rb", buffering=0)
 
 

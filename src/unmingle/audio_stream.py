@@ -1,4 +1,4 @@
-"""What every stream shares: the protocol, a streaming STFT, queues, and resampling to a model's rate and back."""
+"""Shared parts of streams: the protocol, a streaming STFT, queues, and resampling to a model's rate and back."""
 
 from __future__ import annotations
 
@@ -16,74 +16,74 @@ from unmingle.stft import Stft
 
 
 class Stream(Protocol):
-    """What all streams do. Audio is ``(samples,)`` or ``(channels, samples)``, as many channels each time."""
+    """Interface of all streams. Audio is ``(samples,)`` or ``(channels, samples)``, with fixed channels."""
 
     sample_rate: int
-    """Of what goes in and comes out, in hertz."""
+    """Of input and output, in hertz."""
     channels: int
-    """How many signals go in side by side."""
+    """Number of input signals."""
     outputs: int
-    """How many come out: the channels, cleaned, or one per speaker."""
+    """Number of output signals: one per channel for denoising, one per speaker for separation."""
     lag_seconds: float
-    """What has come out is never further behind what went in."""
+    """Maximum delay of the output behind the input."""
 
     def push(self, block: NDArray[np.generic]) -> Samples:
-        """Some more audio; what is ready comes back, maybe nothing."""
+        """Push input; returns the output that is ready, possibly nothing."""
 
     def flush(self) -> Samples:
-        """The end: what is left. As many samples have then come out as went in."""
+        """End the input; returns the remaining output. The total output is then as long as the input."""
 
 
 class Frames:
-    """Frames ``(1, frames, freqs)`` that come a few at a time, and are joined only when they are needed.
+    """A queue of frames ``(1, frames, freqs)``. Blocks are joined only when they are needed.
 
     Args:
-        blank: no frames, of the shape and kind of what comes.
+        blank: a block of 0 frames with the shape and type of the others.
     """
 
     def __init__(self, blank: Tensor) -> None:
         self._blocks = [blank]
         self.count = 0
-        """How many there are."""
+        """Number of frames in the queue."""
 
     def add(self, block: Tensor) -> None:
-        """Some more, at the end."""
+        """Append frames."""
         self._blocks.append(block)
         self.count += block.shape[1]
 
     def take(self, frames: int) -> Tensor:
-        """The first ``frames``, which are gone then."""
+        """Remove and return the first ``frames``."""
         joined = torch.cat(self._blocks, dim=1)
         self._blocks = [joined[:, frames:].clone()]
         self.count = self._blocks[0].shape[1]
         return joined[:, :frames]
 
     def last(self, frames: int) -> Tensor:
-        """The last ``frames``, or as many as there are."""
+        """The last ``frames``, or fewer if there are fewer."""
         return torch.cat(self._blocks, dim=1)[:, max(0, self.count - frames) :]
 
 
 class StftStream:
-    """An :class:`Stft` that takes audio block by block, for ``channels`` signals side by side.
+    """A streaming :class:`Stft` for ``channels`` parallel signals.
 
-    Frames come as soon as their window is full; audio as soon as no later frame reaches it. All blocks
-    together give what :meth:`Stft.analyse` and :meth:`Stft.synthesise` give of the whole.
+    A frame is ready when its window is full; a sample is ready when no later frame overlaps it. The blocks together
+    equal :meth:`Stft.analyse` and :meth:`Stft.synthesise` of the whole signal.
     """
 
     def __init__(self, stft: Stft, channels: int) -> None:
         self._stft = stft
         window = stft.window
         self._squares = window.square()
-        # Frame 0 is centred on the first sample: half a window of silence comes before it.
+        # Frame 0 is centred on the first sample, so half a window of silence precedes it.
         self._waiting = window.new_zeros(channels, stft.window_length // 2)
         self._sum = window.new_zeros(channels, 0)
         self._envelope = window.new_zeros(1, 0)
         self._received, self._framed, self._given = 0, 0, -(stft.window_length // 2)
 
     def analyse(self, audio: Tensor, *, ended: bool = False) -> Tensor:
-        """Some more samples ``(channels, samples)``: the frames that are known now, ``(channels, frames, freqs)``.
+        """Push samples ``(channels, samples)``; returns the frames that are ready, ``(channels, frames, freqs)``.
 
-        With ``ended`` all frames that are left come.
+        With ``ended`` it returns all remaining frames.
         """
         window, hop = self._stft.window_length, self._stft.hop
         self._received += audio.shape[-1]
@@ -101,9 +101,9 @@ class StftStream:
         return spectrum
 
     def synthesise(self, spectrum: Tensor, *, ended: bool = False) -> Tensor:
-        """Some more frames ``(channels, frames, freqs)``: the samples that are known now, ``(channels, samples)``.
+        """Push frames ``(channels, frames, freqs)``; returns the samples that are ready, ``(channels, samples)``.
 
-        With ``ended`` all samples that are left come.
+        With ``ended`` it returns all remaining samples.
         """
         window, hop = self._stft.window_length, self._stft.hop
         count = spectrum.shape[1]
@@ -123,7 +123,7 @@ class StftStream:
 
 
 def _added(before: Tensor, pieces: Tensor, hop: int) -> Tensor:
-    """Windows ``(channels, frames, window)`` added ``hop`` apart, onto what is there of earlier ones."""
+    """Overlap-add windows ``(channels, frames, window)`` with ``hop`` onto the sum of earlier ones."""
     channels, count, window = pieces.shape
     size = (count - 1) * hop + window
     if count == 1:
@@ -137,18 +137,17 @@ def _added(before: Tensor, pieces: Tensor, hop: int) -> Tensor:
 
 
 class OtherRate:
-    """Takes audio to the model's rate and back, and brings back what lies above the model's band.
+    """Converts audio to the model's rate and back, and restores frequencies above the model's band.
 
-    With g the gain of the upper half band over time, x the input, h the input at the model's rate and y what
-    the model made of it, the output is ``g x`` plus ``y - g h`` resampled: inside the band that is y, above
-    it g x.
+    Let g be the gain of the upper half of the band over time, x the input, h the input at the model's rate and y the
+    model's output. The result is ``g x`` plus the resampled ``y - g h``: y inside the band, and g x above it.
 
     Args:
         sample_rate: of the audio, in hertz.
         model_rate: of the model, in hertz.
-        hop: samples of the model's rate between two gains.
-        channels: signals that go in side by side.
-        outputs: signals that come out: as many as go in, or any number from one signal.
+        hop: samples at the model's rate between two gains.
+        channels: number of input signals.
+        outputs: number of output signals: the same number, or any number if there is one input signal.
     """
 
     def __init__(
@@ -165,19 +164,19 @@ class OtherRate:
         self.lag_seconds = _resampler_lag(sample_rate, model_rate) + _resampler_lag(model_rate, sample_rate)
 
     def take(self, audio: Samples, *, ended: bool) -> Samples:
-        """Some more input ``(channels, samples)`` at the model's rate."""
+        """Push input ``(channels, samples)``; returns the samples that are ready at the model's rate."""
         self._input.add(audio)
         lowered = self._down.resample(audio, ended=ended)
         self._lowered.add(lowered)
         return lowered
 
     def give(self, made: Samples, gains: Samples, *, ended: bool) -> Samples:
-        """Output ``(outputs, samples)`` at the input's rate.
+        """Push output of the model; returns ``(outputs, samples)`` at the input's rate.
 
         Args:
-            made: what the model made of the input so far, ``(outputs, samples)``.
+            made: the model's next output samples, ``(outputs, samples)``.
             gains: of its new frames, ``(outputs, frames)``, or ``(1, frames)`` for all outputs.
-            ended: nothing more comes.
+            ended: whether this is the end.
         """
         self._gains = np.concatenate(
             [np.broadcast_to(self._gains, (len(gains), self._gains.shape[1])), gains], 1
@@ -187,7 +186,7 @@ class OtherRate:
         gain = self._gain_at(np.arange(start, start + lowered.shape[1], dtype=np.float64))
         difference = self._up.resample(made - gain * lowered, ended=ended)
         if ended:
-            # Both ways through the resamplers may lose a sample at the end.
+            # Resampling to the model's rate and back may lose a sample at the end.
             missing = max(0, self._input.waiting - difference.shape[1])
             difference = np.pad(difference, ((0, 0), (0, missing)))
         start = self._input.taken
@@ -198,11 +197,11 @@ class OtherRate:
         return mixed
 
     def _gain_at(self, times: NDArray[np.float64]) -> Samples:
-        """Gains at times in samples of the model's rate, on lines between the frames' centres."""
+        """Gains at times in samples at the model's rate, by linear interpolation between the frames' centres."""
         return gains_at(self._gains, times / self._hop - self._first_gain)
 
     def _forget(self, time: int) -> None:
-        """Drop the gains of frames before ``time``, but for the last."""
+        """Drop the gains of frames before ``time``, except the last one."""
         count = self._gains.shape[1]
         past = min(max(0, time // self._hop - self._first_gain), max(0, count - 1))
         self._gains = self._gains[:, past:]
@@ -210,9 +209,9 @@ class OtherRate:
 
 
 def gains_at(gains: Samples, frames: NDArray[np.float64]) -> Samples:
-    """Gains ``(outputs, times)`` on lines between those of the frames ``(outputs, frames)``; 0 if there are none.
+    """Gains ``(outputs, times)``, linearly interpolated from those of frames ``(outputs, frames)``; 0 without frames.
 
-    ``frames`` are times in frames: 1.5 lies in the middle between the second and the third.
+    ``frames`` are times in frames: 1.5 is the middle between the second and the third frame.
     """
     if not gains.shape[1]:
         return np.zeros((len(gains), len(frames)), dtype=np.float32)
@@ -221,7 +220,7 @@ def gains_at(gains: Samples, frames: NDArray[np.float64]) -> Samples:
 
 
 class Resampler:
-    """Audio ``(channels, samples)`` to another rate, block by block; at the same rate it stays as it is."""
+    """Resamples audio ``(channels, samples)`` block by block. At equal rates it returns the audio unchanged."""
 
     def __init__(self, from_rate: int, to_rate: int, channels: int) -> None:
         self._stream = None
@@ -229,7 +228,7 @@ class Resampler:
             self._stream = soxr.ResampleStream(from_rate, to_rate, channels, dtype="float32", quality="HQ")
 
     def resample(self, audio: Samples, *, ended: bool) -> Samples:
-        """Some more audio: what is ready of it at the other rate."""
+        """Push audio; returns the samples that are ready at the other rate."""
         if self._stream is None:
             return audio
         answer = self._stream.resample_chunk(np.ascontiguousarray(audio.T), last=ended)
@@ -237,7 +236,7 @@ class Resampler:
 
 
 class SampleQueue:
-    """Samples ``(channels, samples)`` that wait until they are taken in order."""
+    """A queue of samples ``(channels, samples)``."""
 
     def __init__(self, channels: int) -> None:
         self._samples = np.zeros((channels, 0), dtype=np.float32)
@@ -245,15 +244,15 @@ class SampleQueue:
 
     @property
     def waiting(self) -> int:
-        """How many wait."""
+        """Number of samples in the queue."""
         return self._samples.shape[1]
 
     def add(self, samples: Samples) -> None:
-        """Some more, at the end."""
+        """Append samples."""
         self._samples = np.concatenate([self._samples, samples], axis=1)
 
     def take(self, count: int) -> Samples:
-        """The first ``count``, or as many as there are; they are gone then."""
+        """Remove and return the first ``count`` samples, or fewer if there are fewer."""
         head, self._samples = self._samples[:, :count], self._samples[:, count:]
         self.taken += head.shape[1]
         return head
@@ -261,7 +260,7 @@ class SampleQueue:
 
 @cache
 def _resampler_lag(from_rate: int, to_rate: int) -> float:
-    """Seconds of audio that a resampler holds back, at most, when it is fed blocks of 10 ms."""
+    """Maximum delay of a resampler in seconds, with blocks of 10 ms."""
     resampler = soxr.ResampleStream(from_rate, to_rate, 1, dtype="float32", quality="HQ")
     block = np.zeros((max(1, from_rate // 100), 1), dtype=np.float32)
     pushed = given = lag = 0.0

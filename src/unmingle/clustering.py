@@ -1,4 +1,4 @@
-"""Weighted k-means on embeddings: plain, spherical, and soft."""
+"""Weighted k-means on embeddings: standard, spherical and soft."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ def kmeans(
     restarts: int = 3,
     generator: torch.Generator | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Lloyd's algorithm from k-means++ starts; the best of several restarts.
+    """Lloyd's algorithm with k-means++ initialization; the best of several restarts.
 
     Args:
         points: ``(bins, dim)``.
         weights: ``(bins,)``, at least one of them positive.
         clusters: number of clusters.
         spherical: cluster directions instead of positions: points and centres have unit length.
-        steps: at most so many iterations.
-        restarts: starts, of which the one with the least weighted squared distance is kept.
+        steps: maximum number of iterations.
+        restarts: number of starts; the result with the least weighted squared distance is returned.
         generator: the only source of randomness.
 
     Returns:
@@ -55,7 +55,7 @@ def kmeans(
 def soft_kmeans(
     points: Tensor, weights: Tensor, centres: Tensor, *, hardness: float, steps: int
 ) -> tuple[Tensor, Tensor]:
-    """Soft weighted k-means, a fixed number of steps, each differentiable (Isik et al. 2016, Eq. 2).
+    """Soft weighted k-means with a fixed number of differentiable steps (Isik et al. 2016, Eq. 2).
 
     Responsibilities are the softmax over centres of ``-hardness * |v - mu|^2``; centres are the means
     of the points weighted by responsibility and weight. Gradients flow through all steps.
@@ -63,12 +63,12 @@ def soft_kmeans(
     Args:
         points: ``(batch, bins, dim)``.
         weights: ``(batch, bins)``; in the paper 0 or 1.
-        centres: to start from, ``(batch, clusters, dim)``.
+        centres: initial centres, ``(batch, clusters, dim)``.
         hardness: the paper's alpha.
-        steps: how many times responsibilities and centres are computed.
+        steps: number of updates of responsibilities and centres.
 
     Returns:
-        Responsibilities ``(batch, clusters, bins)`` by the last centres, which are ``(batch, clusters, dim)``.
+        Responsibilities ``(batch, clusters, bins)`` for the last centres, and the centres ``(batch, clusters, dim)``.
     """
     for _ in range(steps):
         shares = _responsibilities(points, centres, hardness) * weights.unsqueeze(1)
@@ -79,12 +79,12 @@ def soft_kmeans(
 def plus_plus_centres(
     points: Tensor, weights: Tensor, clusters: int, generator: torch.Generator | None = None
 ) -> Tensor:
-    """Starting centres ``(clusters, dim)`` among the weighted points ``(bins, dim)``, by k-means++."""
+    """Initial centres ``(clusters, dim)`` from the weighted points ``(bins, dim)``, by k-means++."""
     return _plus_plus(points[weights > 0], weights[weights > 0], clusters, generator)
 
 
 def _responsibilities(points: Tensor, centres: Tensor, hardness: float) -> Tensor:
-    # |v|^2 is the same for every centre, and leaves the softmax.
+    # |v|^2 is the same for every centre, so it cancels in the softmax.
     closeness = 2 * torch.bmm(centres, points.transpose(1, 2)) - centres.square().sum(dim=-1, keepdim=True)
     return torch.softmax(hardness * closeness, dim=1)
 
@@ -102,12 +102,12 @@ def _nearest(points: Tensor, centres: Tensor) -> Tensor:
 def _centroids(points: Tensor, weights: Tensor, labels: Tensor, previous: Tensor) -> Tensor:
     sums = torch.zeros_like(previous).index_add_(0, labels, points * weights[:, None])
     mass = torch.zeros_like(previous[:, 0]).index_add_(0, labels, weights)
-    # A cluster that lost all its points stays where it was.
+    # A cluster without points keeps its centre.
     return torch.where(mass[:, None] > 0, sums / mass.clamp_min(1e-12)[:, None], previous)
 
 
 def _plus_plus(points: Tensor, weights: Tensor, clusters: int, generator: torch.Generator | None) -> Tensor:
-    """k-means++ (Arthur & Vassilvitskii 2007): far points are likelier starts."""
+    """k-means++ (Arthur & Vassilvitskii 2007): distant points are more likely initial centres."""
     chosen = [_draw(points, weights, generator)]
     for _ in range(clusters - 1):
         distances = _squared_distances(points, torch.stack(chosen)).min(dim=-1).values

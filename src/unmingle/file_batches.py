@@ -1,4 +1,4 @@
-"""What both products share about files: inputs, outputs, their names, and one bad file that never stops a batch."""
+"""Batches of files for separation and denoising: inputs, output names, and errors that do not stop the batch."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from unmingle.errors import UnmingleError
 from unmingle.temporary import check_writable
 
 _FORM = re.compile(r"(0?[1-9]d?)?")
-"""Of a number: ``{n:02}``."""
+"""Format of a number in a template, as in ``{n:02}``."""
 _log = logging.getLogger(__name__)
 
 
@@ -34,19 +34,19 @@ class Output:
     bits: int | None = None
     overwrite: bool = False
     roots: Sequence[Path] = ()
-    """Folders that were named as inputs: what lies in a folder below one gets the same folder in the output."""
+    """Folders given as inputs. The output folder gets the same subfolders."""
 
 
 @dataclass(frozen=True)
 class InputProblem:
-    """An input that is no file to work on."""
+    """An input name that leads to no file."""
 
     input: str
     error: str
 
 
 class FileReport(Protocol):
-    """What every result of a file holds."""
+    """Fields of every result of a file."""
 
     seconds: float
     real_time_factor: float
@@ -56,7 +56,7 @@ class FileReport(Protocol):
 Result = TypeVar("Result", bound=FileReport)
 
 
-def go_through(
+def process_files(
     paths: Sequence[Path],
     results: Sequence[Result],
     work: Callable[[Path, str, Result], None],
@@ -65,16 +65,16 @@ def go_through(
     roots: Sequence[Path] = (),
     stems: Sequence[str] | None = None,
 ) -> None:
-    """Do ``work`` with every file, its distinct stem and its result; one that fails does not stop the others.
+    """Call ``work`` for every file with its unique stem and its result. A failing file does not stop the others.
 
     Args:
         paths: of the files.
-        results: one per file; gets the error.
-        work: reads the file and writes what the stem names.
-        done: what ``work`` does, for the sentence: ``separated``.
-        on_done: told each result.
-        roots: folders that were named; see :attr:`Output.roots`.
-        stems: one per file, all distinct (default: made of the paths and ``roots``).
+        results: one per file; the error is stored there.
+        work: reads the file and writes the outputs named by the stem.
+        done: verb for error texts, such as ``separated``.
+        on_done: called with each result.
+        roots: folders given as inputs; see :attr:`Output.roots`.
+        stems: one unique stem per file (default: made from the paths and ``roots``).
     """
     if stems is None:
         stems = distinct_stems(paths, roots)
@@ -86,7 +86,7 @@ def go_through(
         except UnmingleError as error:
             result.error = str(error)
         except Exception as error:
-            # Whatever a file manages to break, the others are still done.
+            # Any unexpected error of one file must not stop the others.
             _log.debug("%s could not be %s", path, done, exc_info=True)
             result.error = f"{path} could not be {done} ({in_one_line(error)})."
         if on_done:
@@ -94,17 +94,17 @@ def go_through(
 
 
 def in_one_line(error: Exception) -> str:
-    """What an unexpected error says; its kind where it says nothing."""
+    """The text of an unexpected error in one line; its type if it has no text."""
     if isinstance(error, MemoryError):
         return "there is not enough memory"
     return " ".join(str(error).split()).rstrip(".") or type(error).__name__
 
 
 def find_inputs(names: Sequence[str]) -> tuple[list[Path], list[InputProblem]]:
-    """Files, the audio files in folders (sub-folders too), and what globs match, in order.
+    """Files, the audio files in folders and subfolders, and the matches of glob patterns, in order.
 
-    A name that does not exist is kept, so that its error is told beside the other files' results. For a
-    folder without audio, a glob that matches nothing, or an empty name, a result with the error is returned.
+    A name that does not exist is kept, so that its error appears among the results of the other files. A folder
+    without audio, a pattern without a match, and an empty name are returned as problems.
     """
     found: list[Path] = []
     problems = []
@@ -115,7 +115,7 @@ def find_inputs(names: Sequence[str]) -> tuple[list[Path], list[InputProblem]]:
         elif _is_folder(path):
             inside = audio_files(path)
             if not inside:
-                problems.append(InputProblem(name, f"The folder {path} holds no audio files; name another."))
+                problems.append(InputProblem(name, f"The folder {path} has no audio files; give another."))
             found += inside
         elif glob.has_magic(name) and not os.path.lexists(name):
             matched = [Path(each) for each in sorted(glob.glob(name, recursive=True))]
@@ -131,7 +131,7 @@ def find_inputs(names: Sequence[str]) -> tuple[list[Path], list[InputProblem]]:
 
 
 def find_roots(names: Sequence[str]) -> list[Path]:
-    """The folders among the inputs' names; see :attr:`Output.roots`."""
+    """The folders among the inputs; see :attr:`Output.roots`."""
     return [Path(name) for name in names if name and _is_folder(Path(name))]
 
 
@@ -139,13 +139,13 @@ def _is_folder(path: Path) -> bool:
     try:
         return path.is_dir()
     except (OSError, ValueError):
-        return False  # A name that nothing can have; reading it will say so.
+        return False  # An impossible name; reading it gives the error.
 
 
 def distinct_stems(paths: Sequence[Path], roots: Sequence[Path] = ()) -> list[str]:
-    """The stem of every path, numbered where two inputs share one, so that no output is overwritten.
+    """The stem of every path, with a number if two inputs share it, so that no output is overwritten.
 
-    Below one of ``roots``, the folders in between are put before it: ``monday/talk``.
+    For files in subfolders of ``roots``, the stem includes the subfolders: ``monday/talk``.
     """
     taken: set[str] = set()
     stems = []
@@ -155,7 +155,7 @@ def distinct_stems(paths: Sequence[Path], roots: Sequence[Path] = ()) -> list[st
         )
         first = str(path.relative_to(above).with_name(path.stem)) if above is not None else path.stem
         stem, number = first, 1
-        # Case is folded because some file systems do.
+        # Case is ignored, as in some file systems.
         while stem.casefold() in taken:
             number += 1
             stem = f"{first}-{number}"
@@ -165,10 +165,10 @@ def distinct_stems(paths: Sequence[Path], roots: Sequence[Path] = ()) -> list[st
 
 
 def check_template(name: str, outputs: int) -> None:
-    """Refuse a template that gives one name to two outputs; with one output a file, {n} may be missing.
+    """Refuse a template that gives two outputs the same name. With one output per file, {n} is optional.
 
     Raises:
-        UnmingleError: it does, or is no template.
+        UnmingleError: two outputs would have the same name, or the text is not a template.
     """
     fields = "{stem}" if outputs == 1 else "{stem} and {n}"
     if not name.isprintable() or any(
@@ -188,14 +188,14 @@ def _parsed(name: str) -> list[tuple[str, str | None, str | None, str | None]]:
     try:
         return list(string.Formatter().parse(name))
     except ValueError:
-        return [("", "", None, None)]  # No field that there is.
+        return [("", "", None, None)]  # An unknown field, so that the check fails.
 
 
 def check_output(output: Output, outputs: int) -> None:
-    """Find out before the work what no file could be written with.
+    """Check format, template and folder before the work starts.
 
     Raises:
-        UnmingleError: the format or the template will not do, or the folder cannot be written into.
+        UnmingleError: the format or the template is wrong, or the folder is not writable.
     """
     check_format(output.format, 48000, output.bits)
     check_template(output.name, outputs)
@@ -203,10 +203,10 @@ def check_output(output: Output, outputs: int) -> None:
 
 
 def targets_of(stem: str, speakers: int, output: Output, taken: set[str]) -> list[Path]:
-    """Where a recording's outputs go.
+    """Paths of the outputs of a recording.
 
     Raises:
-        UnmingleError: out of the output's folder, or onto a file in ``taken``.
+        UnmingleError: a path is outside the output folder, or in ``taken``.
     """
     targets = [
         output.folder / f"{output.name.format(stem=stem, n=n)}.{output.format}"
@@ -218,28 +218,33 @@ def targets_of(stem: str, speakers: int, output: Output, taken: set[str]) -> lis
     for target in targets:
         if os.path.realpath(target) in taken:
             raise UnmingleError(
-                f"{target} is an input, or another input's output; choose another -o or --name."
+                f"{target} is an input, or an output of another input; choose another -o or --name."
             )
     return targets
 
 
 def refuse_too_long(path: Path, seconds: float, needed: float) -> None:
-    """Refuse a recording of so many seconds that needs so many bytes of memory, if they are not there.
+    """Refuse a recording that needs more memory than is available.
+
+    Args:
+        path: of the recording.
+        seconds: its length.
+        needed: bytes of memory for it.
 
     Raises:
-        UnmingleError: they are not; the text says how long it may be.
+        UnmingleError: there is not enough memory; the text gives the possible length.
     """
     available = available_memory()
     if available is not None and needed > 0.9 * available:
         possible = seconds * 0.9 * available / needed
         raise UnmingleError(
             f"{path} is {seconds / 60:.0f} minutes long and needs {needed / 2**30:.1f} GiB of memory, "
-            f"{available / 2**30:.1f} GiB are free: cut it into pieces of at most {possible / 60:.0f} minutes."
+            f"{available / 2**30:.1f} GiB are free: split it into pieces of at most {possible / 60:.0f} minutes."
         )
 
 
 def available_memory() -> int | None:
-    """Bytes that can be had without swapping, in this container if it is one; None if the system does not tell."""
+    """Bytes available without swapping, within the limit of a container; None if the system does not report it."""
     limits = []
     try:
         for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
@@ -252,5 +257,5 @@ def available_memory() -> int | None:
         most = int((group / "memory.max").read_text(encoding="ascii"))
         limits.append(most - int((group / "memory.current").read_text(encoding="ascii")))
     except (OSError, ValueError):
-        pass  # No container, or "max": no limit of its own.
+        pass  # Not a container, or its limit is "max".
     return min(limits, default=None)

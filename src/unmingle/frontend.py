@@ -15,16 +15,16 @@ from unmingle.padding import within
 from unmingle.stft import Stft, WindowName
 
 _LOG_FLOOR = 1e-4
-"""Magnitudes relative to the level are floored here (-80 dB) before the logarithm."""
+"""Lower limit of magnitudes relative to the level before the logarithm (-80 dB)."""
 _LOUD = 10.0**-1.5
-"""Frames at most 30 dB below the level tell what a recording's microphone let through."""
+"""Frames at most 30 dB below the level count as loud. They show the frequency response of the microphone."""
 _HALF_LIFE_FRAMES = 250
-"""Of the running level: four seconds at a hop of 16 ms."""
+"""Half-life of the running level: four seconds at a hop of 16 ms."""
 _FADE = 0.5 ** (1 / _HALF_LIFE_FRAMES)
 
 
 class Spectra:
-    """What the front end says of a batch of mixtures, worked out when it is first asked for."""
+    """Spectrogram, magnitude and features of a batch of mixtures, computed on first use."""
 
     def __init__(self, spectrum: Tensor, front_end: FrontEnd) -> None:
         self.spectrum = spectrum
@@ -55,10 +55,10 @@ class StftConfig(Config):
     window: WindowName = "sqrt_hann"
     feature: Literal["log_magnitude", "magnitude"] = "log_magnitude"
     level: Literal["whole", "running"] = "whole"
-    """What magnitudes are relative to: the level of the whole mixture, or, for systems that stream,
-    the level of what has been heard so far."""
+    """Reference of magnitudes: the level of the whole mixture, or, for streaming systems, the level up to the
+    current frame."""
     equalize: bool = False
-    """Raise frequencies that are weaker in a recording than in the training data: ours, see :class:`FrontEnd`."""
+    """Raise frequencies that are weaker in a recording than in the training data. Ours, see :class:`FrontEnd`."""
 
     @model_validator(mode="after")
     def _equalizes_wholes(self) -> StftConfig:
@@ -77,18 +77,18 @@ class StftConfig(Config):
 
 @dataclass
 class LevelState:
-    """What a running level remembers: sums of frame power and of its square, fading."""
+    """State of a running level: exponentially decaying sums of frame power and of its square."""
 
     sums: Tensor
     """``(2, batch)``."""
 
 
 class FrontEnd(nn.Module):
-    """Magnitudes relative to the mixture's level, with stored mean and deviation per frequency.
+    """Features: magnitudes relative to the mixture's level, normalized by a stored mean and deviation per frequency.
 
-    With ``equalize`` a frequency whose mean feature over the loud frames lies below zero, the mean of the
-    training data, is raised until it is zero: a telephone's missing octaves, or a muffled microphone's
-    heights, then look to the network like any other recording's.
+    With ``equalize``, a frequency is raised if its mean feature over the loud frames is below zero, the mean of the
+    training data, so that this mean becomes zero. Recordings of telephones or muffled microphones then look to the
+    network like other recordings.
     """
 
     mean: Tensor
@@ -123,13 +123,13 @@ class FrontEnd(nn.Module):
         return equalized(features, relative) if self._equalize else features
 
     def initial_state(self, batch: int) -> LevelState:
-        """The running level's state before the first frame, for ``batch`` streams side by side."""
+        """State of the running level before the first frame, for ``batch`` parallel streams."""
         return LevelState(self.mean.new_zeros(2, batch, dtype=torch.float64))
 
     def step(self, magnitude: Tensor, state: LevelState) -> Tensor:
-        """Features of some more frames ``(batch, frames, freqs)``; ``state`` is updated in place.
+        """Features of the next frames ``(batch, frames, freqs)``; ``state`` is updated in place.
 
-        Together they equal the features of the whole.
+        All steps together equal the features of the whole.
         """
         return self.features(self.relative(magnitude, state))
 
@@ -147,16 +147,16 @@ class FrontEnd(nn.Module):
 
 
 def running_level(magnitude: Tensor, state: LevelState) -> Tensor:
-    """Level of every frame ``(batch, frames)`` from it and the frames before; ``state`` goes on.
+    """Level at every frame ``(batch, frames)``, from this frame and those before; ``state`` is updated in place.
 
-    The same formula as :func:`level`, its sums fading by half in :data:`_HALF_LIFE_FRAMES`: because
-    frame power weighs itself, the level holds through pauses and grows with the gain.
+    The same formula as :func:`level`, with sums that decay with a half-life of :data:`_HALF_LIFE_FRAMES`. Frame power
+    weights itself, so the level is stable in pauses and proportional to the gain.
     """
-    # In double: one click of 1e9 in a float file must not become infinite, and stay so.
+    # In double precision: a click of 1e9 in a float file must not make the sums infinite forever.
     power = magnitude.square().sum(dim=-1).double()
     sums = torch.stack([power, power.square()])
     sums[..., 0] += _FADE * state.sums
-    # Sums over 1, 2, 4 ... frames, each from the last: no loop over time.
+    # Sums over 1, 2, 4 ... frames, each from the previous one, without a loop over time.
     reach, fade = 1, _FADE
     while reach < sums.shape[-1] and fade > 1e-12:
         faded = nn.functional.pad(fade * sums, (reach, 0))[..., : sums.shape[-1]]
@@ -169,10 +169,10 @@ def running_level(magnitude: Tensor, state: LevelState) -> Tensor:
 def level(magnitude: Tensor) -> Tensor:
     """Level ``(batch,)`` of spectrograms ``(batch, frames, freqs)``: frame power weighted by itself.
 
-    ``sqrt(sum p^2 / sum p)`` over the power p of the frames: it follows the loud frames, grows with
-    the gain, and does not change when silence is appended.
+    ``sqrt(sum p^2 / sum p)`` over the power p of the frames. It follows the loud frames, is proportional to the gain,
+    and does not change when silence is appended.
     """
-    # By the peak first: fourth powers of float samples at integer scale would overflow.
+    # Divided by the peak first, because fourth powers of samples at integer scale would overflow.
     peak = magnitude.amax(dim=(1, 2)).clamp_min(1e-10)
     power = (magnitude / peak[:, None, None]).square().sum(dim=-1)
     weighted = power.square().sum(dim=-1) / power.sum(dim=-1).clamp_min(1e-20)
@@ -180,10 +180,10 @@ def level(magnitude: Tensor) -> Tensor:
 
 
 def equalized(features: Tensor, relative: Tensor) -> Tensor:
-    """Features ``(batch, frames, freqs)``, their mean over the loud frames raised to zero where it lies below.
+    """Features ``(batch, frames, freqs)``; frequencies with a mean over loud frames below zero are raised to zero.
 
-    ``relative``, of the same shape, are the magnitudes relative to the mixture's level. Appended silence
-    changes nothing: it is not loud.
+    ``relative``, of the same shape, are the magnitudes relative to the mixture's level. Appended silence does not
+    change the result, because it is not loud.
     """
     loud = (relative.square().sum(dim=-1, keepdim=True) >= _LOUD**2).to(features.dtype)
     mean = (features * loud).sum(dim=1, keepdim=True) / loud.sum(dim=1, keepdim=True).clamp_min(1.0)
@@ -191,14 +191,14 @@ def equalized(features: Tensor, relative: Tensor) -> Tensor:
 
 
 class WeightConfig(Config):
-    """Which bins count: those of a rule's threshold or above weigh 1, the others 0."""
+    """Rule for the weights of bins: 1 at or above a threshold, 0 below."""
 
     rule: Literal["loudest", "near_loudest", "near_level", "log_range", "all"] = "loudest"
     threshold: float | None = None
-    """The papers' own if not given: 0.9, 40, 0.6. ``loudest``: the share of the mixture's bins that is
-    kept (Luo). ``near_loudest``: decibels, at most so far below the loudest bin (Isik). ``log_range``:
-    share of the range between the least and the largest log magnitude (Mobin's alpha). ``near_level``, ours:
-    decibels, at most so far below the level, 40 if not given; with a running level it needs no look-ahead."""
+    """Default: the paper's value (0.9, 40, 0.6). ``loudest``: share of the mixture's bins that is kept (Luo).
+    ``near_loudest``: maximum distance from the loudest bin in dB (Isik). ``log_range``: share of the range between
+    the least and the largest log magnitude (Mobin's alpha). ``near_level`` (ours, default 40): maximum distance
+    from the level in dB; with a running level it needs no look-ahead."""
 
     @model_validator(mode="after")
     def _possible(self) -> WeightConfig:
@@ -212,7 +212,7 @@ class WeightConfig(Config):
 
     @property
     def value(self) -> float:
-        """The threshold, or the paper's."""
+        """The threshold, or the paper's value."""
         if self.threshold is not None:
             return self.threshold
         papers = {"loudest": 0.9, "near_loudest": 40.0, "near_level": 40.0, "log_range": 0.6, "all": 1.0}
@@ -220,7 +220,7 @@ class WeightConfig(Config):
 
     @property
     def causal(self) -> bool:
-        """Whether a bin's weight needs no later frame, where the level runs."""
+        """Whether, with a running level, the weight of a bin does not depend on later frames."""
         return self.rule in ("near_level", "all")
 
 
@@ -252,8 +252,8 @@ def near_loudest_weights(magnitude: Tensor, decibels: float) -> Tensor:
 def log_range_weights(magnitude: Tensor, share: float, inside: Tensor) -> Tensor:
     """Weights that keep log magnitudes of at least ``min + share (max - min)`` of the mixture.
 
-    That is what the code of Mobin et al. 2018 does; the text says a share of the largest bin. The
-    least is never below the front end's floor. ``inside`` is 0 where there is only padding.
+    The code of Mobin et al. 2018 does this; their text says a share of the largest bin. The least magnitude is
+    limited to the front end's floor. ``inside`` is 0 for padding.
     """
     floor = (_LOG_FLOOR * level(magnitude * inside))[:, None, None]
     values = torch.maximum(magnitude, floor).log()
@@ -268,10 +268,10 @@ def loudest_weights(magnitude: Tensor, share: float, frames: Tensor | None = Non
     Args:
         magnitude: ``(batch, frames, freqs)``.
         share: in (0, 1]; the papers' "90 %" is 0.9.
-        frames: ``(batch,)``, the number of frames that are not padding; all, if not given.
+        frames: ``(batch,)``, the number of frames that are not padding (default: all).
 
     Returns:
-        ``(batch, frames, freqs)`` of 0 and 1; padding weighs 0.
+        ``(batch, frames, freqs)`` of 0 and 1; padding has weight 0.
     """
     weights = torch.zeros_like(magnitude)
     for index, values in enumerate(magnitude):

@@ -1,4 +1,4 @@
-"""Losses: one value for each mixture of a batch; smaller is better."""
+"""Losses: one value per mixture of a batch; smaller is better."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from unmingle.permutation import best_permutation
 from unmingle.stft import Stft
 
 _SPEAKER_FLOOR = 1e-3
-"""Speakers better than 30 dB SI-SDR hardly pull any more."""
+"""Speakers above 30 dB SI-SDR have almost no gradient."""
 _SILENCE_FLOOR = 1e-2
-"""Nor do silent outputs 20 dB below the mixture."""
+"""Outputs that should be silent have almost no gradient if they are 20 dB below the mixture."""
 _COMPRESSION = 0.3
 _COMPRESSION_FLOOR = 1e-6
-"""Of relative powers: bins 60 dB below the mixture's level are all alike, and have a finite gradient."""
+"""Floor of relative powers: the gradient stays finite, and bins 60 dB below the mixture's level do not differ."""
 
 
 def affinity_loss(embedding: Tensor, assignment: Tensor, weight: Tensor) -> Tensor:
-    """``|W(V V^T - Y Y^T)W|_F^2`` over pairs of weighted bins, each pair's mean (Isik et al. 2016, Eq. 1).
+    """``|W(V V^T - Y Y^T)W|_F^2``, averaged over pairs of weighted bins (Isik et al. 2016, Eq. 1).
 
-    In its low-rank form ``|V^T V|^2 - 2 |V^T Y|^2 + |Y^T Y|^2``: nothing larger than dim x dim is
-    made. Divided by the square of the summed weight, so that long and short mixtures weigh alike.
+    Computed in its low-rank form ``|V^T V|^2 - 2 |V^T Y|^2 + |Y^T Y|^2``, which needs no array larger than dim x dim.
+    The sum is divided by the squared sum of weights, so that long and short mixtures have the same weight.
 
     Args:
         embedding: V, ``(batch, frames, freqs, dim)``.
         assignment: Y, ``(batch, sources, frames, freqs)``.
-        weight: ``(batch, frames, freqs)``; with 0 and 1, the bins left out do not count at all.
+        weight: ``(batch, frames, freqs)``; bins with weight 0 have no effect.
 
     Returns:
         ``(batch,)``.
@@ -51,7 +51,7 @@ def mask_error(magnitude: Tensor, masks: Tensor, targets: Tensor) -> Tensor:
     Args:
         magnitude: of the mixture, ``(batch, frames, freqs)``.
         masks: estimated, ``(batch, sources, frames, freqs)``.
-        targets: wanted, in the same order of sources.
+        targets: in the same order of sources.
     """
     return (magnitude.unsqueeze(1) * (masks - targets)).square().mean(dim=(1, 2, 3))
 
@@ -70,7 +70,7 @@ def pairwise_magnitude_error(estimates: Tensor, targets: Tensor) -> Tensor:
         targets: magnitudes ``|S|`` (Mobin et al. 2018, Eq. 9; uPIT's amplitude), or those of
             :func:`phase_sensitive_target`.
     """
-    # By products: no array of pairs times bins.
+    # Expanded into products, which avoids an array of pairs times bins.
     flat, wanted = estimates.flatten(2), targets.flatten(2)
     squares = flat.square().sum(dim=-1).unsqueeze(1) + wanted.square().sum(dim=-1).unsqueeze(2)
     return (squares - 2 * torch.bmm(wanted, flat.transpose(1, 2))).clamp_min(0) / flat.shape[-1]
@@ -92,11 +92,11 @@ def pairwise_waveform_error(
 ) -> Tensor:
     """Error in dB of every pair of waveforms, the negative SI-SDR with a floor: ``(batch, sources, estimates)``.
 
-    For a speaker: ``10 log10(|a s - e|^2 / |a s|^2 + tau)`` with ``a = <e, s> / <s, s>``, or, if not
-    ``scale_invariant``, with ``a = 1``: the negative SNR, which fixes the level, too. For a source
-    that is no speaker, the estimate should be silent: ``10 log10(|e|^2 / |x|^2 + tau)``. The floor tau
-    keeps examples that are solved already from ruling the gradient (Wisdom et al. 2021, Eq. 3-5).
-    Without the scale a, half of the mixture for everybody is a local optimum that anchors hardly leave.
+    For a speaker the error is ``10 log10(|a s - e|^2 / |a s|^2 + tau)`` with ``a = <e, s> / <s, s>``. If
+    ``scale_invariant`` is false, ``a = 1``: the negative SNR, which also fixes the level. A source that is not a
+    speaker needs a silent estimate: ``10 log10(|e|^2 / |x|^2 + tau)``. The floor tau prevents solved examples from
+    dominating the gradient (Wisdom et al. 2021, Eq. 3-5). With ``a = 1``, half of the mixture for every speaker is a
+    local optimum, from which training with anchors rarely escapes.
 
     Args:
         estimates: ``(batch, sources, samples)``.
@@ -127,22 +127,22 @@ def pairwise_compressed_spectrum_error(
 ) -> Tensor:
     """Error of every pair of waveforms in compressed magnitudes: ``(batch, sources, estimates)``.
 
-    The mean over bins of ``(|E|^0.3 - |S|^0.3)^2`` (Braun & Tashev 2021, without their term for phases), where
-    magnitudes are relative to the root mean square of the mixture's, and 60 dB below it their floor. Quiet parts, of
-    which SI-SDR hardly knows, count nearly as much as loud ones.
+    The mean over bins of ``(|E|^0.3 - |S|^0.3)^2`` (Braun & Tashev 2021, without their phase term). Magnitudes are
+    relative to the root mean square magnitude of the mixture, with a floor 60 dB below it. Quiet parts, which have
+    little influence on SI-SDR, count almost as much as loud ones.
 
     Args:
         estimates: ``(batch, sources, samples)``.
         sources: ``(batch, sources, samples)``.
         mixture: ``(batch, samples)``.
-        transform: whose magnitudes.
-        lengths: ``(batch,)``, the number of samples that are not padding, which is silent; all, if not given.
+        transform: computes the magnitudes.
+        lengths: ``(batch,)``, the number of samples that are not (silent) padding (default: all).
     """
     mixed = transform.analyse(mixture).abs().square()
     inside, share = mixed.new_ones(mixed.shape[:2]), mixed.new_ones(len(mixed))
     if lengths is not None:
         own = frame_count(lengths, transform.hop).to(mixed.device)
-        # Windows that begin in padding still reach back to the mixture's end.
+        # Windows centred in padding may still overlap the end of the mixture.
         inside, share = within(own, mixed.shape[1]).to(mixed.dtype), own / mixed.shape[1]
     level = ((mixed * inside.unsqueeze(-1)).mean(dim=(1, 2)) / share).clamp_min(1e-20)
 
@@ -155,6 +155,6 @@ def pairwise_compressed_spectrum_error(
 
 
 def permutation_invariant(pairwise: Tensor) -> Tensor:
-    """The least mean over all permutations of pairwise losses ``(batch, targets, estimates)``: ``(batch,)``."""
+    """Least mean loss over all permutations ``(batch,)``, from pairwise losses ``(batch, targets, estimates)``."""
     best, _ = best_permutation(-pairwise)
     return -best

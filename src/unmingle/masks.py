@@ -1,6 +1,6 @@
-"""Masks: ideal ones from the sources, and what masks do to a mixture.
+"""Masks: ideal masks from the sources, masks from logits, and their application to a mixture.
 
-Ideal masks take source spectrograms ``(batch, sources, frames, freqs)`` and give masks of the
+Ideal masks take source spectrograms ``(batch, sources, frames, freqs)`` and return masks of the
 same shape. IBM, IRM and WFM sum to one over sources.
 """
 
@@ -60,33 +60,33 @@ def softmax_masks(logits: Tensor) -> Tensor:
 
 
 def softmax_masks_with_rest(logits: Tensor) -> Tensor:
-    """Softmax masks beside one more class of logit 0, the rest: they sum to at most one over sources.
+    """Softmax masks with one additional class of logit 0, the rest. They sum to at most one over sources.
 
-    Ours: noise, and what is no speaker's, goes into the rest. Bins whose embedding is far from every
-    attractor have logits below 0 and masks near 0. ``(batch, sources, frames, freqs)``.
+    Ours: the rest takes noise and everything else that is not speech of a speaker. Bins whose embedding is far from
+    every attractor have logits below 0 and masks near 0. ``(batch, sources, frames, freqs)``.
     """
     rest = torch.zeros_like(logits[:, :1])
     return torch.softmax(torch.cat([logits, rest], dim=1), dim=1)[:, :-1]
 
 
 def sigmoid_masks(logits: Tensor) -> Tensor:
-    """Every mask on its own, ``1 / (1 + exp(-logits))`` (Eq. 12, whose printed sum is a misprint)."""
+    """Independent masks ``1 / (1 + exp(-logits))`` (Luo et al. 2018, Eq. 12, whose printed sum is a misprint)."""
     return torch.sigmoid(logits)
 
 
 def loudest_masks(masks: Tensor, magnitude: Tensor, count: int) -> Tensor:
-    """The ``count`` masks that let the most energy of ``magnitude`` ``(batch, frames, freqs)`` through."""
+    """The ``count`` masks that pass the most energy of ``magnitude`` ``(batch, frames, freqs)``."""
     return chosen_sources(masks, loudest_sources(masks, magnitude, count))
 
 
 def loudest_sources(masks: Tensor, magnitude: Tensor, count: int) -> Tensor:
-    """Indices ``(batch, count)`` of the masks that let the most energy of ``(batch, frames, freqs)`` through."""
+    """Indices ``(batch, count)`` of the masks that pass the most energy of ``(batch, frames, freqs)``."""
     energy = (masks * magnitude.unsqueeze(1)).square().sum(dim=(2, 3))
     return energy.argsort(dim=1, descending=True)[:, :count]
 
 
 def chosen_sources(values: Tensor, chosen: Tensor) -> Tensor:
-    """Of ``(batch, sources, ...)`` those sources whose indices ``(batch, count)`` are chosen, in that order."""
+    """Select from ``(batch, sources, ...)`` the sources with the indices ``(batch, count)``, in that order."""
     index = chosen.reshape(*chosen.shape, *(1 for _ in values.shape[2:]))
     return values.gather(1, index.expand(-1, -1, *values.shape[2:]))
 

@@ -1,4 +1,4 @@
-"""How glibc's allocator treats freed memory; where there is another C library, nothing is changed."""
+"""Settings of glibc's memory allocator. With another C library they do nothing."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from functools import cache
 
 
 def keep_freed_memory() -> None:
-    """Keep large freed blocks: in training, handing them back costs a third of a step in page faults."""
+    """Keep large freed blocks in the process. In training, returning them costs a third of a step in page faults."""
     libc = _glibc()
     if libc is not None:
         libc.mallopt(-8, 1)  # M_ARENA_MAX
@@ -16,10 +16,10 @@ def keep_freed_memory() -> None:
 
 
 def release_freed_memory() -> None:
-    """Hand freed memory back to the system.
+    """Return freed memory to the system.
 
-    What is kept of each window of a long recording is small, but lies between large blocks that are free
-    again: without this, a process that works for hours grows by half a megabyte per window.
+    The results of each window of a long recording are small, but lie between large free blocks. Without this, a
+    process that runs for hours grows by half a megabyte per window.
     """
     libc = _glibc()
     if libc is not None:

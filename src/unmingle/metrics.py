@@ -1,4 +1,4 @@
-"""Metrics of one estimate against one reference, in dB; ``evaluation/scores.py`` scores whole mixtures by them."""
+"""Metrics of one estimate against one reference, in dB. ``evaluation/scores.py`` scores whole mixtures with them."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from torch import Tensor
 from unmingle.stft import Stft
 
 LIMIT_DB = 100.0
-"""Scores are limited to +-100 dB, so that silence and perfection stay finite."""
+"""Scores are limited to +-100 dB, so that silent and perfect estimates have finite scores."""
 
 
 def si_sdr(estimate: Tensor, reference: Tensor) -> Tensor:
     """Scale-invariant signal-to-distortion ratio (Le Roux et al. 2019; SI-SNR in Luo et al. 2018).
 
-    ``10 log10(|a s|^2 / |a s - e|^2)`` with ``a = <e, s> / <s, s>``, both signals freed of their mean.
+    ``10 log10(|a s|^2 / |a s - e|^2)`` with ``a = <e, s> / <s, s>``, after the mean of both signals is removed.
 
     Args:
         estimate: ``(..., samples)``.
@@ -36,10 +36,10 @@ def si_sdr(estimate: Tensor, reference: Tensor) -> Tensor:
 
 
 def magnitude_snr(estimate: Tensor, reference: Tensor, sample_rate: int) -> Tensor:
-    """SNR of magnitude spectrograms, which no phase can spoil (Isik et al. 2016, Table 7).
+    """SNR of magnitude spectrograms, which does not depend on phase (Isik et al. 2016, Table 7).
 
-    ``10 log10(sum |S|^2 / sum (|S| - |E|)^2)`` on the papers' spectrogram: 32 ms square-root-of-Hann
-    windows, every 8 ms. The level counts; a gain of the estimate changes the score.
+    ``10 log10(sum |S|^2 / sum (|S| - |E|)^2)`` on the papers' spectrogram: 32 ms square-root Hann windows
+    with a hop of 8 ms. The gain of the estimate changes the score.
 
     Args:
         estimate: ``(..., samples)``.

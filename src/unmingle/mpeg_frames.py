@@ -1,4 +1,4 @@
-"""MPEG layer 3 frames: where one MP3 file ends that another was joined to."""
+"""MPEG layer 3 frames: find where the first of several joined MP3 files ends."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ _LAYER_3 = (
     (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
     (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
 )
-"""Kilobits a second of MPEG 1, and of MPEG 2 and 2.5."""
+"""Bit rates in kilobits per second of MPEG 1, and of MPEG 2 and 2.5."""
 
 
 def is_mpeg(head: bytes) -> bool:
-    """Whether an MPEG layer 3 file begins so."""
+    """Whether these are the first bytes of an MPEG layer 3 file."""
     return head[:3] == b"ID3" or _frame_size(head[:4]) > 0
 
 
 def _frame_size(header: bytes) -> int:
-    """Bytes of the MPEG layer 3 frame that begins so; 0 if none does."""
+    """Size in bytes of the MPEG layer 3 frame with this header; 0 if it is not one."""
     if len(header) < 4 or header[0] != 0xFF or header[1] & 0xE6 != 0xE2:
         return 0
     version, rate, bits = header[1] >> 3 & 3, header[2] >> 2 & 3, header[2] >> 4
@@ -30,34 +30,34 @@ def _frame_size(header: bytes) -> int:
 
 
 def mpeg_end(content: mmap.mmap, start: int) -> int:
-    """Where the next MP3 file begins: at a tag, at a frame that tells a length, or behind all frames told."""
-    position = _behind_tag(content, start)
-    told, frames, told_end = 0, -1, 0
+    """Start of the next MP3 file: at a tag, at a frame that declares a length, or after the declared frames."""
+    position = _after_tag(content, start)
+    declared, frames, declared_end = 0, -1, 0
     while position < len(content):
         size = _frame_size(content[position : position + 4])
         if not size:
             found = _next_frame(content, position)
             tag = content.find(b"ID3", position, found)
-            if frames >= 0 and tag >= 0 and _behind_tag(content, tag) <= found < len(content):
+            if frames >= 0 and tag >= 0 and _after_tag(content, tag) <= found < len(content):
                 return tag
             position = found
             continue
-        length = _length_told(content[position : position + size])
+        length = _declared_frames(content[position : position + size])
         if frames < 0:
-            told, frames = length or 0, 1 if length is None else 0
+            declared, frames = length or 0, 1 if length is None else 0
         elif length is not None:
             return position
         else:
             frames += 1
-            if told and frames > told + 2:
-                return told_end
+            if declared and frames > declared + 2:
+                return declared_end
         position += size
-        if frames == told:
-            told_end = position
+        if frames == declared:
+            declared_end = position
     return len(content)
 
 
-def _behind_tag(content: mmap.mmap, start: int) -> int:
+def _after_tag(content: mmap.mmap, start: int) -> int:
     head = content[start : start + 10]
     if head[:3] != b"ID3" or len(head) < 10:
         return start
@@ -67,7 +67,7 @@ def _behind_tag(content: mmap.mmap, start: int) -> int:
 
 
 def _next_frame(content: mmap.mmap, position: int) -> int:
-    """Where two frames follow each other."""
+    """Position of the next two consecutive frames."""
     while (position := content.find(b"\xff", position + 1)) >= 0:
         size = _frame_size(content[position : position + 4])
         if size and (
@@ -77,8 +77,8 @@ def _next_frame(content: mmap.mmap, position: int) -> int:
     return len(content)
 
 
-def _length_told(frame: bytes) -> int | None:
-    """Frames that follow, by Xing's, LAME's or Fraunhofer's frame; 0 where it does not say; None: another frame."""
+def _declared_frames(frame: bytes) -> int | None:
+    """Number of frames that an info frame (Xing, LAME, Fraunhofer) declares; 0 if unknown; None for other frames."""
     mono = frame[3] >> 6 == 3
     side = (17 if mono else 32) if frame[1] >> 3 & 3 == 3 else (9 if mono else 17)
     if frame[4 + side : 8 + side] in (b"Xing", b"Info"):

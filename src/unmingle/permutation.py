@@ -14,7 +14,7 @@ def best_permutation(pairwise: Tensor) -> tuple[Tensor, Tensor]:
     """The permutation with the largest mean score.
 
     Args:
-        pairwise: ``(batch, references, estimates)``, the score of every pair; as many of each.
+        pairwise: ``(batch, references, estimates)``, the score of every pair; both numbers are equal.
 
     Returns:
         The mean score ``(batch,)``, and the permutation ``(batch, references)``: the estimate
@@ -25,7 +25,9 @@ def best_permutation(pairwise: Tensor) -> tuple[Tensor, Tensor]:
     """
     count = pairwise.shape[-1]
     if pairwise.shape[-2] != count:
-        raise ValueError(f"as many estimates as references are needed, got {tuple(pairwise.shape[-2:])}")
+        raise ValueError(
+            f"the numbers of estimates and references must be equal, got {tuple(pairwise.shape[-2:])}"
+        )
     orders = torch.tensor(list(permutations(range(count))), device=pairwise.device)
     references = torch.arange(count, device=pairwise.device)
     scores = pairwise[:, references, orders].mean(dim=-1)

@@ -1,4 +1,4 @@
-"""Samples of audio, and which of them nothing can be computed with."""
+"""The type of audio samples, and checks of samples and sample rates."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from unmingle.errors import UnmingleError
 Samples = NDArray[np.float32]
 
 LOWEST_SAMPLE_RATE = 1000
-"""In hertz; below it there is no speech left to separate."""
+"""In hertz; a lower rate contains no useful speech."""
 LOUDEST_SAMPLE = 1e10
-"""Beyond it the squares of spectra leave the range of float32; 32-bit integers taken for floats are below."""
+"""Beyond it, squares of spectra exceed float32. 32-bit integers read as floats stay below."""
 _SILENT = 1e-7
-"""From the lowest to the highest sample: less than a step of 24 bits."""
+"""Difference of the highest and lowest sample of a silent channel: less than one step of 24 bits."""
 
 
 def check_rate(path: Path, sample_rate: int) -> None:
-    """Refuse a file whose sample rate leaves no speech.
+    """Refuse a file whose sample rate is too low for speech.
 
     Raises:
-        UnmingleError: it is below 1 kHz.
+        UnmingleError: the rate is below 1 kHz.
     """
     if sample_rate < LOWEST_SAMPLE_RATE:
         raise UnmingleError(
@@ -32,22 +32,20 @@ def check_rate(path: Path, sample_rate: int) -> None:
 
 
 def check_samples(samples: Samples, what: str) -> None:
-    """Refuse samples that nothing can be computed with.
+    """Refuse samples that are not finite or too large.
 
     Args:
         samples: of any shape.
-        what: they are of, the sentence's first words.
+        what: name of their source, the first words of the error text.
 
     Raises:
         UnmingleError: some are NaN, infinite, or beyond 1e10.
     """
-    # NaN is in no order with a number: the comparison is false.
+    # Comparisons with NaN are false, so NaN fails this check too.
     if samples.size and not float(np.abs(samples).max()) <= LOUDEST_SAMPLE:
-        raise UnmingleError(
-            f"{what} holds samples that are NaN or infinite, or beyond 1e10; export it again."
-        )
+        raise UnmingleError(f"{what} has samples that are NaN, infinite or beyond 1e10; export it again.")
 
 
 def is_constant(samples: Samples) -> bool:
-    """Whether every channel of ``(channels, samples)``, or ``(samples,)``, is silent, but for an offset."""
+    """Whether every channel of ``(channels, samples)``, or ``(samples,)``, is silent apart from an offset."""
     return bool(np.ptp(samples, axis=-1).max(initial=0.0) <= _SILENT)

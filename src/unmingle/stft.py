@@ -1,4 +1,4 @@
-"""Short-time Fourier transform with exact reconstruction, in the house's layouts."""
+"""Short-time Fourier transform with exact reconstruction."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ WINDOWS: dict[str, Callable[[int], Tensor]] = {
     "sqrt_hann": lambda length: torch.hann_window(length, periodic=True).sqrt(),
     "hann": lambda length: torch.hann_window(length, periodic=True),
 }
-"""All windows by their names in recipes; what recipes may choose from follows."""
+"""All windows by their names. Recipes accept these names."""
 
 if TYPE_CHECKING:
     WindowName = str
@@ -23,7 +23,7 @@ else:
 
 
 class Stft(nn.Module):
-    """Analysis and synthesis with one window.
+    """Analysis and synthesis with the same window.
 
     Args:
         window_length: in samples; also the size of the transform.
@@ -47,7 +47,7 @@ class Stft(nn.Module):
         return self.window_length // 2 + 1
 
     def frames(self, samples: int) -> int:
-        """Number of frames that ``samples`` samples give."""
+        """Number of frames of a signal with ``samples`` samples."""
         return frame_count(samples, self.hop)
 
     def analyse(self, audio: Tensor) -> Tensor:
@@ -66,7 +66,7 @@ class Stft(nn.Module):
     def synthesise(self, spectrum: Tensor, samples: int) -> Tensor:
         """``(..., frames, freqs)`` complex back to ``(..., samples)`` real; inverts :meth:`analyse`."""
         flat = spectrum.reshape(-1, *spectrum.shape[-2:]).transpose(-1, -2)
-        # istft wants to be told of at least one hop; what lies beyond `samples` is silence.
+        # istft needs a length of at least one hop. Samples beyond `samples` are silence.
         audio = torch.istft(
             flat, self.window_length, self.hop, window=self.window, center=True, length=max(samples, self.hop)
         )[:, :samples]

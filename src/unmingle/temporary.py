@@ -1,8 +1,8 @@
-"""Files and folders that appear whole or not at all, under temporary names that nobody else can have.
+"""Atomic files and folders: they are written under unique temporary names and appear complete or not at all.
 
-A temporary name is random and made with O_EXCL, so neither threads nor containers that share a folder can write
-into each other's files. What is being written is locked (``flock``, where the system has it): what a killed process
-left has no lock any more, and the next one that writes into the folder removes it.
+A temporary name is random and created with O_EXCL, so threads and containers that share a folder never write into
+each other's files. A temporary file is locked (``flock``) while it is written. Files of a killed process have no
+lock; the next process that writes into the folder removes them.
 """
 
 from __future__ import annotations
@@ -21,60 +21,60 @@ from unmingle.errors import UnmingleError
 
 try:
     import fcntl
-except ImportError:  # Windows: no locks, and what a killed process left stays.
+except ImportError:  # Windows: there are no locks, and files of a killed process stay.
     fcntl = None  # type: ignore[assignment]
 
 _PREFIX, _SUFFIX = ".unmingle-", ".partial"
 _STALE_SECONDS = 60.0
-"""Between making a file and locking it, others must not take it for left behind."""
+"""Younger files are not removed: they may not be locked yet."""
 _PATIENCE_SECONDS = 10.0
-"""Worker processes of a killed one notice its end within seconds."""
+"""How long to wait for a lock: worker processes of a killed process end within seconds."""
 _swept: set[Path] = set()
 
 
 class Replacement:
-    """A file that is written under a temporary name; :meth:`keep` gives it its own, :meth:`drop` removes it.
+    """A file that is written under a temporary name. :meth:`keep` renames it, :meth:`drop` removes it.
 
-    A link is followed. What is not a regular file (a folder, a device, a pipe) is never replaced. Used as a
-    context, it is kept if the block ends well and dropped otherwise.
+    Links are followed. Only regular files are replaced, never a folder, device or pipe. As a context manager, it
+    keeps the file if the block succeeds and drops it otherwise.
 
     Args:
-        path: the file's own name; missing folders are made.
+        path: final path of the file; missing folders are created.
 
     Raises:
-        UnmingleError: ``path`` is something else than a regular file.
-        OSError: the disk refuses.
+        UnmingleError: ``path`` exists and is not a regular file.
+        OSError: the file cannot be written.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = check_target(path)
         self._made = _make_folders(self.path.parent)
         try:
-            _remove_left_behind(self.path.parent)
+            _remove_stale(self.path.parent)
             self.partial = _exclusively(self.path.parent, _make_file)
-            # Unbuffered: a buffer would meet a full disk in a seek, where nobody waits for an error.
+            # Unbuffered, because a buffer may be flushed by a seek, where the error of a full disk is not handled.
             self.file = self.partial.open("r+b", buffering=0)
             _lock(self.file.fileno())
         except OSError:
-            _unmake(self._made)
+            _remove_empty(self._made)
             raise
 
     def write(self, content: bytes | memoryview) -> None:
-        """All of ``content``, however little the system takes at a time."""
+        """Write all of ``content``, even if the system accepts only a part at a time."""
         rest = memoryview(content)
         while rest:
             rest = rest[self.file.write(rest) or 0 :]
 
     def keep(self) -> None:
-        """Close the file and give it its own name."""
+        """Close the file and rename it to its final path."""
         self.file.close()
         self.partial.replace(self.path)
 
     def drop(self) -> None:
-        """Remove the file, and the folders that were made for it; nothing if it was kept."""
+        """Remove the file and the folders created for it; do nothing if it was kept."""
         self.file.close()
         self.partial.unlink(missing_ok=True)
-        _unmake(self._made)
+        _remove_empty(self._made)
 
     def __enter__(self) -> Replacement:
         return self
@@ -90,11 +90,11 @@ class Replacement:
 
 
 def replace_files(contents: Sequence[tuple[Path, bytes | memoryview]]) -> None:
-    """Write files under temporary names, then rename them all: all appear, or everything stays as it was.
+    """Write files under temporary names, then rename them all. Either all appear, or nothing changes.
 
     Raises:
-        UnmingleError: a folder cannot be made or written to, the disk is full, or a name is that of something
-            else than a regular file.
+        UnmingleError: a folder cannot be created or written, the disk is full, or a path exists and is not a
+            regular file.
     """
     written: list[Replacement] = []
     path = Path()
@@ -113,34 +113,34 @@ def replace_files(contents: Sequence[tuple[Path, bytes | memoryview]]) -> None:
         raise refusal(path, error) from error
 
 
-def refusal(path: Path, error: OSError, mend: str = "choose another folder with -o") -> UnmingleError:
-    """The sentence about a file or folder that the disk refuses."""
+def refusal(path: Path, error: OSError, remedy: str = "choose another folder with -o") -> UnmingleError:
+    """The error for a file or folder that cannot be written."""
     reason = (error.strerror or str(error)).lower()
-    return UnmingleError(f"{path} cannot be written ({reason}); {mend}.")
+    return UnmingleError(f"{path} cannot be written ({reason}); {remedy}.")
 
 
 def check_target(path: Path) -> Path:
-    """Where a file of this name would lie, links followed.
+    """The path of a file with links resolved.
 
     Raises:
-        UnmingleError: something else than a regular file has this name.
+        UnmingleError: the path exists and is not a regular file.
     """
     real = Path(os.path.realpath(path))
     try:
         mode = real.stat().st_mode
     except OSError:
-        return real  # Nothing there; or a name that nothing can have, which writing will say.
+        return real  # Nothing there, or an impossible name; writing gives the error.
     if not stat.S_ISREG(mode):
-        what = "a folder" if stat.S_ISDIR(mode) else "no regular file"
-        raise UnmingleError(f"{path} is {what} and is not replaced; name another output.")
+        what = "a folder" if stat.S_ISDIR(mode) else "not a regular file"
+        raise UnmingleError(f"{path} is {what} and is not replaced; choose another output.")
     return real
 
 
 def check_writable(folder: Path) -> None:
-    """Find out before the work whether a folder, made where it is missing, can be written into.
+    """Check before the work starts that a folder exists, or can be created, and is writable.
 
     Raises:
-        UnmingleError: it cannot.
+        UnmingleError: it is not writable.
     """
     there = Path(os.path.realpath(folder))
     try:
@@ -153,20 +153,20 @@ def check_writable(folder: Path) -> None:
 
 @contextmanager
 def temporary_folder(target: Path) -> Iterator[Path]:
-    """A new folder beside ``target``, removed at the end if it was not renamed.
+    """A new folder beside ``target``. It is removed at the end unless it was renamed.
 
     Raises:
-        OSError: the disk refuses.
+        OSError: the folder cannot be created.
     """
     made = _make_folders(target.parent)
-    _remove_left_behind(target.parent)
+    _remove_stale(target.parent)
     folder = _exclusively(target.parent, Path.mkdir)
     try:
         with _held(folder):
             yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-        _unmake(made)
+        _remove_empty(made)
 
 
 def is_partial(name: str) -> bool:
@@ -175,35 +175,38 @@ def is_partial(name: str) -> bool:
 
 
 def remove_partials(folder: Path) -> None:
-    """Remove what stopped processes left half-written in a folder and below it, where :func:`alone` holds."""
+    """Remove temporary files of interrupted processes in a folder and below. Call it inside :func:`exclusive_access`."""
     for path in folder.rglob(f"{_PREFIX}*{_SUFFIX}"):
         path.unlink()
 
 
 @contextmanager
-def alone(folder: Path, what: str) -> Iterator[None]:
-    """Nobody else is inside this block with the same folder, whatever process or container it runs in.
+def exclusive_access(folder: Path, what: str) -> Iterator[None]:
+    """Exclusive access to a folder, across processes and containers.
 
-    Where the system has no ``flock`` (Windows) this is not watched.
+    Without ``flock`` (Windows) it is not enforced.
 
     Args:
-        folder: exists.
-        what: is going on, for the sentence: ``mixing``.
+        folder: an existing folder.
+        what: the activity, for error texts: ``mixing``.
 
     Raises:
-        UnmingleError: somebody else is.
+        UnmingleError: another process has access.
     """
     with _held(folder, patient=True) as got:
         if not got:
             raise UnmingleError(
-                f"Another process is {what} in {folder} now; wait until it ends, or name another folder."
+                f"Another process is {what} in {folder}; wait until it ends, or choose another folder."
             )
         yield
 
 
 @contextmanager
 def _held(folder: Path, *, patient: bool = False) -> Iterator[bool]:
-    """A lock on a folder, and whether it was free, or became so soon: worker processes end after their parent."""
+    """Lock a folder or file; yields whether that succeeded.
+
+    ``patient`` waits for the lock, because worker processes end shortly after their parent.
+    """
     if fcntl is None:
         yield True
         return
@@ -230,7 +233,7 @@ def _lock(descriptor: int) -> bool:
 
 
 def _exclusively(folder: Path, make: Callable[[Path], None]) -> Path:
-    """Make something in ``folder`` under a random name that nothing had."""
+    """Create something in ``folder`` under a new random name."""
     while True:
         path = folder / f"{_PREFIX}{secrets.token_hex(8)}{_SUFFIX}"
         with suppress(FileExistsError):
@@ -239,12 +242,12 @@ def _exclusively(folder: Path, make: Callable[[Path], None]) -> Path:
 
 
 def _make_file(path: Path) -> None:
-    # Not mkstemp, whose files only their owner may read: the system takes the umask off these.
+    # Not mkstemp, whose files only the owner can read. These files follow the umask.
     os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666))
 
 
 def _make_folders(folder: Path) -> list[Path]:
-    """Make a folder and those above it; returns those that were missing, the innermost first."""
+    """Create a folder and its parents; return the new ones, the innermost first."""
     missing = []
     for each in (folder, *folder.parents):
         if each.exists():
@@ -254,14 +257,14 @@ def _make_folders(folder: Path) -> list[Path]:
     return missing
 
 
-def _unmake(folders: Sequence[Path]) -> None:
-    with suppress(OSError):  # Something is in it by now.
+def _remove_empty(folders: Sequence[Path]) -> None:
+    with suppress(OSError):  # Fails if a folder is not empty.
         for folder in folders:
             folder.rmdir()
 
 
-def _remove_left_behind(folder: Path) -> None:
-    """Remove what killed processes left: old enough, and locked by nobody. Once per folder and process."""
+def _remove_stale(folder: Path) -> None:
+    """Remove files of killed processes, which are old and not locked; once per folder and process."""
     if fcntl is None or folder in _swept:
         return
     _swept.add(folder)

@@ -1,4 +1,4 @@
-"""Worker processes that end with the process that started them, and how many there are cores for."""
+"""Worker processes that end with their parent process, and the number of available cores."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from unmingle.errors import UnmingleError
 
 
 def available_cores() -> int:
-    """Processor cores that this process may use; all there are, where the system does not tell (macOS, Windows)."""
+    """Processor cores that this process may use; all cores if the system does not report it (macOS, Windows)."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def peak_memory() -> int:
-    """Bytes of memory that this process had at most; 0 where the system does not tell (Windows)."""
+    """Peak memory of this process in bytes; 0 if the system does not report it (Windows)."""
     try:
         import resource
     except ImportError:
         return 0
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most if sys.platform == "darwin" else most * 1024  # macOS counts bytes, the others kibibytes.
+    return most if sys.platform == "darwin" else most * 1024  # macOS reports bytes, other systems kibibytes.
 
 
 def end_with_parent() -> None:
-    """In a worker process: end when the process that started it has ended, even by ``kill -9``."""
+    """In a worker process: end when the parent process ends, even by ``kill -9``."""
     parent = multiprocessing.parent_process()
     if parent is None:
         return
@@ -54,16 +54,16 @@ def worker_pool(
     arguments: tuple[Any, ...] = (),
     context: BaseContext | None = None,
 ) -> Iterator[ProcessPoolExecutor]:
-    """Worker processes (default: one per core) that leave Ctrl-C to this one and end with it.
+    """A pool of worker processes that ignore Ctrl-C, which the parent handles, and end with the parent.
 
     Args:
-        processes: how many.
-        begin: called in each, with ``arguments``, before any work.
+        processes: number of processes (default: one per core).
+        begin: called in each process, with ``arguments``, before any work.
         arguments: for ``begin``.
-        context: how they are started (default: as the system does).
+        context: start method (default: that of the system).
 
     Raises:
-        UnmingleError: a process was ended from outside.
+        UnmingleError: a worker process was killed.
     """
     pool = ProcessPoolExecutor(
         processes or available_cores(), context, initializer=_begin, initargs=(begin, arguments)
@@ -72,7 +72,7 @@ def worker_pool(
         yield pool
     except BrokenProcessPool as error:
         raise UnmingleError(
-            "A worker process was ended from outside, perhaps for want of memory; the same command starts again."
+            "A worker process was killed, perhaps because memory ran out; run the same command again."
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)

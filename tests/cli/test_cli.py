@@ -164,7 +164,8 @@ def test_mix_then_evaluate(run, example_corpus: Path, tiny_model: Path, tmp_path
     _refused(run("mix", tmp_path / "none", "-o", "more"), "does not exist")
     _refused(run("mix", example_corpus, "-o", "more", "--list", "a.txt", "--seed", 1), "--seed does not go")
     _refused(
-        run("mix", example_corpus, "-o", "more", "--overlap", 0, 1, "--mode", "max"), "--mode does not go"
+        run("mix", example_corpus, "-o", "more", "--overlap", 0, 1, "--mode", "max"),
+        "--mode cannot be combined",
     )
     _refused(run("mix", example_corpus, "-o", "more", "--rt60", 0.2, 0.4), "--rt60 needs --room")
     _refused(run("evaluate", "test", "--mixture", "--oracle", "ibm"), "exclude each other")

@@ -37,7 +37,7 @@ def test_mixture_k_is_a_pure_function_of_seed_and_k(example_corpus: Path) -> Non
     assert not np.array_equal(other.render(other.crop(0, 8000)), backwards[0])
 
 
-def test_workers_change_nothing_and_runs_go_on_where_they_stopped(example_corpus: Path) -> None:
+def test_workers_change_nothing_and_runs_resume_exactly(example_corpus: Path) -> None:
     mixer = _mixer(example_corpus)
     here = list(iterate(Crops(mixer, 0.5, 4, batches=4), workers=0))
     there = list(iterate(Crops(mixer, 0.5, 4, first_batch=2, batches=4), workers=1))
@@ -167,7 +167,7 @@ def test_bad_corpora_are_refused(tmp_path: Path) -> None:
         read_corpora([tmp_path], "dev")
 
 
-def test_the_cache_is_made_once_and_anew_when_a_file_changes(tmp_path: Path) -> None:
+def test_the_cache_is_made_once_and_again_when_a_file_changes(tmp_path: Path) -> None:
     path = tmp_path / "a.wav"
     soundfile.write(path, 0.1 * np.sin(np.arange(1000)), 8000)
     utterances = [Utterance(path, "c", "s", "F", "train")]
@@ -268,7 +268,7 @@ def test_mixtures_made_before_are_checked(example_corpus: Path, tmp_path: Path) 
 
 
 def _tones(folder: Path, mixtures: dict[str, int]) -> Path:
-    """Mixtures ``tr/`` and ``cv/`` of as many tones as named; those of fewer lack the last references."""
+    """Mixtures ``tr/`` and ``cv/`` with the given numbers of tones; mixtures with fewer lack the last references."""
     time = np.arange(8000) / 8000
     for split in ("tr", "cv"):
         for name, count in mixtures.items():
@@ -289,7 +289,7 @@ def _counts(mixtures: PremixedMixtures) -> list[int]:
 
 
 def test_folders_of_two_and_of_three_speakers_train_together(tmp_path: Path) -> None:
-    """Each number as often, however many mixtures there are of it; and one folder that holds both."""
+    """Each number is drawn equally often, for separate folders and for one folder with both numbers."""
     two = _tones(tmp_path / "2", {f"a{k}": 2 for k in range(9)})
     three = _tones(tmp_path / "3", {"b": 3})
     both = _tones(tmp_path / "both", {f"a{k}": 2 for k in range(9)} | {"b": 3})
@@ -298,9 +298,9 @@ def test_folders_of_two_and_of_three_speakers_train_together(tmp_path: Path) -> 
         assert 10 <= counts.count(2) <= 30
         assert counts.count(2) + counts.count(3) == 40
         assert set(_counts(PremixedMixtures(folders, "valid", 8000, 3, 0, fewest=3))) == {3}
-    with pytest.raises(UnmingleError, match="or fewest_speakers in the recipe"):
+    with pytest.raises(UnmingleError, match="or set fewest_speakers in the recipe"):
         PremixedMixtures([two, three], "train", 8000, 3, 0)
-    with pytest.raises(UnmingleError, match="have 3: give --data of 2 speakers"):
+    with pytest.raises(UnmingleError, match="have 3: add --data with 2 speakers"):
         PremixedMixtures([three], "train", 8000, 3, 0, fewest=2)
     with pytest.raises(UnmingleError, match="no reference"):
         PremixedMixtures([both], "train", 8000, 3, 0)

@@ -1,4 +1,4 @@
-"""Fetches, from a server of our own that cuts, refuses and damages."""
+"""Fetching from a test server that cuts connections, refuses requests and damages files."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from unmingle.data.corpora import read_corpora
 from unmingle.data.fetching import Archive, fetch, unfinished
 from unmingle.data.importers import IMPORTERS, find_importer
 from unmingle.errors import UnmingleError
-from unmingle.temporary import alone
+from unmingle.temporary import exclusive_access
 
 
 class Server:
-    """Serves ``files`` by name; what it was asked for is in ``log``."""
+    """Serves ``files`` by name and logs the requests in ``log``."""
 
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
         self.log: list[str | None] = []
         self.ranges = True
         self.cuts = 0
-        """So many answers end in the middle."""
+        """Number of answers that end in the middle."""
         server = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -46,7 +46,7 @@ class Server:
                 start = int(wanted[len("bytes=") : -1]) if wanted and server.ranges else 0
                 if start >= len(body):
                     return self._answer(416, b"", f"*/{len(body)}")
-                # Some servers name an encoding; it is no reason to unpack the file on the way.
+                # Some servers declare an encoding. The client must not decode the file.
                 status, where = (206, f"{start}-{len(body) - 1}/{len(body)}") if start else (200, "")
                 cut, server.cuts = server.cuts > 0, max(0, server.cuts - 1)
                 self._answer(status, body[start:], where, (len(body) - start) // 2 if cut else None)
@@ -105,7 +105,7 @@ NOISE = np.random.default_rng(0).bytes(100_000)
 
 @pytest.mark.parametrize("kind", ["tar.gz", "zip"])
 @pytest.mark.parametrize("checksum", ["sha256", "md5", None])
-def test_a_fetch_unpacks_beside_what_is_there_and_is_done_once(
+def test_a_fetch_keeps_other_files_and_is_done_once(
     server: Server, tmp_path: Path, kind: str, checksum: str | None
 ) -> None:
     write_text(tmp_path / "C" / "old.txt", "old")
@@ -118,7 +118,7 @@ def test_a_fetch_unpacks_beside_what_is_there_and_is_done_once(
     assert [path.name for path in (tmp_path / ".fetch").iterdir()] == [f"a.{kind}.complete"]
     assert not fetch(archive, tmp_path)
     assert len(server.log) == 1
-    (tmp_path / "C" / "README").unlink()  # Whoever deletes a part of it gets it again.
+    (tmp_path / "C" / "README").unlink()  # A deleted part is fetched again.
     assert fetch(archive, tmp_path)
 
 
@@ -130,17 +130,17 @@ def test_a_cut_download_asks_only_for_the_rest(server: Server, tmp_path: Path) -
     assert (tmp_path / "x").read_bytes() == NOISE
 
 
-def test_a_stopped_fetch_is_gone_on_with_by_the_next_one(server: Server, tmp_path: Path) -> None:
+def test_an_interrupted_fetch_is_resumed_by_the_next_one(server: Server, tmp_path: Path) -> None:
     archive = server.archive("a.tar.gz", _pack("tar.gz", x=NOISE))
     body, partial = server.files["a.tar.gz"], tmp_path / ".fetch" / "a.tar.gz.partial"
     partial.parent.mkdir()
     partial.write_bytes(body[:1000])
     assert unfinished(tmp_path) == ["a.tar.gz"]
-    with pytest.raises(UnmingleError, match=r"fetch of a\.tar\.gz into .* is unfinished"):
+    with pytest.raises(UnmingleError, match=r"fetch of a\.tar\.gz into .* is not finished"):
         find_importer("folder").index(tmp_path)
     assert fetch(archive, tmp_path)
     assert unfinished(tmp_path) == []
-    # Stopped between the last byte and the check; then one that has more than the server: another file.
+    # First a download that stopped before the check; then a partial file that is longer than the server's file.
     for had in (body, body + b"x"):
         partial.with_suffix(".complete").unlink()
         partial.write_bytes(had)
@@ -148,7 +148,7 @@ def test_a_stopped_fetch_is_gone_on_with_by_the_next_one(server: Server, tmp_pat
     assert server.log == ["bytes=1000-", f"bytes={len(body)}-", f"bytes={len(body) + 1}-", None]
 
 
-def test_a_server_that_cannot_go_on_starts_anew_until_it_fails_too_often(
+def test_without_resuming_a_download_restarts_until_it_fails_too_often(
     server: Server, tmp_path: Path
 ) -> None:
     archive = server.archive("a.zip", _pack("zip", x=NOISE))
@@ -178,12 +178,12 @@ def test_a_damaged_archive_is_deleted_and_nothing_is_unpacked(
 
 @pytest.mark.parametrize("kind", ["tar.gz", "zip"])
 @pytest.mark.parametrize("name", ["../evil", "a/../../evil", "/tmp/evil", "C:\\evil", "..\\evil"])
-def test_an_archive_that_reaches_outside_is_refused(
+def test_an_archive_with_members_outside_its_folder_is_refused(
     server: Server, tmp_path: Path, kind: str, name: str
 ) -> None:
     archive = server.archive(f"a.{kind}", _pack(kind, **{"good": b"1", name: b"2"}))
     root = tmp_path / "in" / "root"
-    with pytest.raises(UnmingleError, match=r"outside of its folder.*nothing was unpacked"):
+    with pytest.raises(UnmingleError, match=r"outside its folder.*nothing was unpacked"):
         fetch(archive, root)
     assert sorted(path.name for path in tmp_path.rglob("*")) == [".fetch", "in", "root"]
 
@@ -206,7 +206,7 @@ def test_a_killed_unpacking_is_done_again(server: Server, tmp_path: Path) -> Non
     assert [path.name for path in state.iterdir()] == ["a.tar.gz.complete"]
 
 
-def test_absent_files_full_disks_and_odd_roots_are_one_sentence(server: Server, tmp_path: Path) -> None:
+def test_missing_files_full_disks_and_bad_roots_give_one_sentence(server: Server, tmp_path: Path) -> None:
     there = server.archive("a.zip", _pack("zip", x=b"1"))
     with pytest.raises(UnmingleError, match=r"answers 404 \(Not Found\)"):
         fetch(Archive(there.url.replace("a.zip", "b.zip")), tmp_path)
@@ -239,7 +239,7 @@ def test_fetch_and_index_from_the_command_line(
 
 
 def _zip(members: dict[str, bytes], flag: int = 0, method: int | None = None) -> bytes:
-    """A zip file whose headers say what is asked for, right or not."""
+    """A zip file with the given headers, correct or not."""
     encoded = io.BytesIO()
     with zipfile.ZipFile(encoded, "w") as file:
         for name, content in members.items():
@@ -275,7 +275,7 @@ def _tar(*names: str) -> bytes:
     ids=lambda value: value if isinstance(value, str) else "",
 )
 @pytest.mark.parametrize("checksum", ["sha256", None])
-def test_hostile_archives_are_one_sentence_and_leave_nothing(
+def test_hostile_archives_give_one_sentence_and_leave_nothing(
     server: Server, tmp_path: Path, name: str, body: bytes, checksum: str | None
 ) -> None:
     root = tmp_path / "root"
@@ -285,7 +285,7 @@ def test_hostile_archives_are_one_sentence_and_leave_nothing(
     assert [path.name for path in root.rglob("*")] == [".fetch"]
 
 
-def test_a_download_that_does_not_end_is_ended(
+def test_a_download_that_is_too_long_is_stopped(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fetching, "_BLOCK", 1000)
@@ -301,5 +301,5 @@ def test_two_fetches_do_not_write_into_one_folder(
     monkeypatch.setattr("unmingle.temporary._PATIENCE_SECONDS", 0.1)
     (tmp_path / "root" / ".fetch").mkdir(parents=True)
     refused = pytest.raises(UnmingleError, match="Another process is fetching")
-    with alone(tmp_path / "root" / ".fetch", "fetching"), refused:
+    with exclusive_access(tmp_path / "root" / ".fetch", "fetching"), refused:
         fetch(server.archive("a.zip", _zip({"a": b"x"})), tmp_path / "root")

@@ -1,4 +1,4 @@
-"""Importers on tiny corpora of the shape of the real ones."""
+"""Importers on tiny corpora with the layout of the real ones."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def _rows(manifest: Path) -> list[dict[str, str]]:
 
 def test_librispeech_is_split_by_folder_and_counts_an_utterance_once(tmp_path: Path) -> None:
     root = tiny_librispeech(tmp_path / "corpora")
-    tiny_sound(root / "other" / "a.flac")  # Of no corpus that was asked for.
+    tiny_sound(root / "other" / "a.flac")  # Not a part of the corpus.
     out = _index("librispeech", root).output
     assert "unmingle mix" in out
     first = (root / "speech.csv").read_bytes()
@@ -53,22 +53,22 @@ def test_librispeech_is_split_by_folder_and_counts_an_utterance_once(tmp_path: P
     assert (root / "speech.csv").read_bytes() == first
 
 
-def test_a_corpus_that_is_not_whole_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
+def test_an_incomplete_corpus_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
     root = tiny_librispeech(tmp_path / "corpora")
     (root / "LibriSpeech" / "dev-clean" / "174" / "2" / "174-2-0001.flac").unlink()
-    _refused("librispeech", root, r"not whole: .*174-2-0001\.flac")
+    _refused("librispeech", root, r"incomplete: .*174-2-0001\.flac")
     tiny_sound(root / "LibriSpeech" / "dev-clean" / "174" / "2" / "174-2-0001.flac").write_bytes(b"fLaC")
     _refused("librispeech", root, "damaged")
     assert not (root / "speech.csv").exists()
 
 
 @pytest.mark.parametrize("name", [name for name in IMPORTERS if name != "folder"])
-def test_an_absent_corpus_is_one_sentence_that_says_what_was_looked_for(name: str, tmp_path: Path) -> None:
+def test_a_missing_corpus_gives_one_sentence_with_the_expected_folders(name: str, tmp_path: Path) -> None:
     _refused(name, tmp_path / "none", "does not exist")
     _refused(name, tmp_path, "looked for")
 
 
-def test_every_corpus_can_be_listed_and_those_without_archives_say_why() -> None:
+def test_every_corpus_is_listed_and_those_without_archives_say_why() -> None:
     out = CliRunner().invoke(app, ["list"]).output
     assert all(name in out for name in IMPORTERS)
     assert "gives no checksum" in out
@@ -132,7 +132,7 @@ def test_common_voice_keeps_held_out_speakers_out_of_the_training_data(tmp_path:
     assert _rows(root / "speech.csv")[0]["seconds"] == "1.234"
     assert _rows(root / "speech.csv")[0]["text"] == 'Shw "mae'
     (home / "clips" / "3.mp3").unlink()
-    _refused("common-voice", root, r"not whole: .*3\.mp3")
+    _refused("common-voice", root, r"incomplete: .*3\.mp3")
 
 
 def _sphere(path: Path, coding: str = "pcm") -> None:
@@ -153,7 +153,7 @@ def test_wsj0_takes_the_close_microphone_only(tmp_path: Path) -> None:
     tiny_sound(wsj0 / "si_dt_05" / "050" / "050c0101.wv1", 0.25, 16000, "NIST")
     tiny_sound(wsj0 / "si_dt_05" / "050" / "050c0101.wv2", 0.25, 16000, "NIST")
     _sphere(wsj0 / "si_et_05" / "440" / "440c0101.wv1", "pcm,embedded-shorten-v2.00")
-    _sphere(wsj0 / "sd_tr_s" / "00a" / "00ac0101.wv1")  # Of a part that is not taken.
+    _sphere(wsj0 / "sd_tr_s" / "00a" / "00ac0101.wv1")  # From a part that is not used.
     write_text(wsj0 / "transcrp" / "dots" / "011c0200.dot", "THE SALE (OF THE) HOTELS (011c0201)\n")
     write_text(wsj0 / "doc" / "spkrinfo.txt", ";id sex\n011  F  x\n440 M\n--- ---\n")
     (wsj0 / "loop").symlink_to(root)
@@ -201,7 +201,7 @@ def test_musan_without_its_speech_and_with_its_licences(tmp_path: Path) -> None:
         ("noise-free-sound-0000", "noise", "public domain"), ("music-fma-0000", "music", "CC-BY-NC-SA-3.0"),
         ("music-fma-0001", "music", "CC-BY-4.0"), ("music-fma-0002", "music", "unknown"),
     }  # fmt: skip
-    # As the folder without a manifest would be split.
+    # The same split as for a folder without a manifest.
     (tmp_path / "noise.csv").rename(tmp_path / "away.csv")
     splits = {n.path.name: n.split for n in read_noise([home / "music", home / "noise"])}
     assert {n.path.name: n.split for n in recordings} == splits
@@ -237,7 +237,7 @@ def test_wham_noise_has_its_own_splits(tmp_path: Path) -> None:
             ("cv", "valid"), ("tr", "train"), ("tt", "test"),
         ]  # fmt: skip
     write_text(home / "metadata" / "noise_meta_tt.csv", "utterance_id\nb.wav\n")
-    _refused("wham-noise", tmp_path, r"not whole: tt/b\.wav")
+    _refused("wham-noise", tmp_path, r"incomplete: tt/b\.wav")
 
 
 def _mixtures(folder: Path, name: str, mix: str = "mix", sources: int = 2) -> Path:
@@ -246,7 +246,7 @@ def _mixtures(folder: Path, name: str, mix: str = "mix", sources: int = 2) -> Pa
     return folder
 
 
-def test_librimix_tells_speakers_and_genders(tmp_path: Path) -> None:
+def test_librimix_has_speakers_and_genders(tmp_path: Path) -> None:
     home = tmp_path / "Libri2Mix" / "wav8k" / "min"
     for split in ("train-360", "dev", "test"):
         _mixtures(home / split, "14-208-0001_61-70968-0065", "mix_clean")
@@ -259,10 +259,10 @@ def test_librimix_tells_speakers_and_genders(tmp_path: Path) -> None:
     assert item.details["seconds"] == "0.500"
     assert PremixedMixtures([home], "train", 8000, 2, 0).example(0, 100).sources.shape == (2, 100)
     tiny_sound(home / "dev" / "s1" / "174-1-0000_61-70968-0065.wav")
-    _refused("librimix", tmp_path, r"not whole: .*dev/mix_clean/174-1-0000")
+    _refused("librimix", tmp_path, r"incomplete: .*dev/mix_clean/174-1-0000")
 
 
-def test_mixtures_of_wsj0_tell_speakers_and_others_are_refused(tmp_path: Path) -> None:
+def test_mixtures_of_wsj0_have_speakers_and_others_are_refused(tmp_path: Path) -> None:
     folder = _mixtures(
         tmp_path / "3speakers/wav8k/min/tt", "050a0501_1.5_22go0101_-0.2_440c0201_-1.3", sources=3
     )
@@ -272,7 +272,7 @@ def test_mixtures_of_wsj0_tell_speakers_and_others_are_refused(tmp_path: Path) -
     assert [item.details[f"speaker_{n}"] for n in (1, 2, 3)] == ["050", "22g", "440"]
     assert item.gender_pair == "different"
     _mixtures(tmp_path / "test", "00000_a_b")
-    _refused("librimix", tmp_path, "has not the name of a mixture of LibriMix")
+    _refused("librimix", tmp_path, "is not named like a mixture of LibriMix")
 
 
 def test_realtalklibri_is_put_into_folders_of_mixtures(tmp_path: Path) -> None:

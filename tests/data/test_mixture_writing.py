@@ -1,4 +1,4 @@
-"""Folders of mixtures: the same bytes however they are made, rooms, turns, noise, and the card."""
+"""Folders of mixtures: reproducible bytes, rooms, conversations, noise and the data card."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def _rows(folder: Path) -> list[dict[str, str]]:
 
 
 @pytest.mark.parametrize("changes", [{}, {"room": RoomConfig()}, {"overlap": [0.0, 1.0]}], ids=str)
-def test_the_number_of_processes_changes_no_byte(
+def test_the_number_of_processes_does_not_change_a_byte(
     example_corpus: Path, tmp_path: Path, changes: dict[str, object]
 ) -> None:
     config = _config(example_corpus, count=9, **changes)
@@ -54,7 +54,7 @@ def test_the_number_of_processes_changes_no_byte(
     assert _bytes(tmp_path / "1") == _bytes(tmp_path / "2") == _bytes(tmp_path / "5")
 
 
-def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(example_corpus: Path, tmp_path: Path) -> None:
+def test_a_killed_run_resumes_and_ends_with_the_same_bytes(example_corpus: Path, tmp_path: Path) -> None:
     count = 400
     write_mixture_folder(tmp_path / "whole", _config(example_corpus, count=count))
     command = [
@@ -83,12 +83,12 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(example_corpus: Path,
     write_mixture_folder(
         tmp_path / "cut", _config(example_corpus, count=count), on_progress=lambda done, _: ends.append(done)
     )
-    assert ends[0] == len(kept) + 1  # What was there was not made again.
+    assert ends[0] == len(kept) + 1  # Existing mixtures were not written again.
     assert _bytes(tmp_path / "cut") == _bytes(tmp_path / "whole")
     assert not rows.parent.exists()
 
 
-def test_what_another_recipe_left_is_not_taken(example_corpus: Path, tmp_path: Path) -> None:
+def test_files_of_another_recipe_are_not_used(example_corpus: Path, tmp_path: Path) -> None:
     write_mixture_folder(tmp_path / "right", _config(example_corpus))
     write_mixture_folder(tmp_path / "other", _config(example_corpus, seed=4))
     left = tmp_path / ".again.partial"
@@ -132,7 +132,7 @@ def test_several_speakers_in_noise_at_the_stated_snr(
         assert item.noisy is False
 
 
-def test_turns_begin_before_the_end_of_what_came_before() -> None:
+def test_turns_begin_before_the_end_of_the_previous_one() -> None:
     assert overlapping_starts([100, 50], np.array([0.3, 0.0])) == [0, 100]
     assert overlapping_starts([100, 50], np.array([0.3, 1.0])) == [0, 50]
     assert overlapping_starts([50, 100], np.array([0.3, 0.5])) == [0, 25]
@@ -154,7 +154,7 @@ def test_conversations_of_a_stated_overlap(example_corpus: Path, tmp_path: Path)
 
 
 @pytest.mark.parametrize("rt60", [0.2, 0.5, 0.9])
-def test_a_room_rings_as_long_as_was_asked(rt60: float) -> None:
+def test_a_room_has_the_requested_reverberation_time(rt60: float) -> None:
     maker = RoomMaker(RoomConfig(rt60=(rt60, rt60), distance=(1.0, 1.0)), RATE, 0)
     for seed in range(3):
         room = maker.draw(np.random.default_rng(seed), 2)
@@ -164,7 +164,7 @@ def test_a_room_rings_as_long_as_was_asked(rt60: float) -> None:
             decay = 10 * np.log10(left / left[0] + 1e-12)
             first, last = (int(np.argmax(decay < level)) for level in (-5.0, -25.0))
             assert 3 * (last - first) / RATE == pytest.approx(rt60, rel=0.3)
-            # Sound takes 2.9 ms for a metre.
+            # Sound takes 2.9 ms per metre.
             direct = int(np.argmax(np.abs(response) > 0.5 * np.abs(response).max()))
             assert direct == pytest.approx(RATE / 343.0, abs=3)
 
@@ -223,7 +223,7 @@ def test_rooms_convolve_and_keep_their_levels(example_corpus: Path, tmp_path: Pa
             assert min(snrs) > 5  # The far one is quieter than was planned at the loudspeakers.
 
 
-def test_rooms_that_cannot_be_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_impossible_rooms_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValidationError, match="low, high"):
         RoomConfig(rt60=(0.6, 0.2))
     maker = RoomMaker(RoomConfig(distance=(5.0, 5.0)), RATE, 0)

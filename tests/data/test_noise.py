@@ -200,7 +200,7 @@ def test_bad_noise_is_told(example_corpus: Path, example_noise: Path, tmp_path: 
     with pytest.raises(UnmingleError, match=r"no noise in .*noise\.csv"):
         read_noise([example_corpus.parent])
     # Speech is never taken for noise because nobody named any.
-    with pytest.raises(UnmingleError, match="name some with --noise"):
+    with pytest.raises(UnmingleError, match="give noise with --noise"):
         read_noise([example_noise, example_corpus], beside_speech=True)
     (tmp_path / "noise.csv").write_text("path,split\na.wav,train\n")
     with pytest.raises(UnmingleError, match="lacks the column class"):

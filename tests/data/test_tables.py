@@ -1,4 +1,4 @@
-"""CSV: read as spreadsheets save it, written so that they run nothing."""
+"""CSV tables: files of spreadsheet programs are read, and written files run no formulas in them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from unmingle.data.mixture_folders import read_mixture_folder
 from unmingle.data.mixture_writing import MixtureFolderConfig, write_mixture_folder
 from unmingle.data.tables import read_table, write_table
 from unmingle.errors import UnmingleError
-from unmingle.temporary import alone
+from unmingle.temporary import exclusive_access
 
 
 @settings(deadline=None)
@@ -27,7 +27,7 @@ from unmingle.temporary import alone
         st.text(st.characters(exclude_characters="\0\r", exclude_categories=["Cs"])), min_size=1, max_size=4
     )
 )
-def test_what_is_written_comes_back(tmp_path_factory: pytest.TempPathFactory, cells: list[str]) -> None:
+def test_written_tables_are_read_back(tmp_path_factory: pytest.TempPathFactory, cells: list[str]) -> None:
     path = tmp_path_factory.mktemp("tables") / "a.csv"
     columns = [f"c{number}" for number in range(len(cells))]
     path.write_bytes(write_table([*columns, "end"], [[*cells, "x"]]))
@@ -36,7 +36,7 @@ def test_what_is_written_comes_back(tmp_path_factory: pytest.TempPathFactory, ce
     assert list(rows[0].values()) == [*cells, "x"]
 
 
-def test_a_spreadsheet_runs_nothing_and_numbers_stay(tmp_path: Path) -> None:
+def test_a_spreadsheet_runs_no_formula_and_numbers_stay(tmp_path: Path) -> None:
     cells = ["=1+1", "+x", "-x", "@SUM(A1)", "\tx", "-3.25", "+5", "plain", "'=x"]
     (tmp_path / "a.csv").write_bytes(write_table(["a"], [[cell] for cell in cells]))
     lines = (tmp_path / "a.csv").read_text().splitlines()[1:]
@@ -52,7 +52,7 @@ def _corpus(folder: Path, speakers: int = 4) -> Path:
     return folder
 
 
-def test_excels_mark_is_no_part_of_a_column(tmp_path: Path) -> None:
+def test_excels_byte_order_mark_is_not_part_of_a_column(tmp_path: Path) -> None:
     manifest = _corpus(tmp_path / "corpus") / "speech.csv"
     plain = read_corpora([manifest])
     manifest.write_bytes(b"\xef\xbb\xbf" + manifest.read_bytes())
@@ -76,7 +76,7 @@ def test_excels_mark_is_no_part_of_a_column(tmp_path: Path) -> None:
         (",s0,train", "without path"),
     ],
 )
-def test_odd_rows_are_told(tmp_path: Path, row: str, word: str) -> None:
+def test_malformed_rows_are_reported(tmp_path: Path, row: str, word: str) -> None:
     (tmp_path / "speech.csv").write_text(f"path,speaker,split\n{row}\n")
     with pytest.raises(UnmingleError, match=word) as caught:
         read_corpora([tmp_path])
@@ -87,15 +87,15 @@ def test_a_listed_file_that_is_missing_is_named(tmp_path: Path) -> None:
     corpus = _corpus(tmp_path / "corpus")
     (corpus / "s2" / "0.wav").unlink()
     utterances = read_corpora([corpus])
-    with pytest.raises(UnmingleError, match=r"s2/0\.wav does not exist, though"):
+    with pytest.raises(UnmingleError, match=r"s2/0\.wav is in the list of its corpus but does not exist"):
         decode(utterances, 8000, tmp_path / "cache")
-    with pytest.raises(UnmingleError, match=r"s2/0\.wav does not exist, though"):
+    with pytest.raises(UnmingleError, match=r"s2/0\.wav is in the list of its corpus but does not exist"):
         write_mixture_folder(tmp_path / "out", MixtureFolderConfig(corpora=[str(corpus)], count=1, seed=1))
     assert not (tmp_path / "out").exists()
     assert not (tmp_path / ".out.partial").exists()
 
 
-def test_hidden_files_are_no_recordings(tmp_path: Path) -> None:
+def test_hidden_files_are_not_recordings(tmp_path: Path) -> None:
     corpus = _corpus(tmp_path / "corpus")
     (corpus / "speech.csv").unlink()
     expected = len(read_corpora([corpus]))
@@ -125,14 +125,14 @@ def test_two_mixers_do_not_write_into_one_folder(tmp_path: Path, monkeypatch: py
     config = MixtureFolderConfig(corpora=[str(corpus)], count=1)
     (tmp_path / ".out.partial").mkdir()
     refused = pytest.raises(UnmingleError, match="Another process is mixing")
-    with alone(tmp_path / ".out.partial", "mixing"), refused:
+    with exclusive_access(tmp_path / ".out.partial", "mixing"), refused:
         write_mixture_folder(tmp_path / "out", config)
     write_mixture_folder(tmp_path / "out", config)
     assert len(read_mixture_folder(tmp_path / "out")) == 1
     assert mixture_writing._PLAN not in [path.name for path in (tmp_path / "out").iterdir()]
 
 
-def test_a_cache_that_cannot_be_written_is_blamed_itself(tmp_path: Path) -> None:
+def test_an_unwritable_cache_is_named_in_the_error(tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("a file, no folder")
     with pytest.raises(UnmingleError, match="XDG_CACHE_HOME"):
         decode(read_corpora([_corpus(tmp_path / "corpus")]), 8000, tmp_path / "cache")

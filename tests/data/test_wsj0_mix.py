@@ -1,4 +1,4 @@
-"""Active speech levels, and WSJ0-mix from its lists, on a made-up WSJ0 of the shipped speech."""
+"""Active speech levels, and WSJ0-mix from its lists, on a small WSJ0 made from the packaged speech."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def test_pauses_do_not_count(on: float) -> None:
 
 
 @given(st.floats(1e-4, 1e4), st.integers(-12, 12))
-def test_louder_speech_has_that_higher_a_level(gain: float, power: int) -> None:
+def test_the_level_follows_the_gain(gain: float, power: int) -> None:
     speech = np.random.default_rng(0).standard_normal(8000) * np.sin(np.arange(8000) / 900) ** 8
     for level in (lambda samples: speech_level(samples, 8000), wsj0_mix_level):
         assert level(2.0**power * speech) == pytest.approx(2.0**power * level(speech), rel=1e-12)
@@ -157,7 +157,7 @@ def test_the_rule_of_mixing() -> None:
 
 @pytest.fixture(scope="session")
 def utterances(example_sources: Samples) -> dict[str, Signal]:
-    """Three of different, also odd, lengths, on the grid of 16 bits."""
+    """Three utterances of different lengths, some odd, in 16-bit steps."""
     cuts = (example_sources[0, 8000:26000], example_sources[1, 8000:25001], example_sources[0, 40000:57777])
     return {name: np.rint(cut * 20000.0) / 2**15 for name, cut in zip(FILES, cuts, strict=True)}
 
@@ -189,7 +189,7 @@ def _list(folder: Path, text: str) -> Path:
 def _expected(
     entry: Entry, utterances: dict[str, Signal], levels: dict[str, float], mode: str, rate: int
 ) -> Signal:
-    """Mixture and sources in whole numbers of 16 bits, ``(1 + sources, samples)``."""
+    """Mixture and sources as 16-bit integers, ``(1 + sources, samples)``."""
     names = [path.removeprefix("wsj0/si_tr_s/").removesuffix(".wav") for path in entry.paths]
     voices = [utterances[name] if rate == 16000 else _halved_by_hand(utterances[name]) for name in names]
     lengths = sorted(map(len, voices))
@@ -214,10 +214,10 @@ def test_a_list_becomes_a_folder(
     mode: Mode,
     rate: int,
 ) -> None:
-    path, told = _list(tmp_path, LISTS[speakers]), []
-    write_wsj0_mix(path, root, tmp_path / "made", rate, mode, lambda *done: told.append(done))
+    path, reported = _list(tmp_path, LISTS[speakers]), []
+    write_wsj0_mix(path, root, tmp_path / "made", rate, mode, lambda *done: reported.append(done))
     entries = read_list(path)
-    assert told == [(n + 1, len(entries)) for n in range(len(entries))]
+    assert reported == [(n + 1, len(entries)) for n in range(len(entries))]
     parts = ["mix", *(f"s{n + 1}" for n in range(speakers))]
     assert {each.name for each in (tmp_path / "made").iterdir()} == {*parts, "mixtures.csv", "recipe.json"}
     for entry in entries:
@@ -227,7 +227,7 @@ def test_a_list_becomes_a_folder(
             assert soundfile.info(file).subtype == "PCM_16"
             written, written_rate = soundfile.read(file, dtype="int16")
             assert written_rate == rate
-            # Levels worked out in another way leave a sample at the edge of rounding.
+            # The levels are computed differently, so a sample may round to the other side.
             np.testing.assert_allclose(written, signal, atol=1)
             assert (written == signal).mean() > 0.9
     items = read_mixture_folder(tmp_path / "made")
@@ -263,7 +263,7 @@ def test_names_and_rows(root: Path, tmp_path: Path) -> None:
         "seconds": "1.063",
     }
     assert read_mixture_folder(tmp_path / "two")[0].gender_pair == "unknown"
-    # MATLAB's num2str: five significant digits, six from ten on; no sign before nought.
+    # MATLAB's num2str: five significant digits, six from ten on; no sign before zero.
     levels = (0.97482, -12.345678, 0.0, -0.0, 2.123456)
     name = Entry(("x/a.wav",) * 5, levels, 1).name
     assert name == "a_0.97482_a_-12.3457_a_0_a_0_a_2.1235"
@@ -300,7 +300,7 @@ def test_linked_discs_are_searched_once(root: Path, tmp_path: Path) -> None:
         ("a.wav nan b.wav -1", "Line 1"),
         ("a.wav 1e9 b.wav -1", "Line 1"),
         ("a.wav 1 b.wav -1\na.wav 1.000001 b.wav -1", "repeats line 1"),
-        ("a.wav 1 b.wav -1\na.wav 1 b.wav -1 c.wav 0", "3 speakers, line 1 has 2"),
+        ("a.wav 1 b.wav -1\na.wav 1 b.wav -1 c.wav 0", "3 speakers and line 1 has 2"),
     ],
 )
 def test_malformed_lists_are_refused(tmp_path: Path, text: str, word: str) -> None:
@@ -308,7 +308,7 @@ def test_malformed_lists_are_refused(tmp_path: Path, text: str, word: str) -> No
         read_list(_list(tmp_path, text))
 
 
-def test_what_is_no_list_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_list_is_refused(tmp_path: Path) -> None:
     (tmp_path / "binary.txt").write_bytes(b"\xff\xfe\x00\x80" * 9)
     for name, word in (("binary.txt", "UTF-8"), ("none.txt", "no such file"), ("", "directory")):
         with pytest.raises(UnmingleError, match=word):
@@ -329,7 +329,7 @@ def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ).map(" ".join),
     )
 )
-def test_any_text_is_a_list_or_one_sentence(scratch: Path, text: str) -> None:
+def test_any_text_is_a_list_or_gives_one_sentence(scratch: Path, text: str) -> None:
     path = scratch / "list.txt"
     path.write_text(text, encoding="utf-8", newline="")
     entries: list[Entry] = []
@@ -358,7 +358,7 @@ SHORTEN = (
 
 
 def _bad_files(folder: Path) -> Iterator[tuple[str, str]]:
-    """Writes one bad file after the other, and says what is said of it."""
+    """A function that writes a bad file and returns the error text."""
     noise = np.random.default_rng(0).standard_normal(4000) * 0.1
     soundfile.write(folder / "si_tr_s/x.wv2", noise, 16000, "PCM_16", format="NIST")
     yield "wants wsj0/si_tr_s/x.wav, and .* no such", "only the far microphone"

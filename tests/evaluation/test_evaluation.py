@@ -261,7 +261,7 @@ def test_several_processes_with_several_threads_each(
 
 def test_a_killed_worker_raises_a_one_sentence_error() -> None:
     with (
-        pytest.raises(UnmingleError, match="ended from outside"),
+        pytest.raises(UnmingleError, match="worker process was killed"),
         ordered_map(_end_myself, [1, 2, 3], 2, None) as results,
     ):
         list(results)

@@ -1,4 +1,4 @@
-"""Networks: against PyTorch's own layers, slow loops, and what they declare."""
+"""Networks, compared with PyTorch's layers, with slow loops, and with the lag and context they declare."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_every_network_embeds_bins_and_keeps_what_it_declares(kind: type[Embeddi
     features = torch.randn(2, 300, 9)
     embedding = network(features)
     assert embedding.shape == (2, 300, 9, 3)
-    # Padding after a mixture changes nothing of it.
+    # Padding after a mixture does not change its embeddings.
     padded = network(torch.cat([features, torch.randn(2, 9, 9)], dim=1), torch.tensor([300, 300]))
     torch.testing.assert_close(padded[:, :300], embedding, atol=1e-5, rtol=1e-4)
     # Frames further away than declared do not reach it.

@@ -122,7 +122,7 @@ def test_block_size_does_not_change_the_result(samples: int, block: int) -> None
     np.testing.assert_allclose(pieces, whole, atol=1e-5)
 
 
-def test_a_constant_offset_changes_nothing_and_is_given_back() -> None:
+def test_a_constant_offset_is_kept_and_changes_nothing_else() -> None:
     mixture = np.random.default_rng(3).standard_normal(30000).astype(np.float32)
     plain = _separated(tiny_system(), mixture, window_seconds=1.0, overlap_seconds=0.25)
     offset = _separated(tiny_system(), mixture + np.float32(0.3), window_seconds=1.0, overlap_seconds=0.25)

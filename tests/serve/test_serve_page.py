@@ -208,7 +208,7 @@ def test_bad_files_show_an_error_and_jobs_can_be_cancelled(page: Page) -> None:
     assert bar.get_attribute("aria-valuetext") in ("uploading", "waiting", "loading", "reading")
     page.wait_for_selector("[data-state=failed]")
     error = page.locator("[data-state=failed] .status").inner_text()
-    assert error == "text.wav cannot be read as audio; is it really a .wav file, and whole?"
+    assert error == "text.wav cannot be read as audio; is it really a complete .wav file?"
     mixture = page.locator("#jobs li", has_text=MIXTURE.name)
     mixture.get_by_role("button", name="Cancel").click()
     mixture.wait_for(state="detached")

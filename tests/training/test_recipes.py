@@ -329,7 +329,7 @@ def test_only_a_run_is_removed(tmp_path: Path) -> None:
     run.remove()
     run.create(read_recipe(_recipe(tmp_path)))
     (run.path / "thesis.tex").write_text("years of work")
-    with pytest.raises(UnmingleError, match="something else than a run"):
+    with pytest.raises(UnmingleError, match="files that no run writes"):
         run.remove()
     assert (run.path / "thesis.tex").exists()
     (run.path / "thesis.tex").unlink()

@@ -396,7 +396,7 @@ def test_a_folder_of_two_and_one_of_three_speakers_are_trained_on_together(tmp_p
     recipe = recipe.model_copy(update={"data": [str(tmp_path / "2"), str(tmp_path / "3")]})
     assert train(recipe, tmp_path / "run", Options(workers=0)).total_steps == 2
     alone = recipe.model_copy(update={"data": [str(tmp_path / "3")]})
-    with pytest.raises(UnmingleError, match="give --data of 2 speakers"):
+    with pytest.raises(UnmingleError, match="add --data with 2 speakers"):
         train(alone, tmp_path / "alone", Options(workers=0))
     assert not (tmp_path / "alone").exists()
 

@@ -112,7 +112,7 @@ def command(
             progress.update(task, description=f"decoding {done}/{total} files", completed=done, total=total)
 
         try:
-            with RunFolder(run).alone():
+            with RunFolder(run).exclusive_access():
                 progress_made = train(plan, run, options, show, show_decoding)
         except OSError as error:
             raise UnmingleError(f"The run {run} cannot be written: {error}; name another folder.") from error

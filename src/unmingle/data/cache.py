@@ -1,4 +1,4 @@
-"""Decode a corpus once into a compact cache, so that training never waits for a decoder."""
+"""Decode a corpus once into a compact cache, so that training does not wait for decoders."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from unmingle.workers import worker_pool
 _PEAK = 0.95
 _INDEX = "index.npz"
 _NAMED = 10
-"""So many silent files are named in the error."""
+"""Maximum number of silent files named in the error."""
 
 
 class DecodedSpeech:
     """Utterances as 16-bit samples in one memory-mapped file, each with its active level.
 
-    Every utterance is scaled to a common peak before it is rounded: absolute levels of speech
-    files mean nothing, because mixing sets the active level anew.
+    Every utterance is scaled to a common peak before rounding. The original level does not matter,
+    because mixing sets the active level.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -42,7 +42,7 @@ class DecodedSpeech:
         return len(self._levels)
 
     def __reduce__(self) -> tuple[type[DecodedSpeech], tuple[Path]]:
-        # Worker processes map the same file instead of receiving a copy of it.
+        # Worker processes map the same file instead of receiving a copy.
         return DecodedSpeech, (self._folder,)
 
     def length(self, index: int) -> int:
@@ -60,7 +60,7 @@ class DecodedSpeech:
 
 
 class PickedSpeech:
-    """Some utterances of a corpus under the indices that they have in the whole of it."""
+    """Some utterances of a corpus, with their indices in the whole corpus."""
 
     def __init__(self, speech: DecodedSpeech, indices: Sequence[int]) -> None:
         self._speech, self._places = speech, {index: place for place, index in enumerate(indices)}
@@ -79,7 +79,7 @@ class PickedSpeech:
 
 
 def is_decoded(utterances: Sequence[Utterance], sample_rate: int, cache: Path | None = None) -> bool:
-    """Whether :func:`decode` would only open its cache."""
+    """Whether the cache that :func:`decode` opens exists already."""
     return (_folder(utterances, sample_rate, cache) / _INDEX).is_file()
 
 
@@ -99,12 +99,12 @@ def decode(
     cache: Path | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> DecodedSpeech:
-    """Decode and resample ``utterances``, or open the cache where that has been done before.
+    """Decode and resample ``utterances`` into a cache, or open the cache if it exists.
 
-    The cache is named by the hash of paths, sizes, modification times and rate; it appears when it is complete.
+    The name of the cache is a hash of paths, sizes, modification times and rate. It appears when it is complete.
 
     Raises:
-        UnmingleError: a file cannot be read, holds no sample or is silent, or the cache cannot be written.
+        UnmingleError: a file cannot be read, is empty or silent, or the cache cannot be written.
     """
     folder = _folder(utterances, sample_rate, cache)
     if (folder / _INDEX).is_file():
@@ -112,7 +112,7 @@ def decode(
     try:
         with temporary_folder(folder) as partial_folder:
             _decode_into(partial_folder, [one.path for one in utterances], sample_rate, on_progress)
-            if not (folder / _INDEX).is_file():  # Another process may have been faster.
+            if not (folder / _INDEX).is_file():  # Another process may have finished first.
                 shutil.rmtree(folder, ignore_errors=True)
                 partial_folder.rename(folder)
     except OSError as error:
@@ -132,7 +132,7 @@ def _decode_into(
         for samples, level in pool.map(partial(_decode_one, sample_rate=sample_rate), paths, chunksize=16):
             if not len(samples):
                 raise UnmingleError(
-                    f"{paths[len(lengths)]} holds no sample at {sample_rate} Hz; leave it out of the corpus."
+                    f"{paths[len(lengths)]} has no sample at {sample_rate} Hz; remove it from the corpus."
                 )
             if level == 0.0:
                 silent.append(paths[len(lengths)])
@@ -144,7 +144,7 @@ def _decode_into(
     if silent:
         names = ", ".join(str(path) for path in silent[:_NAMED]) + (" ..." if len(silent) > _NAMED else "")
         raise UnmingleError(
-            f"{len(silent)} of {len(paths)} files are silent; leave them out of the corpus: {names}"
+            f"{len(silent)} of {len(paths)} files are silent; remove them from the corpus: {names}"
         )
     with (folder / "samples.npy").open("wb") as file:
         np.save(file, np.memmap(raw, dtype=np.int16, mode="r"))
@@ -155,7 +155,7 @@ def _decode_into(
 
 
 def save_in_cache(contents: Sequence[tuple[Path, bytes | memoryview]]) -> None:
-    """Write files into the cache: all appear, or none.
+    """Write files into the cache. Either all appear, or none.
 
     Raises:
         UnmingleError: the cache cannot be written.
@@ -169,9 +169,11 @@ def save_in_cache(contents: Sequence[tuple[Path, bytes | memoryview]]) -> None:
 
 
 def cache_refusal(path: Path, error: OSError) -> UnmingleError:
-    """The sentence about a cache that cannot be written."""
+    """The error for a cache that cannot be written."""
     return refusal(
-        path, error, "it is a cache: make room there, or name another folder by the variable XDG_CACHE_HOME"
+        path,
+        error,
+        "this is the cache: free some space, or set the variable XDG_CACHE_HOME to another folder",
     )
 
 

@@ -1,11 +1,11 @@
 """Corpora: lists of utterances with their speakers, read from a manifest or from folders.
 
-A corpus is one of
+A corpus is one of these:
 
 - a CSV manifest with at least the columns ``path`` and ``speaker`` (paths relative to the
   manifest), and optionally ``corpus``, ``gender``, ``seconds``, ``split``, ``license``, ``text``;
-- a folder that holds such a manifest under the name ``speech.csv``;
-- any folder of ``speaker/*.flac`` (or wav, ogg, mp3; sub-folders of a speaker count too).
+- a folder with such a manifest named ``speech.csv``;
+- any folder of ``speaker/*.flac`` (or wav, ogg, mp3), with or without subfolders per speaker.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ class Utterance:
 
 
 def read_corpora(sources: Sequence[Path | str], split: str | None = None) -> list[Utterance]:
-    """Read corpora one after the other; keep those utterances that belong to ``split``.
+    """Read corpora and keep the utterances of ``split`` (default: all).
 
     Raises:
-        UnmingleError: a source is missing or malformed, or nothing is left in the split.
+        UnmingleError: a source is missing or malformed, or the split is empty.
     """
     if split is not None and split not in SPLITS:
         raise UnmingleError(f"There is no split {split!r}; choose one of {', '.join(SPLITS)}.")
@@ -55,8 +55,8 @@ def read_corpora(sources: Sequence[Path | str], split: str | None = None) -> lis
         there = ", ".join(
             f"{count} in {name}" for name in SPLITS if (count := sum(u.split == name for u in utterances))
         )
-        mend = f" It has {there}; leave the split out to take all." if there else ""
-        raise UnmingleError(f"There are no utterances in {where}{names}.{mend}")
+        remedy = f" The corpus has {there}; leave out the split to use all." if there else ""
+        raise UnmingleError(f"There are no utterances in {where}{names}.{remedy}")
     return kept
 
 
@@ -65,12 +65,12 @@ def read_noise(
 ) -> list[Utterance]:
     """Read corpora of noise: manifests, folders with ``noise.csv``, or any folders of audio files.
 
-    The class of a recording stands in place of the speaker. Without a column ``split``, or without a
-    manifest, a recording's split depends on its name alone. With ``beside_speech`` the sources are corpora
-    of speech, and only a ``noise.csv`` in or beside one is noise.
+    The field ``speaker`` holds the noise class. Without a manifest or its column ``split``, the split of a
+    recording depends only on its name. With ``beside_speech`` the sources are corpora of speech, and only a
+    ``noise.csv`` in or beside one is read.
 
     Raises:
-        UnmingleError: a source is missing or malformed, or nothing is left in the split.
+        UnmingleError: a source is missing or malformed, or the split is empty.
     """
     recordings: list[Utterance] = []
     for source in map(Path, sources):
@@ -90,23 +90,23 @@ def read_noise(
     if not kept:
         names = ", ".join(str(source) for source in sources)
         where = f"the {split} split of " if split else ""
-        mend = "name some with --noise" if beside_speech else "it needs noise.csv, or audio files"
-        raise UnmingleError(f"There is no noise in {where}{names}; {mend}.")
+        remedy = "give noise with --noise" if beside_speech else "it needs noise.csv or audio files"
+        raise UnmingleError(f"There is no noise in {where}{names}; {remedy}.")
     return kept
 
 
 def state_of(utterance: Utterance) -> tuple[int, int]:
-    """Size in bytes and time of the last change in seconds of an utterance's file.
+    """Size in bytes and modification time in seconds of an utterance's file.
 
     Raises:
-        UnmingleError: there is no such file.
+        UnmingleError: the file does not exist.
     """
     try:
         found = utterance.path.stat()
     except (OSError, ValueError) as error:
         raise UnmingleError(
-            f"{utterance.path} does not exist, though its corpus lists it; "
-            "bring it back, or take it off the list."
+            f"{utterance.path} is in the list of its corpus but does not exist; "
+            "restore it, or remove it from the list."
         ) from error
     return found.st_size, int(found.st_mtime)
 
@@ -134,17 +134,19 @@ def _read_manifest(manifest: Path, speaker: str = "speaker") -> list[Utterance]:
         raise UnmingleError(f"The manifest {manifest} lacks the column {' and '.join(sorted(missing))}.")
     for number, row in enumerate(rows, start=2):
         if not row["path"] or not row[speaker]:
-            raise UnmingleError(f"The manifest {manifest} has a row without path or {speaker}; complete it.")
+            raise UnmingleError(
+                f"The manifest {manifest} has a row without path or {speaker}; add the value."
+            )
         if not row["path"].isprintable():
             raise UnmingleError(
-                f"The manifest {manifest} has a path with a line break or another character that is not to be seen "
-                f"in row {number}; rename the file: {row['path'][:80]!r}"
+                f"The path in row {number} of the manifest {manifest} has a line break or another invisible "
+                f"character; rename the file: {row['path'][:80]!r}"
             )
     splits = {row["split"] for row in rows if row.get("split")}
     if unknown := sorted(splits - set(SPLITS)):
         raise UnmingleError(
-            f"The manifest {manifest} has the split {', '.join(map(repr, unknown[:5]))}; splits are "
-            f"{', '.join(SPLITS)}, or left empty."
+            f"The manifest {manifest} has the split {', '.join(map(repr, unknown[:5]))}; a split must be "
+            f"{', '.join(SPLITS)} or empty."
         )
     return [
         Utterance(
@@ -164,7 +166,7 @@ def read_speaker_folders(root: Path) -> list[Utterance]:
     """The utterances of a folder of ``speaker/*.flac``.
 
     Raises:
-        UnmingleError: there is none.
+        UnmingleError: the folder has no such files.
     """
     utterances = []
     for folder in sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")):
@@ -172,7 +174,7 @@ def read_speaker_folders(root: Path) -> list[Utterance]:
         for path in audio_files(folder):
             utterances.append(Utterance(path, root.name, speaker, "unknown", split_of(speaker)))
     if not utterances:
-        raise UnmingleError(f"{root} holds neither speech.csv nor folders speaker/*.flac.")
+        raise UnmingleError(f"{root} has neither speech.csv nor folders speaker/*.flac.")
     return utterances
 
 
@@ -181,6 +183,6 @@ def _gender(value: str | None) -> str:
 
 
 def split_of(speaker: str) -> str:
-    """A split that depends on the speaker's name alone: 80 % train, 10 % valid, 10 % test."""
+    """A split that depends only on the speaker's name: 80 % train, 10 % valid, 10 % test."""
     bucket = hashlib.sha256(os.fsencode(speaker)).digest()[0] % 10
     return "valid" if bucket == 8 else "test" if bucket == 9 else "train"

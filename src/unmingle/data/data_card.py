@@ -1,4 +1,4 @@
-"""The card of a folder of mixtures: what is in it, from where, under which licences, made how."""
+"""The data card of a folder of mixtures: content, sources, licences and recipe."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ def data_card(
     Args:
         recipe: the text of ``recipe.json``.
         rows: of ``mixtures.csv``.
-        utterances: that could be drawn.
-        recordings: of noise that could be drawn.
-        digest: of the list, as ``unmingle evaluate`` gives it.
+        utterances: all utterances that can be drawn.
+        recordings: all noise recordings that can be drawn.
+        digest: hash of the list, as in ``unmingle evaluate``.
     """
     hours = sum(float(row["seconds"]) for row in rows) / 3600
     used = {value for row in rows for key, value in row.items() if key.startswith("source_")}
@@ -32,7 +32,7 @@ def data_card(
         for label, column in (
             ("SNR (dB)", "snr_db"),
             ("SNR over the noise (dB)", "noise_snr_db"),
-            ("share of the time in which two or more talk", "overlap"),
+            ("share of the time in which two or more speakers talk", "overlap"),
             ("reverberation time (s)", "rt60"),
         )
         if (values := [float(row[column]) for row in rows if row.get(column)])
@@ -44,7 +44,7 @@ def data_card(
         "",
         *ranges,
         "",
-        "`mixtures.csv` says what each mixture is made of; the sum of the sources (and the noise) is the mixture.",
+        "`mixtures.csv` lists the sources of each mixture. The mixture is the sum of the sources (and the noise).",
         "",
         "| corpus | files to draw from | speakers or classes | licences |",
         "| --- | --- | --- | --- |",

@@ -1,8 +1,8 @@
-"""Fetching archives of corpora: downloaded, checked, unpacked, and never half of it taken for all.
+"""Fetch archives of corpora: download, check and unpack them, so that a partial corpus never counts as complete.
 
 ``ROOT/.fetch`` holds the state of every archive by its name: ``NAME.partial`` is a download that a later fetch
-goes on with, ``NAME`` an archive that was checked, ``NAME.unpacking`` what is unpacked so far, and
-``NAME.complete`` says that all of it lies in ROOT.
+resumes, ``NAME`` a checked archive, ``NAME.unpacking`` a folder that is being unpacked, and ``NAME.complete`` a
+marker that the whole content is in ROOT.
 """
 
 from __future__ import annotations
@@ -18,56 +18,56 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from unmingle.errors import UnmingleError
-from unmingle.temporary import alone, refusal, replace_files
+from unmingle.temporary import exclusive_access, refusal, replace_files
 
 STATE = ".fetch"
 ATTEMPTS = 5
-"""So many broken connections in a row, without one byte more, end a fetch."""
+"""A fetch ends after this many broken connections in a row without a new byte."""
 WAIT_SECONDS = 1.0
-"""After the first broken connection; doubled after each further one."""
+"""Wait after the first broken connection; it doubles after each further one."""
 TIMEOUT_SECONDS = 30.0
 _BLOCK = 1 << 20
 _DEEPEST = 50
-"""Folders in folders, in an archive."""
+"""Maximum depth of nested folders in an archive."""
 
 
 class _EscapeError(Exception):
-    """A member of an archive would be written outside of its folder."""
+    """A member of an archive would be written outside its folder."""
 
 
 Progress = Callable[[int, int | None], None]
-"""Called with the bytes that are there and, where known, those of the whole archive."""
+"""Called with the bytes downloaded so far and the size of the whole archive (None if unknown)."""
 
 
 @dataclass(frozen=True)
 class Archive:
-    """One file of a publisher: a ``.tar.gz`` or a ``.zip``."""
+    """One published file: a ``.tar.gz`` or a ``.zip``."""
 
     url: str
     checksum: str | None = None
-    """``sha256:...`` or ``md5:...`` as published; None where nobody published one."""
+    """``sha256:...`` or ``md5:...`` as published; None if none is published."""
     bytes: int | None = None
-    """Its size, where it is known."""
+    """Its size, if known."""
 
     @property
     def name(self) -> str:
-        """The file's name, which its state is kept under."""
+        """The file's name, which also names its state."""
         return self.url.rsplit("/", 1)[-1]
 
 
 def fetch(archive: Archive, root: Path, on_progress: Progress | None = None) -> bool:
-    """Bring an archive's contents into ``root``; what an earlier fetch left undone is gone on with.
+    """Download an archive and unpack it into ``root``. An interrupted fetch is resumed.
 
     Returns:
-        Whether there was anything to do.
+        False if the archive is already complete in ``root``.
 
     Raises:
-        UnmingleError: no connection, a wrong checksum, no room, or an archive that must not be unpacked.
+        UnmingleError: no connection, a wrong checksum, not enough disk space, or an unsafe archive.
     """
     state = root / STATE
     try:
         state.mkdir(parents=True, exist_ok=True)
-        with alone(state, "fetching"):
+        with exclusive_access(state, "fetching"):
             return _fetch(archive, root, state, on_progress)
     except OSError as error:
         raise refusal(root, error, "choose another folder with --root") from error
@@ -76,7 +76,7 @@ def fetch(archive: Archive, root: Path, on_progress: Progress | None = None) -> 
 def _fetch(archive: Archive, root: Path, state: Path, on_progress: Progress | None) -> bool:
     partial, whole = state / f"{archive.name}.partial", state / archive.name
     unpacking, marker = state / f"{archive.name}.unpacking", state / f"{archive.name}.complete"
-    done = _lies_in(root, marker)
+    done = _is_complete(root, marker)
     if not done:
         marker.unlink(missing_ok=True)
         if not whole.exists():
@@ -93,10 +93,10 @@ def _fetch(archive: Archive, root: Path, state: Path, on_progress: Progress | No
 
 
 def unfinished(root: Path) -> list[str]:
-    """Names of archives whose fetch into ``root`` did not come to its end."""
+    """Names of archives whose fetch into ``root`` is not finished."""
     if not (root / STATE).is_dir():
         return []
-    # A leading dot is a temporary name of a marker; without the marker, the archive itself tells.
+    # A leading dot is the temporary name of a marker. Without the marker, the archive's own files show its state.
     names = [path.name for path in (root / STATE).iterdir() if not path.name.startswith(".")]
     begun = {name.removesuffix(".partial").removesuffix(".unpacking") for name in names}
     return sorted(
@@ -104,8 +104,8 @@ def unfinished(root: Path) -> list[str]:
     )
 
 
-def _lies_in(root: Path, marker: Path) -> bool:
-    """Whether the marker is there and nobody took away what it speaks of."""
+def _is_complete(root: Path, marker: Path) -> bool:
+    """Whether the marker exists and all files that it lists still exist."""
     try:
         return all((root / path).exists() for path in json.loads(marker.read_text(encoding="utf-8"))["moved"])
     except (FileNotFoundError, ValueError, KeyError, TypeError):
@@ -115,7 +115,7 @@ def _lies_in(root: Path, marker: Path) -> bool:
 def _check_room(archive: Archive, root: Path, partial: Path) -> None:
     if archive.bytes is None:
         return
-    # Compressed audio hardly shrinks in an archive: what is unpacked takes about as much again.
+    # Compressed audio hardly shrinks in an archive, so the unpacked files need about the same space again.
     _need_room(root, archive.name, 2 * archive.bytes - _size(partial))
 
 
@@ -124,7 +124,7 @@ def _need_room(root: Path, name: str, needed: int) -> None:
     if free < needed:
         raise UnmingleError(
             f"{name} needs {needed / 1e9:.1f} GB in {root}, where {free / 1e9:.1f} GB are free; "
-            "make room, or choose another folder with --root."
+            "free some space, or choose another folder with --root."
         )
 
 
@@ -146,21 +146,21 @@ def _download(archive: Archive, partial: Path, on_progress: Progress | None) -> 
             if failures >= ATTEMPTS:
                 if not _size(partial):
                     raise UnmingleError(
-                        f"No connection to {archive.url} in {failures} tries ({type(error).__name__}); is there a "
-                        "network, or a proxy in between?"
+                        f"No connection to {archive.url} after {failures} attempts ({type(error).__name__}); "
+                        "check the network and the proxy settings."
                     ) from error
                 raise UnmingleError(
                     f"The connection to {archive.url} broke {failures} times; run the same command later, "
-                    f"it goes on after the {_size(partial) / 1e6:.1f} MB that are there."
+                    f"it continues after the {_size(partial) / 1e6:.1f} MB that are already downloaded."
                 ) from error
             time.sleep(WAIT_SECONDS * 2 ** (failures - 1))
 
 
 class ResumingDownloader:
-    """A downloader for pooch that goes on with a file that is there in part; pooch's own start anew.
+    """A downloader for pooch that resumes a partial file; pooch's own downloaders start from the beginning.
 
-    Bytes are taken as they come over the wire: some servers call a ``.tar.gz`` an encoding of a tar file,
-    and what would then be written had another checksum.
+    Bytes are written without decoding. Some servers declare a ``.tar.gz`` as an encoded tar file; decoded, it would
+    have another checksum.
     """
 
     def __init__(self, on_progress: Progress | None = None, expected: int | None = None) -> None:
@@ -172,7 +172,7 @@ class ResumingDownloader:
         """Download ``url``; pooch's protocol.
 
         Raises:
-            requests.RequestException: the connection broke; another call goes on.
+            requests.RequestException: the connection broke; another call resumes.
             UnmingleError: the server refuses.
         """
         import requests
@@ -185,13 +185,13 @@ class ResumingDownloader:
                 return  # An earlier fetch was stopped after the last byte.
             if status == 416 or (status == 206 and not content_range.startswith(f"bytes {done}-")):
                 output_file.unlink(missing_ok=True)
-                raise requests.ConnectionError(f"{url} is another file than before")
+                raise requests.ConnectionError(f"{url} has changed since the last fetch")
             if status >= 500 or status == 429:
                 raise requests.HTTPError(f"{url} answers {status}")
             if status not in (200, 206):
                 raise UnmingleError(
                     f"{url} cannot be downloaded: the server answers {status} ({response.reason}); "
-                    "look for the new address on the corpus's page (unmingle data list)."
+                    "look for a new address on the page of the corpus (unmingle data list)."
                 )
             done = done if status == 206 else 0
             length = response.headers.get("Content-Length")
@@ -206,15 +206,15 @@ class ResumingDownloader:
         if self._most is not None and done > self._most:
             output_file.unlink()
             raise UnmingleError(
-                f"{url} is larger than the {self._most / 1e6:.1f} MB that were published; it was deleted."
+                f"{url} is larger than the {self._most / 1e6:.1f} MB that are published; it was deleted."
             )
         if total is not None and done != total:
             raise requests.ConnectionError(f"{url} ended after {done} of {total} bytes")
 
 
 def _check(archive: Archive, path: Path) -> None:
-    """Compare checksums; where none is published, read all of the archive against its own."""
-    # Not pooch.retrieve: it deletes its download when it is stopped while it checks it.
+    """Compare checksums. If none is published, read the whole archive and check its internal checksums."""
+    # Not pooch.retrieve, which deletes its download when it is interrupted during the check.
     import pooch
 
     if archive.checksum is None:
@@ -234,7 +234,9 @@ def _check(archive: Archive, path: Path) -> None:
             return
         found = f"not what was published ({algorithm} {checksum[:12]}..., not {wanted[:12]}...)"
     path.unlink()
-    raise UnmingleError(f"{archive.url} came as a file that is {found}; it was deleted, fetch it again.")
+    raise UnmingleError(
+        f"{archive.url} was downloaded as a file that is {found}; it was deleted, fetch it again."
+    )
 
 
 def _read_all(name: str, path: Path) -> None:
@@ -249,8 +251,8 @@ def _read_all(name: str, path: Path) -> None:
 
 
 def _unpack(whole: Path, unpacking: Path, root: Path) -> list[str]:
-    """Unpack beside ``root``'s files, then move in; returns what was moved, relative to ``root``."""
-    # What a stopped fetch left there is not to be trusted.
+    """Unpack into a folder of the state, then move the files into ``root``; return their paths relative to it."""
+    # Files of an interrupted fetch may be incomplete.
     shutil.rmtree(unpacking, ignore_errors=True)
     unpacking.mkdir()
     try:
@@ -262,15 +264,15 @@ def _unpack(whole: Path, unpacking: Path, root: Path) -> list[str]:
     except (UnmingleError, OSError) as error:
         if not isinstance(error, gzip.BadGzipFile | tarfile.TarError):
             raise
-        raise _useless(whole, error) from error
+        raise _unpack_error(whole, error) from error
     except Exception as error:
-        # Whatever is wrong with it: damage, a password, an unknown method, a member outside of its folder.
-        raise _useless(whole, error) from error
+        # For example damage, a password, an unknown compression method, or a member outside its folder.
+        raise _unpack_error(whole, error) from error
     finally:
         shutil.rmtree(unpacking, ignore_errors=True)
 
 
-def _useless(whole: Path, error: Exception) -> UnmingleError:
+def _unpack_error(whole: Path, error: Exception) -> UnmingleError:
     whole.unlink()
     said = " ".join(str(error).split())[:200] or type(error).__name__
     return UnmingleError(
@@ -302,15 +304,15 @@ def _unpack_tar(whole: Path, folder: Path) -> None:
 def _refuse_escape(member: str) -> None:
     path = PurePosixPath(member.replace("\\", "/"))
     if path.is_absolute() or ".." in path.parts or any(":" in part for part in path.parts[:1]):
-        raise _EscapeError(f"it holds {member!r}, which is outside of its folder")
+        raise _EscapeError(f"it holds {member!r}, which is outside its folder")
     if any(part.lower() == STATE for part in path.parts[:1]):
-        raise _EscapeError(f"it holds {member!r}, which is kept for the state of fetches")
+        raise _EscapeError(f"it holds {member!r}, which is reserved for the state of fetches")
     if len(path.parts) > _DEEPEST:
         raise _EscapeError(f"it holds folders more than {_DEEPEST} deep")
 
 
 def _move_into(source: Path, target: Path) -> list[Path]:
-    """Move what ``source`` holds into ``target``, folder into folder; returns where it went."""
+    """Merge the content of ``source`` into ``target``; return the new paths."""
     moved = []
     for path in sorted(source.iterdir()):
         goal = target / path.name

@@ -1,12 +1,11 @@
-"""Folders of mixtures in the layout that WSJ0-mix and LibriMix users know.
+"""Folders of mixtures in the layout of WSJ0-mix and LibriMix.
 
     DIR/mix/NAME.wav   DIR/s1/NAME.wav   DIR/s2/NAME.wav [ DIR/s3/NAME.wav ]
-    DIR/mixtures.csv   one row a mixture: sources, speakers, genders, gains, SNR, seconds
-    DIR/recipe.json    how the folder was made; README.md says it to readers
+    DIR/mixtures.csv   one row per mixture: sources, speakers, genders, gains, SNR, seconds
+    DIR/recipe.json    how the folder was made; README.md describes it for readers
 
-LibriMix's ``mix_clean/`` is read too, where there is no ``mix/``, and ``mix_both/`` where there is neither. One
-speaker in noise is a folder of the layout that users of VoiceBank-DEMAND know, whose names ``noisy_testset_wav/``,
-``clean_testset_wav/`` are read too:
+Without ``mix/``, LibriMix's ``mix_clean/`` is read, and without both, ``mix_both/``. Folders with one speaker in
+noise have the layout of VoiceBank-DEMAND, whose names ``noisy_testset_wav/`` and ``clean_testset_wav/`` are read too:
 
     DIR/noisy/NAME.wav   DIR/clean/NAME.wav   DIR/noise/NAME.wav
 """
@@ -34,7 +33,7 @@ class MixtureItem:
     mixture: Path
     sources: tuple[Path, ...]
     details: dict[str, str]
-    """Its row of ``mixtures.csv``, or empty."""
+    """Its row of ``mixtures.csv``; empty if there is none."""
     noisy: bool = False
     """One speaker in noise."""
 
@@ -48,14 +47,14 @@ class MixtureItem:
 
 
 def read_mixture_folder(folder: Path, *, fewest: int | None = None) -> list[MixtureItem]:
-    """The mixtures of a folder with their references, by name.
+    """The mixtures of a folder with their references, sorted by name.
 
     Args:
         folder: in one of the layouts above.
-        fewest: the least number of speakers: down to it, last references of a mixture may be missing (default: none).
+        fewest: minimum number of references per mixture; any after it may be missing (default: none may be missing).
 
     Raises:
-        UnmingleError: it has no ``mix/`` (or ``mix_clean/``) and ``s1/``, no ``noisy/`` and ``clean/``,
+        UnmingleError: the folder has neither ``mix/`` (or ``mix_clean/``) and ``s1/`` nor ``noisy/`` and ``clean/``,
             or a reference is missing.
     """
     if not folder.is_dir():
@@ -72,7 +71,7 @@ def read_mixture_folder(folder: Path, *, fewest: int | None = None) -> list[Mixt
     if mixes is None or not source_folders:
         raise UnmingleError(
             f"{folder} needs the folders mix/ (or mix_clean/), s1/, s2/ ..., or noisy/ and clean/, "
-            "with equal file names."
+            "with the same file names in all."
         )
     details = _read_details(folder / "mixtures.csv")
     items = []
@@ -85,7 +84,7 @@ def read_mixture_folder(folder: Path, *, fewest: int | None = None) -> list[Mixt
         missing = [source for source in sources if not source.is_file()]
         if missing:
             raise UnmingleError(
-                f"{mixture} has no reference {missing[0]}; every folder needs equal file names."
+                f"{mixture} has no reference {missing[0]}; all folders need the same file names."
             )
         items.append(
             MixtureItem(mixture.stem, mixture, sources, details.get(mixture.stem, {}), noisy is not None)
@@ -96,7 +95,7 @@ def read_mixture_folder(folder: Path, *, fewest: int | None = None) -> list[Mixt
 
 
 def _noisy_folders(folder: Path) -> tuple[Path, Path] | None:
-    """``noisy...`` and the ``clean...`` of the same name, if there are such folders."""
+    """The folders ``noisy...`` and ``clean...`` with the same ending, if they exist."""
     for noisy in sorted(folder.glob("noisy*")):
         clean = folder / noisy.name.replace("noisy", "clean", 1)
         if noisy.is_dir() and clean.is_dir():
@@ -109,14 +108,12 @@ def _read_details(path: Path) -> dict[str, dict[str, str]]:
         return {}
     columns, rows = read_table(path)
     if "name" not in columns:
-        raise UnmingleError(
-            f"{path} lacks the column name; without it nobody knows which row is which mixture."
-        )
+        raise UnmingleError(f"{path} lacks the column name, which says to which mixture a row belongs.")
     return {row["name"]: row for row in rows}
 
 
 def read_item(item: MixtureItem) -> tuple[Samples, Samples, int]:
-    """Mixture ``(samples,)``, sources ``(sources, samples)`` and the rate of all of them.
+    """Mixture ``(samples,)``, sources ``(sources, samples)`` and their sample rate.
 
     Raises:
         UnmingleError: rates or lengths differ, or a file has more than one channel.
@@ -127,7 +124,7 @@ def read_item(item: MixtureItem) -> tuple[Samples, Samples, int]:
             raise UnmingleError(f"{path} has another sample rate than {item.mixture}; resample one of them.")
         if recording.samples.shape != recordings[0].samples.shape or len(recording.samples) != 1:
             raise UnmingleError(
-                f"{path} must have one channel and the length of {item.mixture}; "
+                f"{path} must have one channel and the same length as {item.mixture}; "
                 f"it has the shape {recording.samples.shape}."
             )
     sources = np.concatenate([recording.samples for recording in recordings[1:]])
@@ -135,7 +132,7 @@ def read_item(item: MixtureItem) -> tuple[Samples, Samples, int]:
 
 
 def list_hash(items: Sequence[MixtureItem]) -> str:
-    """Twelve digits that stand for the names and the bytes of the mixtures and their references."""
+    """A hash of the names and bytes of the mixtures and their references, as twelve hexadecimal digits."""
     digest = hashlib.sha256()
     for item in items:
         digest.update(os.fsencode(item.name))

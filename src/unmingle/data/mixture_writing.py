@@ -1,7 +1,7 @@
-"""Make a folder of mixtures: on all cores, going on where it was stopped, with a card that says what is in it.
+"""Write a folder of mixtures with a data card, on all cores. An interrupted run can be resumed.
 
-What is done lies in a hidden folder beside the wanted one until all is there; mixture k is a pure function of
-(recipe, seed, k), so neither a stop nor the number of processes changes a byte.
+The mixtures are in a hidden folder beside the target until all are written. Mixture k is a pure function of
+(recipe, seed, k), so neither an interruption nor the number of processes changes a byte.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from unmingle.data.noise import NoiseConfig, NoiseMaker
 from unmingle.data.rooms import RoomConfig
 from unmingle.data.tables import write_table
 from unmingle.errors import UnmingleError
-from unmingle.temporary import alone, check_writable, refusal, remove_partials, replace_files
+from unmingle.temporary import exclusive_access, check_writable, refusal, remove_partials, replace_files
 from unmingle.workers import available_cores, worker_pool
 
 _ROWS, _PLAN = "rows", "plan.json"
@@ -41,7 +41,7 @@ Decibels = Annotated[float, Field(ge=-SNR_LIMIT, le=SNR_LIMIT, allow_inf_nan=Fal
 
 
 class MixtureFolderConfig(Config):
-    """How a folder of mixtures is made."""
+    """Settings for a folder of mixtures."""
 
     corpora: list[str]
     noise: list[str] = []
@@ -50,9 +50,9 @@ class MixtureFolderConfig(Config):
     count: int = Field(ge=1, le=1_000_000)
     speakers: int = Field(2, ge=1, le=16)
     snr: tuple[Decibels, Decibels] = (0.0, 5.0)
-    """Of the first speaker over the second; of the one speaker over the noise."""
+    """SNR range in dB: first speaker over second, or, with one speaker, speech over noise."""
     noise_snr: tuple[Decibels, Decibels] | None = None
-    """Of several speakers' sum over the noise."""
+    """SNR range in dB of the sum of several speakers over the noise."""
     overlap: tuple[float, float] | None = None
     """See :class:`~unmingle.data.mixing.MixingConfig`."""
     room: RoomConfig | None = None
@@ -67,27 +67,27 @@ class MixtureFolderConfig(Config):
             if limits is not None and limits[0] > limits[1]:
                 raise ValueError(f"{name} must be low and high, got {limits[0]:g} and {limits[1]:g}")
         if self.noise_snr is not None and not self.noise:
-            raise ValueError("noise_snr needs noise: name some with --noise")
+            raise ValueError("noise_snr needs noise: give noise with --noise")
         if self.noise and self.speakers == 1 and self.noise_snr is not None:
             raise ValueError("with one speaker, --snr is the SNR over the noise: leave noise_snr out")
         if self.noise and self.speakers > 1 and self.noise_snr is None:
-            raise ValueError("several speakers in noise need noise_snr: say it with --noise-snr LOW HIGH")
+            raise ValueError("several speakers in noise need noise_snr: set it with --noise-snr LOW HIGH")
         return self
 
     @model_validator(mode="after")
-    def _nothing_idle(self) -> MixtureFolderConfig:
+    def _no_unused_options(self) -> MixtureFolderConfig:
         if self.overlap is not None and "mode" in self.model_fields_set:
-            raise ValueError("--mode does not go with --overlap; leave one of them out")
+            raise ValueError("--mode cannot be combined with --overlap; leave one of them out")
         if self.speakers == 1 and self.overlap is not None:
             raise ValueError("--overlap needs two speakers or more")
         if self.speakers == 1 and not self.noise and "snr" in self.model_fields_set:
-            raise ValueError("--snr with one speaker is that over the noise: name some with --noise")
-        _ = self.mixing  # Says what is wrong with the ranges.
+            raise ValueError("--snr with one speaker is the SNR over the noise: give noise with --noise")
+        _ = self.mixing  # Raises an error if a range is wrong.
         return self
 
     @property
     def mixing(self) -> MixingConfig:
-        """What the mixer is told."""
+        """The settings of the mixer."""
         noise = None
         if self.noise:
             low, high = self.noise_snr or self.snr
@@ -106,13 +106,13 @@ def write_mixture_folder(
     on_decoded: Callable[[int, int], None] | None = None,
     processes: int | None = None,
 ) -> None:
-    """Draw, mix and write ``config.count`` mixtures; the folder appears when all is there.
+    """Draw, mix and write ``config.count`` mixtures. The folder appears when it is complete.
 
-    The same call after a stop goes on with what the stopped one left. ``processes``: as many as there
-    are cores, if not given.
+    The same call after an interruption continues the work. ``processes`` is the number of worker processes
+    (default: one per core).
 
     Raises:
-        UnmingleError: the folder holds mixtures already, the data will not do, or the disk is full.
+        UnmingleError: the folder is not empty, the data cannot be used, or the disk is full.
     """
     folder = folder.absolute()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -124,7 +124,7 @@ def write_mixture_folder(
     partial = folder.with_name(f".{folder.name}.partial")
     try:
         partial.mkdir(parents=True, exist_ok=True)
-        with alone(partial, "mixing"):
+        with exclusive_access(partial, "mixing"):
             _begin(partial, config, [*utterances, *recordings])
             work = _Work(partial, config, mixer, utterances)
             names = _write_all(work, on_progress, processes or available_cores())
@@ -133,7 +133,7 @@ def write_mixture_folder(
     except OSError as error:
         raise refusal(folder, error) from error
     finally:
-        with suppress(OSError):  # Something is in it, to go on from.
+        with suppress(OSError):  # Fails if it is not empty: the next call continues from it.
             partial.rmdir()
 
 
@@ -144,7 +144,7 @@ def _mixer(
     cache: Path | None,
     on_decoded: Callable[[int, int], None] | None,
 ) -> Mixer:
-    """A mixer of decoded speech; of a corpus that has not been decoded yet, only what the list takes."""
+    """A mixer of decoded speech. If the corpus is not decoded yet, only the utterances of the list are decoded."""
     mixing, rate = config.mixing, config.sample_rate
     noise = None
     if mixing.noise is not None:
@@ -161,14 +161,14 @@ def _mixer(
 
 
 def _begin(partial: Path, config: MixtureFolderConfig, audio: Sequence[Utterance]) -> None:
-    """Keep what an equal call left; drop what another one did."""
+    """Keep the files of an interrupted call with the same settings; remove the files of any other call."""
     digest = hashlib.sha256(config.model_dump_json().encode())
     for utterance in audio:
         size, _ = state_of(utterance)
         digest.update(os.fsencode(f"{utterance.path}|{utterance.speaker}|{size}\n"))
     plan = digest.hexdigest()
     if not (partial / _PLAN).is_file() or (partial / _PLAN).read_text() != plan:
-        # Not the folder itself, which is locked.
+        # The folder itself stays, because it is locked.
         for path in partial.iterdir():
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     remove_partials(partial)
@@ -178,7 +178,7 @@ def _begin(partial: Path, config: MixtureFolderConfig, audio: Sequence[Utterance
 
 @dataclass(frozen=True)
 class _Work:
-    """What every process needs."""
+    """Data that every worker process needs."""
 
     folder: Path
     config: MixtureFolderConfig
@@ -186,11 +186,11 @@ class _Work:
     utterances: Sequence[Utterance]
 
     def write(self, index: int) -> None:
-        """One mixture's audio, then its row, which says that all of it is there."""
+        """Write one mixture's audio, then its row, which marks the mixture as complete."""
         plan = self.mixer.whole(index, self.config.mode)
         example = self.mixer.realize(index, plan)
         row = _row(_name(index, plan, self.utterances), plan, example, self.mixer, self.utterances)
-        # The mixture is the sum of the sources as written, in float: no rounding between them.
+        # The mixture is the sum of the written sources in float, without rounding in between.
         parts = {f"s{number}": source for number, source in enumerate(example.sources, start=1)}
         if example.noise is not None and self.config.speakers == 1:
             parts = {"noisy": example.mixture, "clean": parts["s1"], "noise": example.noise}
@@ -213,10 +213,10 @@ class _Work:
 
 
 _work: _Work
-"""Of this worker process."""
+"""The work of this worker process."""
 
 
-def _begin_worker(work: _Work) -> None:
+def _start_worker(work: _Work) -> None:
     global _work
     _work = work
 
@@ -228,10 +228,10 @@ def _write_one(index: int) -> None:
 def _write_all(
     work: _Work, on_progress: Callable[[int, int], None] | None, processes: int
 ) -> list[dict[str, str]]:
-    """Write what is missing; return the rows of all."""
+    """Write the missing mixtures; return the rows of all."""
     missing = work.missing()
     done = work.config.count - len(missing)
-    with worker_pool(min(processes, max(1, len(missing))), _begin_worker, (work,)) as pool:
+    with worker_pool(min(processes, max(1, len(missing))), _start_worker, (work,)) as pool:
         for _ in pool.map(_write_one, missing, chunksize=max(1, min(8, len(missing) // (4 * processes)))):
             done += 1
             if on_progress:
@@ -256,14 +256,14 @@ def _finish(
             (folder / "README.md", card.encode()),
         ]
     )
-    # Last: without them a stopped run could not go on.
+    # Removed last: an interrupted run needs them to continue.
     (folder / _PLAN).unlink()
     shutil.rmtree(folder / _ROWS)
 
 
 def _name(index: int, plan: MixturePlan, utterances: Sequence[Utterance]) -> str:
     stems = [utterances[voice.segments[0].utterance].path.stem[-24:] for voice in plan.voices]
-    # A line break in a name would be one in every list of the mixtures.
+    # A line break in a file name would break every list of the mixtures.
     return "".join(letter if letter.isprintable() else "_" for letter in "_".join([f"{index:05d}", *stems]))
 
 
@@ -283,7 +283,7 @@ def _row(
             f"speaker_{number}": utterance.speaker,
             f"gender_{number}": utterance.gender,
             f"gain_db_{number}": f"{voice.gain_db:.4f}",
-            # Of a cut utterance nobody knows how many words are left.
+            # The words of a cut utterance are not known.
             f"text_{number}": utterance.text if mixer.is_whole(voice.segments[0]) else "",
         }
     gains = [voice.gain_db for voice in plan.voices]
@@ -305,7 +305,7 @@ def _row(
 
 
 def _overlap(plan: MixturePlan) -> float:
-    """Share of the mixture's time in which two or more talk."""
+    """Share of the mixture's time in which two or more speakers talk."""
     edges = [(segment.position, 1) for voice in plan.voices for segment in voice.segments]
     edges += [(segment.position + segment.length, -1) for voice in plan.voices for segment in voice.segments]
     together, talking, last = 0, 0, 0

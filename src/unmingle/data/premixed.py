@@ -1,6 +1,7 @@
-"""Training crops from mixtures that were made before: WSJ0-2mix, LibriMix, or `unmingle mix` folders.
+"""Training crops from existing mixtures: WSJ0-2mix, LibriMix, or folders of `unmingle mix`.
 
-Folders of two and of three speakers may be given together; so may one folder in which some mixtures lack ``s3``.
+Folders with different numbers of speakers can be combined. One folder may also mix the numbers: mixtures of two
+speakers then have no file in ``s3``.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ _SPLITS = {
 
 
 def is_premixed(folder: Path) -> bool:
-    """Whether a folder holds mixtures in splits: ``tr/mix/``, ``train-360/mix_clean/`` and the like."""
+    """Whether a folder has splits with mixtures: ``tr/mix/``, ``train-360/mix_clean/`` and similar."""
     return _find(folder, "train") is not None
 
 
@@ -38,30 +39,30 @@ def _find(folder: Path, split: str) -> Path | None:
 
 @dataclass(frozen=True)
 class PremixedPlan:
-    """A stretch of one mixture."""
+    """A section of one mixture."""
 
     speakers: int
     item: int
-    """Its place among the mixtures of so many speakers."""
+    """Index among the mixtures with this number of speakers."""
     position: float
-    """Where it begins, as a share of what may be left out."""
+    """Start of the crop, 0 to 1 over all possible starts."""
     samples: int
 
 
 class PremixedMixtures:
-    """Draws crops of folders' mixtures, each number of speakers as often: crop k is a pure function of (seed, k).
+    """Draws crops of mixtures, each number of speakers equally often. Crop k is a pure function of (seed, k).
 
     Args:
         folders: each with one folder per split, in the layout of ``unmingle mix``.
         split: ``train``, ``valid`` or ``test``.
-        sample_rate: that all files must have, in hertz.
-        speakers: the number of sources wanted; where a mixture has fewer, silence follows.
+        sample_rate: of all files, in hertz.
+        speakers: number of sources of an example; missing ones are silence.
         seed: of the run.
-        fewest: the least number of speakers that is wanted. Mixtures of more than ``speakers`` or fewer than this are
-            left out. If not given, all must be of one number.
+        fewest: minimum number of speakers. Mixtures with fewer, or with more than ``speakers``, are left out.
+            Default: all mixtures must have the same number.
 
     Raises:
-        UnmingleError: a folder has no such split, or a wanted number of speakers lacks.
+        UnmingleError: a folder has no such split, or no mixture has one of the numbers of speakers.
     """
 
     def __init__(
@@ -89,40 +90,41 @@ class PremixedMixtures:
 
     def _check(self, folders: str, speakers: int, fewest: int | None) -> None:
         there = sorted(self._items)
-        told = " and ".join(map(str, there))
+        counts = " and ".join(map(str, there))
         if fewest is None:
             if len(there) > 1:
                 raise UnmingleError(
-                    f"Mixtures of {folders} have {told} sources; give one folder, or fewest_speakers in the recipe."
+                    f"The mixtures of {folders} have {counts} sources; give one folder, or set fewest_speakers in "
+                    "the recipe."
                 )
             if there[0] > speakers:
                 raise UnmingleError(
-                    f"{folders} has {there[0]} sources per mixture, the recipe {speakers} speakers."
+                    f"{folders} has {there[0]} sources per mixture, but the recipe has {speakers} speakers."
                 )
             return
         lacking = [number for number in range(fewest, speakers + 1) if number not in self._items]
         if lacking:
             raise UnmingleError(
-                f"The recipe wants mixtures of {fewest} to {speakers} speakers; those of {folders} have {told}: "
-                f"give --data of {lacking[0]} speakers too, or change fewest_speakers."
+                f"The recipe needs mixtures of {fewest} to {speakers} speakers; those of {folders} have {counts}: "
+                f"add --data with {lacking[0]} speakers, or change fewest_speakers."
             )
         self._items = {number: self._items[number] for number in range(fewest, speakers + 1)}
 
     def crop(self, index: int, samples: int) -> PremixedPlan:
         """Plan of crop ``index``, of a fixed length."""
         rng = np.random.default_rng([self.seed, index])
-        # Of one number, nothing is drawn: a run goes on with the mixtures that it had.
+        # With a single number nothing is drawn, so that resumed runs keep their sequence of mixtures.
         which = int(rng.integers(len(self._numbers))) if len(self._numbers) > 1 else 0
         speakers = self._numbers[which]
         item = int(rng.integers(len(self._items[speakers])))
         return PremixedPlan(speakers, item, float(rng.random()), samples)
 
     def example(self, index: int, samples: int) -> Example:
-        """Crop ``index``, of a fixed length; noise is what the mixture holds beside its sources."""
+        """Crop ``index``, of a fixed length. The noise is the mixture minus its sources."""
         return self.render(self.crop(index, samples))
 
     def render(self, plan: PremixedPlan) -> Example:
-        """Sources ``(speakers, samples)``; a mixture shorter than the crop is followed by silence.
+        """Sources ``(speakers, samples)``. A mixture shorter than the crop is padded with silence.
 
         Raises:
             UnmingleError: a file is damaged, or has another sample rate.
@@ -131,14 +133,14 @@ class PremixedMixtures:
         mixture, sources, rate = read_item(item)
         if rate != self.sample_rate:
             raise UnmingleError(
-                f"{item.mixture} has {rate} Hz, the recipe {self.sample_rate} Hz; name the folder of that rate."
+                f"{item.mixture} has {rate} Hz, but the recipe has {self.sample_rate} Hz; give a folder of that rate."
             )
         start = int(plan.position * (max(0, sources.shape[1] - plan.samples) + 1))
         stop = start + plan.samples
         cut, rest = sources[:, start:stop], (mixture - sources.sum(axis=0))[start:stop]
         rendered = np.zeros((self._speakers, plan.samples), dtype=np.float32)
         rendered[: len(cut), : cut.shape[1]] = cut
-        if noise_level(rest) <= 1e-3 * noise_level(mixture):  # What rounding left.
+        if noise_level(rest) <= 1e-3 * noise_level(mixture):  # Only a rounding error.
             return Example(rendered)
         noise = np.zeros(plan.samples, dtype=np.float32)
         noise[: len(rest)] = rest

@@ -1,4 +1,4 @@
-"""CSV tables: read whatever a spreadsheet saves as UTF-8, written so that a spreadsheet runs nothing."""
+"""CSV tables: reading accepts any UTF-8 file of a spreadsheet program; writing prevents that it runs formulas."""
 
 from __future__ import annotations
 
@@ -11,26 +11,29 @@ from pathlib import Path
 from unmingle.errors import UnmingleError
 
 _FORMULA = re.compile(r"[=+\-@\t\r]")
-"""What a cell begins with that a spreadsheet takes for a formula."""
+"""First characters that a spreadsheet program takes for a formula."""
 
 
 def read_table(path: Path, what: str = "") -> tuple[list[str], list[dict[str, str]]]:
-    """Columns and rows of a CSV file in UTF-8, with or without the mark that Excel puts first (BOM).
+    """Columns and rows of a CSV file in UTF-8, with or without a byte-order mark, which Excel writes.
 
-    Cells that are missing at the end of a row are empty.
+    Missing cells at the end of a row are empty.
 
     Args:
         path: of the file.
-        what: it is, for the sentence: ``The manifest``.
+        what: name of the file in error texts, such as ``The manifest``.
 
     Raises:
-        UnmingleError: it cannot be read, or is no such table.
+        UnmingleError: the file cannot be read, or is not a CSV table in UTF-8.
     """
     named = f"{what} {path}".strip()
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file, restval="")
-            rows = [{key: _plain(value) for key, value in row.items() if key is not None} for row in reader]
+            rows = [
+                {key: _unescape_formula(value) for key, value in row.items() if key is not None}
+                for row in reader
+            ]
             return [name or "" for name in reader.fieldnames or ()], rows
     except (UnicodeDecodeError, csv.Error) as error:
         raise UnmingleError(f"{named} is not a UTF-8 CSV file ({error}); save it as one.") from error
@@ -39,24 +42,24 @@ def read_table(path: Path, what: str = "") -> tuple[list[str], list[dict[str, st
 
 
 def write_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> bytes:
-    """A CSV file's bytes; a cell that a spreadsheet would take for a formula gets a quotation mark before it.
+    """The bytes of a CSV file. Cells that a spreadsheet would take for a formula get a leading quotation mark.
 
-    :func:`read_table` takes the mark off again. Numbers stay as they are.
+    :func:`read_table` removes the mark. Numbers stay as they are.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
-    writer.writerows([_harmless(str(cell)) for cell in row] for row in rows)
-    # Names of files may hold bytes that are no UTF-8: they are told, but lead to no file.
+    writer.writerows([_escape_formula(str(cell)) for cell in row] for row in rows)
+    # File names may contain bytes that are not UTF-8. They are replaced; the name then no longer opens the file.
     return text.getvalue().encode("utf-8", "backslashreplace")
 
 
-def _harmless(cell: str) -> str:
+def _escape_formula(cell: str) -> str:
     marked = cell[:1] == "'" and _FORMULA.match(cell.lstrip("'"))
     return f"'{cell}" if marked or (_FORMULA.match(cell) and not _is_number(cell)) else cell
 
 
-def _plain(cell: str) -> str:
+def _unescape_formula(cell: str) -> str:
     marked = cell[:1] == "'" and _FORMULA.match(cell.lstrip("'"))
     return cell[1:] if marked else cell
 

@@ -1,16 +1,16 @@
-"""WSJ0-2mix and WSJ0-3mix made from the WSJ0 corpus and the lists that define them.
+"""WSJ0-2mix and WSJ0-3mix, made from the WSJ0 corpus and the lists that define them.
 
 Hershey, Chen, Le Roux and Watanabe, "Deep clustering: Discriminative embeddings for segmentation and separation"
 (ICASSP 2016), gave lists (``mix_2_spk_tr.txt`` and the like) and MATLAB scripts. This module follows the scripts:
 
 - every utterance is divided by its active level, measured at 8 kHz (`unmingle.data.speech_level.wsj0_mix_level`)
-  also where 16 kHz is written, and weighted by the decibels in the list;
-- utterances are cut to the shortest (``min``) or filled with zeros to the longest (``max``) and added;
-- one factor for all of them makes the largest sample of mixture and sources 0.9, at each rate for itself;
-- files hold 16 bits a sample, rounded each for itself: the sources add up to the mixture within 2 in 32768.
+  even for output at 16 kHz, and weighted by the decibels in the list;
+- utterances are cut to the shortest (``min``) or zero-padded to the longest (``max``) and added;
+- at each rate, one factor for all files scales the largest sample of mixture and sources to 0.9;
+- files have 16 bits per sample and are rounded independently: the sources add up to the mixture within 2 in 32768.
 
-What differs: arithmetic rounds otherwise, so that a sample may be off by one in 32768; ``scaling.mat`` is not
-written. MATLAB was not run to compare: its functions are followed by their definitions.
+Differences: rounding differs, so a sample may be off by one in 32768, and ``scaling.mat`` is not written. The code
+follows the definitions of the MATLAB functions; MATLAB was not run to compare.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ from unmingle.errors import UnmingleError
 from unmingle.temporary import check_writable, refusal, replace_files, temporary_folder
 
 CORPUS_RATE = 16000
-"""Of WSJ0, in hertz."""
+"""Sample rate of WSJ0 in hertz."""
 PEAK = 0.9
 _SUFFIXES = (".wav", ".wv1")
-"""The close microphone; what the far one recorded has the suffix .wv2 and is never taken."""
+"""Recordings of the close microphone. Those of the far one have the suffix .wv2 and are not used."""
 
 _LOUDEST_DB = 100.0
 
@@ -60,7 +60,7 @@ class Entry:
     levels_db: tuple[float, ...]
     """One per speaker."""
     line: int
-    """Where it stands in the list, from 1 on."""
+    """Line number in the list, from 1."""
 
     @property
     def name(self) -> str:
@@ -72,16 +72,16 @@ class Entry:
 
 
 def _number(value: float) -> str:
-    """As MATLAB's ``num2str`` prints it: below 10 with five significant digits, from there with one more."""
+    """Format a number as MATLAB's ``num2str``: five significant digits, and one more from 10."""
     digits = math.floor(math.log10(abs(value))) + 5 if value else 5
     return f"{value + 0.0:.{max(digits, 5)}g}"
 
 
 def read_list(path: Path) -> list[Entry]:
-    """The mixtures of a list: in each line a path and its decibels for two speakers or more.
+    """The mixtures of a list. Each line has a path and its decibels for two or more speakers.
 
     Raises:
-        UnmingleError: it does not exist, holds nothing, or a line is malformed or repeats another.
+        UnmingleError: the list does not exist or is empty, or a line is malformed or repeated.
     """
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
@@ -96,8 +96,8 @@ def read_list(path: Path) -> list[Entry]:
     for entry in entries:
         if len(entry.paths) != len(entries[0].paths):
             raise UnmingleError(
-                f"Line {entry.line} of {path} has {len(entry.paths)} speakers, line {entries[0].line} has "
-                f"{len(entries[0].paths)}; a list has one number of speakers."
+                f"Line {entry.line} of {path} has {len(entry.paths)} speakers and line {entries[0].line} has "
+                f"{len(entries[0].paths)}; all lines of a list need the same number."
             )
         if seen.setdefault(entry.name, entry.line) != entry.line:
             raise UnmingleError(f"Line {entry.line} of {path} repeats line {seen[entry.name]}; remove one.")
@@ -127,13 +127,13 @@ def _parse(path: Path, number: int, line: str) -> Entry:
 def mix(
     utterances: Sequence[Signal], levels: Sequence[float], levels_db: Sequence[float], mode: Mode
 ) -> tuple[Signal, Signal]:
-    """Mixture ``(samples,)`` and sources ``(sources, samples)`` by the rule of the scripts.
+    """Mixture ``(samples,)`` and sources ``(sources, samples)``, computed as in the scripts.
 
     Args:
         utterances: one ``(samples,)`` per speaker.
         levels: active levels to divide by, none of them 0.
-        levels_db: that the speakers get instead.
-        mode: ``min`` cuts to the shortest utterance, ``max`` fills up with zeros to the longest.
+        levels_db: new level of each speaker in dB.
+        mode: ``min`` cuts to the shortest utterance, ``max`` zero-pads to the longest.
     """
     lengths = [len(utterance) for utterance in utterances]
     sources = np.zeros((len(utterances), min(lengths) if mode == "min" else max(lengths)))
@@ -142,7 +142,7 @@ def mix(
         source[: len(kept)] = kept * (10 ** (decibels / 20) / level)
     mixture = sources.sum(axis=0)
     peak = max(np.abs(mixture).max(), np.abs(sources).max())
-    # Nought only if `min` cut everything but leading zeros.
+    # The peak is 0 only if `min` leaves nothing but leading zeros.
     scale = PEAK / peak if peak > 0 else 1.0
     return scale * mixture, scale * sources
 
@@ -155,18 +155,18 @@ def write_wsj0_mix(
     mode: Mode = "min",
     on_progress: Callable[[int, int], None] | None = None,
 ) -> None:
-    """Write all mixtures of a list as a mixture folder; it appears when all is there.
+    """Write all mixtures of a list as a mixture folder. The folder appears when it is complete.
 
     Args:
         list_path: such as ``mix_2_spk_tt.txt``.
-        root: the folder WSJ0 lies in, or ``wsj0`` itself; converted to .wav, or as .wv1 files.
+        root: the folder that contains WSJ0, or ``wsj0`` itself, with .wav or .wv1 files.
         folder: gets ``mix/``, ``s1/``, ``s2/`` and so on, ``mixtures.csv`` and ``recipe.json``.
         sample_rate: 8000 or 16000, in hertz.
         mode: ``min`` or ``max``.
-        on_progress: told how many mixtures are written, and of how many.
+        on_progress: called with the number of mixtures written so far and the total.
 
     Raises:
-        UnmingleError: the list or an utterance will not do, the folder is not empty, or the disk is full.
+        UnmingleError: the list or an utterance cannot be used, the folder is not empty, or the disk is full.
     """
     if sample_rate not in (CORPUS_RATE // 2, CORPUS_RATE):
         raise UnmingleError(f"WSJ0-mix has the rates 8000 and 16000 Hz, not {sample_rate} Hz.")
@@ -245,14 +245,14 @@ def _row(entry: Entry, seconds: float) -> dict[str, str]:
 
 def _encode(samples: Signal, sample_rate: int) -> memoryview:
     encoded = io.BytesIO()
-    # Rounded here: libsndfile would scale by 32767, the scripts scale by 32768.
+    # Rounded here, because libsndfile scales by 32767 and the scripts scale by 32768.
     soundfile.write(encoded, np.rint(samples * 2**15).astype(np.int16), sample_rate, "PCM_16", format="WAV")
     buffer: memoryview = encoded.getbuffer()
     return buffer
 
 
 def _find_all(entries: Sequence[Entry], root: Path, list_path: Path) -> dict[str, Path]:
-    """The file of every path in the list: any case, .wav or .wv1, with or without folders above ``si_tr_s``."""
+    """The file of every path in the list; upper or lower case, .wav or .wv1, at any depth above ``si_tr_s``."""
     if not root.is_dir():
         raise UnmingleError(f"The folder {root} does not exist; name the one that holds WSJ0.")
     there: dict[str, list[tuple[str, Path]]] = defaultdict(list)
@@ -271,14 +271,14 @@ def _find_all(entries: Sequence[Entry], root: Path, list_path: Path) -> dict[str
             ]
             if not candidates:
                 raise UnmingleError(
-                    f"Line {entry.line} of {list_path} wants {wanted}, and {root} holds no such .wav or .wv1 file."
+                    f"Line {entry.line} of {list_path} needs {wanted}, but {root} has no such .wav or .wv1 file."
                 )
             files[wanted] = min(candidates)[-1]
     return files
 
 
 def _audio_files(root: Path) -> list[Path]:
-    """All .wav and .wv1 files under a folder; links are followed, as discs are often linked into one place."""
+    """All .wav and .wv1 files under a folder. Links are followed, because discs are often linked into one folder."""
     found, visited = [], set()
     for folder, folders, names in os.walk(root, followlinks=True):
         visited.add(os.path.realpath(folder))

@@ -13,7 +13,7 @@ from unmingle.audio_blocks import AudioWriter
 from unmingle.audio_reading import AudioFile
 from unmingle.denoising.enhancer import BLOCK_SECONDS, Enhancer, clean_blocks
 from unmingle.errors import UnmingleError
-from unmingle.file_batches import Output, check_template, go_through, targets_of
+from unmingle.file_batches import Output, check_template, process_files, targets_of
 
 
 @dataclass
@@ -68,7 +68,7 @@ def denoise_files(
         _denoise_file(path, target, enhancer, output, result, track)
 
     results = [DenoisingResult(str(path)) for path in paths]
-    go_through(paths, results, work, "cleaned", on_done, output.roots, stems)
+    process_files(paths, results, work, "cleaned", on_done, output.roots, stems)
     return results
 
 

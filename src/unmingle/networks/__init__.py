@@ -1,4 +1,4 @@
-"""Networks: tensors in, tensors out. They know nothing of audio, speakers or papers."""
+"""Networks: tensors in, tensors out. They do not depend on audio, speakers or papers."""
 
 from typing import TYPE_CHECKING, Annotated, Union
 
@@ -42,10 +42,10 @@ EMBEDDING_NETWORKS: tuple[type[EmbeddingNetworkConfig], ...] = (
     DilatedCnnConfig,
     LstmEmbeddingConfig,
 )
-"""All kinds; what recipes may choose from follows."""
+"""All kinds of embedding networks. Recipes accept these."""
 
 if TYPE_CHECKING:
     AnyEmbeddingNetworkConfig = EmbeddingNetworkConfig
 else:
     AnyEmbeddingNetworkConfig = Annotated[Union[EMBEDDING_NETWORKS], Field(discriminator="kind")]  # noqa: UP007
-"""The config of any of them, told apart by its ``kind``."""
+"""The config of any embedding network; its ``kind`` selects the class."""

@@ -1,4 +1,4 @@
-"""Bands: fewer values for a frame where neighbouring bins tell the same."""
+"""Frequency bands: neighbouring bins share one value, so that a frame has fewer values."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ from torch import Tensor, nn
 
 
 class Bands(nn.Module):
-    """Groups of neighbouring bins: one bin each up to bin ``alone``, then twice as many in every octave.
+    """Groups of neighbouring bins: one bin per band up to bin ``alone``, then twice as many per octave above.
 
     Args:
         freqs: number of bins.
-        alone: the last bin that is a band of its own; the last band of an octave may be narrower.
+        alone: the last bin with its own band; the last band of an octave may be narrower.
     """
 
     index: Tensor
-    """``(freqs,)``: the band that each bin lies in."""
+    """``(freqs,)``: the band of each bin."""
     _members: Tensor
-    """``(bands, freqs)``: 1 where a bin lies in a band, else 0."""
+    """``(bands, freqs)``: 1 if a bin belongs to a band, else 0."""
     _shares: Tensor
-    """``(freqs, bands)``: what share of a band each bin is."""
+    """``(freqs, bands)``: the weight of each bin in the mean of its band."""
 
     def __init__(self, freqs: int, alone: int) -> None:
         super().__init__()
         sizes: list[int] = []
         first, width = 0, 1
         while first < freqs:
-            # Bin 0 is no frequency of an octave: they end with their last bin.
+            # Bin 0 belongs to no octave, so octaves end with their last bin.
             end = min(freqs, alone * width + 1)
             sizes += [min(width, end - k) for k in range(first, end, width)]
             first, width = end, 2 * width
@@ -42,10 +42,10 @@ class Bands(nn.Module):
 
     def pool(self, bins: Tensor) -> Tensor:
         """The mean of each band's bins: ``(batch, frames, freqs)`` to ``(batch, frames, bands)``."""
-        # A product: for one frame of a stream, averages octave by octave take three times as long.
+        # A matrix product: for one frame of a stream, averaging octave by octave takes three times as long.
         return bins @ self._shares.to(bins.dtype)
 
     def spread(self, bands: Tensor) -> Tensor:
-        """Each band's value for all its bins: ``(batch, frames, bands)`` to ``(batch, frames, freqs)``."""
-        # A product, exact with zeros and ones: picking by index, and its gradient, take three times as long.
+        """Copy each band's value to its bins: ``(batch, frames, bands)`` to ``(batch, frames, freqs)``."""
+        # A matrix product, exact with zeros and ones. Indexing and its gradient take three times as long.
         return bands @ self._members.to(bands.dtype)

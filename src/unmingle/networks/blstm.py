@@ -1,4 +1,4 @@
-"""The bidirectional LSTM that gives every time-frequency bin an embedding."""
+"""The bidirectional LSTM that computes an embedding for every time-frequency bin."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ class BlstmConfig(EmbeddingNetworkConfig):
     hidden_size: int = Field(300, ge=1, le=8192)
     """Units of each direction."""
     dropout: float = Field(0.0, ge=0.0, lt=1.0)
-    """Share of each layer's inputs, the first layer's too, that is dropped in training; drawn anew
-    for every frame."""
+    """Share of the inputs of every layer, including the first, that is dropped in training; every frame has a
+    new mask."""
     recurrent_dropout: float = Field(0.0, ge=0.0, lt=1.0)
-    """Share of h(t-1) that is dropped in training; one mask a sequence, the same for each gate
+    """Share of h(t-1) that is dropped in training; one mask per sequence, the same for each gate
     (Isik et al. 2016)."""
     residual: bool = False
-    """Add the input of every layer but the first to its output. Ours, not the papers': four layers
-    learn several times faster with it."""
+    """Add the input of every layer except the first to its output. Ours, not in the papers: four layers learn
+    several times faster with it."""
 
     def build(self, freqs: int, dimension: int) -> BlstmEmbedding:
         return BlstmEmbedding(freqs, dimension, self)

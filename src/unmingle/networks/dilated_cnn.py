@@ -29,12 +29,12 @@ class DilatedCnnConfig(EmbeddingNetworkConfig):
 
 @dataclass
 class StreamState:
-    """What a dilated CNN keeps of the frames it has seen."""
+    """State of a dilated CNN in a stream."""
 
     inputs: list[Tensor]
     """For every layer, the last ``2 * dilation`` frames of its input: ``(batch, channels, frames, freqs)``."""
     skips: list[Tensor]
-    """For every residual sum, the frames of the skip that wait for the longer path."""
+    """For every residual sum, the frames of the skip connection that wait for the longer path."""
     seen: int = 0
     """Frames pushed."""
 
@@ -52,14 +52,14 @@ class DilatedCnnEmbedding(SteppingNetwork):
     """
 
     lag_frames: int = sum(_DILATIONS)
-    """An output needs 127 frames after its own; and none beyond."""
+    """An output depends on up to 127 frames after its own."""
     context_frames: int | None = sum(_DILATIONS)
-    """It needs as many before."""
+    """An output depends on up to 127 frames before its own."""
 
     def __init__(self, freqs: int, dimension: int, config: DilatedCnnConfig) -> None:
         super().__init__()
         self.freqs, self.dimension = freqs, dimension
-        # A convolution holds its input, its output and their padding.
+        # A convolution needs its input, its output and their padding.
         self.working_channels = 6 * config.channels
         widths = [1] + [config.channels] * (len(_DILATIONS) - 1) + [dimension]
         self.convolutions = nn.ModuleList(
@@ -98,7 +98,7 @@ class DilatedCnnEmbedding(SteppingNetwork):
         return hidden, hidden
 
     def initial_state(self, batch: int) -> StreamState:
-        """The state before the first frame, for ``batch`` streams side by side."""
+        """State before the first frame, for ``batch`` parallel streams."""
         parameter = next(self.parameters())
         inputs = [
             parameter.new_zeros(batch, cast(nn.Conv2d, layer).in_channels, 2 * dilation, self.freqs)
@@ -120,10 +120,10 @@ class DilatedCnnEmbedding(SteppingNetwork):
         ]
 
     def step(self, features: Tensor, state: StreamState, *, ended: bool = False) -> Tensor:
-        """Push frames ``(batch, frames, freqs)``; the embeddings that become known come back.
+        """Push frames ``(batch, frames, freqs)``; returns the embeddings that are ready.
 
-        Together the answers equal :meth:`forward` in evaluation mode: the first 127 frames pushed
-        give nothing, and ``ended=True`` gives the remaining ones. ``state`` is updated in place.
+        All steps together equal :meth:`forward` in evaluation mode. The first 127 frames return nothing, and
+        ``ended=True`` returns the remaining embeddings. ``state`` is updated in place.
         """
         pushed = features.shape[1]
         if ended:
@@ -136,7 +136,7 @@ class DilatedCnnEmbedding(SteppingNetwork):
         waiting: Tensor | None = None
         skip_number = 0
         for number, dilation in enumerate(_DILATIONS):
-            # Before the recording, and after it, every layer sees zeros, as its padding would be.
+            # Before and after the recording every layer gets zeros, like its padding.
             time = torch.arange(first, first + hidden.shape[2], device=hidden.device)
             known = (time >= 0) & (time < end if end is not None else True)
             hidden = hidden * known[:, None]

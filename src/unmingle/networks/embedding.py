@@ -1,4 +1,4 @@
-"""What every embedding network and its config say of themselves."""
+"""Base classes of embedding networks and their configs."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from unmingle.config import Config
 
 
 class EmbeddingNetwork(nn.Module):
-    """Gives every time-frequency bin an embedding."""
+    """Computes an embedding for every time-frequency bin."""
 
     lag_frames: int | None
-    """How many frames after its own an output needs; None: all, so that the network cannot stream."""
+    """Number of later frames that an output depends on; None: all, so the network cannot stream."""
     context_frames: int | None
-    """How many frames before its own an output sees; None: all."""
+    """Number of earlier frames that an output depends on; None: all."""
     working_channels: int
-    """Arrays of the spectrogram's size that it holds at once beside the embedding, for the memory estimate."""
+    """Number of arrays of the spectrogram's size in memory besides the embedding, for the memory estimate."""
 
     @abstractmethod
     def forward(self, features: Tensor, frames: Tensor | None = None) -> Tensor:
@@ -57,8 +57,8 @@ class EmbeddingNetworkConfig(Config):
     kind: str
     """Its name in recipes: a literal with a default."""
     tiny_sizes: ClassVar[dict[str, int]] = {}
-    """The sizes with which it runs in milliseconds, for ``train --smoke``."""
+    """Sizes for a network that runs in milliseconds, for ``train --smoke``."""
 
     @abstractmethod
     def build(self, freqs: int, dimension: int) -> EmbeddingNetwork:
-        """A fresh network that embeds every bin of ``freqs`` frequencies in ``dimension`` dimensions."""
+        """A new network that embeds every bin of ``freqs`` frequencies in ``dimension`` dimensions."""

@@ -1,4 +1,4 @@
-"""Unidirectional LSTMs, which see only the past and so can run frame by frame."""
+"""Unidirectional LSTMs, which depend only on the past and can run frame by frame."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ class Lstm(nn.Module):
         inputs: values in each frame of the input.
         outputs: values in each frame of the output.
         config: sizes.
-        bands: if given, inputs and outputs are bins, and its layers take and give these bands of them.
+        bands: if given, inputs and outputs are bins, and the layers work on these bands.
     """
 
     lag_frames: int | None = 0
-    """An output needs no frame after its own."""
+    """An output does not depend on later frames."""
     context_frames: int | None = None
-    """It remembers all frames before."""
+    """An output depends on all earlier frames."""
 
     def __init__(self, inputs: int, outputs: int, config: LstmConfig, bands: Bands | None = None) -> None:
         super().__init__()
@@ -50,22 +50,22 @@ class Lstm(nn.Module):
             inputs = outputs = bands.count
         self.layers = nn.LSTM(inputs, config.hidden_size, config.layers, batch_first=True)
         self.linear = nn.Linear(config.hidden_size, outputs)
-        # Looked up once: by name, they would cost a tenth of a frame's time.
+        # Looked up once, because look-up by name takes a tenth of the time of a frame.
         recurrent = cast(list[list[Tensor]], self.layers.all_weights)
         self._prepared = PreparedWeights([*recurrent, [self.linear.weight, self.linear.bias]])
 
     def forward(self, features: Tensor) -> Tensor:
-        """All frames at once. Padding after the last frame changes nothing before it."""
+        """Process all frames at once. Padding at the end does not change earlier outputs."""
         outputs: Tensor = self.linear(self.layers(self._pooled(features))[0])
         return self._spread(outputs)
 
     def initial_state(self, batch: int) -> LstmState:
-        """The state before the first frame, for ``batch`` streams side by side."""
+        """State before the first frame, for ``batch`` parallel streams."""
         zeros = self.linear.weight.new_zeros(self.layers.num_layers, batch, self.layers.hidden_size)
         return zeros, zeros
 
     def step(self, features: Tensor, state: LstmState) -> tuple[Tensor, LstmState]:
-        """Some more frames: their outputs and the state after them; together equal to :meth:`forward`."""
+        """Push frames; returns their outputs and the new state. All steps together equal :meth:`forward`."""
         if not features.shape[1]:
             return features.new_zeros(*features.shape[:2], self._outputs), state
         values = self._pooled(features)
@@ -83,7 +83,7 @@ class Lstm(nn.Module):
         return values if self.bands is None else self.bands.spread(values)
 
     def _few(self, features: Tensor, state: LstmState) -> tuple[Tensor, LstmState]:
-        """As :meth:`step`, without the copy of all weights that ``self.layers`` makes on every call."""
+        """:meth:`step` for few frames, without the copy of all weights that ``self.layers`` makes on every call."""
         *layers, dense = (self._prepared[number] for number in range(len(self._prepared)))
         h, c = (list(part.unbind()) for part in state)
         hidden = []

@@ -1,8 +1,8 @@
 """An LSTM layer with dropout on its recurrent connections, which ``nn.LSTM`` does not offer.
 
-PyTorch's fused LSTM cannot reach h(t-1), and a loop over time under autograd keeps dozens of small
-tensors a frame. Here forward and backward are written out: both directions run side by side, all
-products with the input are one product, and so is the gradient of the recurrent weights.
+PyTorch's fused LSTM gives no access to h(t-1), and a loop over time under autograd keeps dozens of small
+tensors per frame. Here forward and backward are explicit: both directions run in parallel, all products
+with the input are one product, and so is the gradient of the recurrent weights.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ def lstm_with_recurrent_dropout(
 ) -> Tensor:
     """Run a one-layer bidirectional LSTM with a share of h(t-1) dropped.
 
-    One mask for each sequence and direction, the same in every frame and for every gate (Isik et
-    al. 2016; Gal & Ghahramani 2016); what is kept is scaled by ``1 / (1 - dropout)``.
+    There is one mask per sequence and direction, the same for all frames and gates (Isik et al. 2016; Gal &
+    Ghahramani 2016). The kept values are scaled by ``1 / (1 - dropout)``.
 
     Args:
         layer: one layer, both directions, ``batch_first``; its weights are used.
         inputs: ``(batch, frames, inputs)``.
         dropout: share that is dropped, in [0, 1).
-        frames: ``(batch,)``, frames that are not padding; all, if not given.
+        frames: ``(batch,)``, frames that are not padding (default: all).
 
     Returns:
         ``(batch, frames, 2 * hidden_size)``; padding is zero.
@@ -37,7 +37,7 @@ def lstm_with_recurrent_dropout(
     keep = torch.rand(2, batch, hidden, device=inputs.device) >= dropout
     mask = keep.to(torch.float32) / (1 - dropout)
     backwards = _reversal(inputs, frames)
-    # Autocast, where it is on, decides here in which precision products are made.
+    # If autocast is on, it sets the precision of the products here.
     projected = torch.stack(
         [
             linear(each, layer.get_parameter(f"weight_ih_l0{end}"), layer.get_parameter(f"bias_ih_l0{end}"))
@@ -60,7 +60,7 @@ def lstm_with_recurrent_dropout(
 
 
 def _reversal(inputs: Tensor, frames: Tensor | None) -> Tensor:
-    """``(batch, frames)``: where frame t of the reversed sequence comes from; padding stays behind."""
+    """``(batch, frames)``: source index of frame t of the reversed sequence; padding stays at the end."""
     time = torch.arange(inputs.shape[1], device=inputs.device).expand(len(inputs), -1)
     if frames is None:
         return time.flip(1)
@@ -73,7 +73,7 @@ def _reorder(values: Tensor, order: Tensor) -> Tensor:
 
 
 class _Recurrence(torch.autograd.Function):
-    """h(t) from the inputs' share of the gates; both directions run forwards here.
+    """h(t) from the input part of the gates; both directions run forwards here.
 
     Shapes: gates ``(frames, 2, batch, 4 * hidden)`` in PyTorch's order (input, forget, cell, output),
     weight ``(2, 4 * hidden, hidden)``, mask ``(2, batch, hidden)``.
@@ -107,7 +107,7 @@ class _Recurrence(torch.autograd.Function):
         frames, hidden = len(activations), mask.shape[-1]
         of_gates = torch.empty_like(activations)
         into, forget, cell, out = activations.chunk(4, dim=-1)
-        # What does not depend on the future, for all frames at once.
+        # Terms that do not depend on later frames, for all frames at once.
         squashed = cells[1:].tanh()
         to_cell = out * (1 - squashed.square())
         to_out = squashed * out * (1 - out)

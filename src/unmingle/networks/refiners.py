@@ -1,4 +1,4 @@
-"""Networks that look again: they read the mixture and first estimates of its sources, and give masks."""
+"""Networks that refine estimates: from the mixture and first estimates of its sources they compute masks."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ from unmingle.padding import within
 
 
 class EnhancementNetwork(nn.Module):
-    """One network for every source, its masks a softmax over sources (Isik et al. 2016).
+    """One network shared by all sources; the masks are a softmax over sources (Isik et al. 2016).
 
-    The input of each source is [mixture, that source's estimate], normalized by the mean and the
-    deviation of the sequence. Whatever the order of the estimates, that is the order of the masks;
-    any number of sources will do.
+    The input for each source is [mixture, estimate of the source], normalized by the mean and the deviation of the
+    sequence. The masks have the order of the estimates. Any number of sources is possible.
 
     Args:
         freqs: number of frequencies.
@@ -39,11 +38,11 @@ class EnhancementNetwork(nn.Module):
 
 
 class SecondStageNetwork(nn.Module):
-    """One network that reads all estimates at once and gives all masks (uPIT-ST; Kolbaek et al. 2017).
+    """One network that takes all estimates at once and computes all masks (uPIT-ST; Kolbaek et al. 2017).
 
     Args:
         freqs: number of frequencies.
-        sources: the one number of sources that it can do.
+        sources: the fixed number of sources.
         config: of the BLSTM.
     """
 
@@ -57,12 +56,12 @@ class SecondStageNetwork(nn.Module):
         return torch.relu(self.network(_normalize(joined, frames), frames).float())
 
     def multiply_accumulates(self, frames: int, sources: int) -> int:
-        """Multiply-accumulate operations for ``frames`` frames; ``sources`` is always its own number."""
+        """Multiply-accumulate operations for ``frames`` frames; ``sources`` is the network's fixed number."""
         return self.network.multiply_accumulates(frames)
 
 
 def _normalize(values: Tensor, frames: Tensor | None) -> Tensor:
-    """Mean 0 and deviation 1 over each sequence of ``(batch, frames, values)``, padding left out."""
+    """Mean 0 and deviation 1 over each sequence of ``(batch, frames, values)``, without padding."""
     if frames is None:
         inside = torch.ones(values.shape[:2], device=values.device)
     else:
@@ -70,5 +69,5 @@ def _normalize(values: Tensor, frames: Tensor | None) -> Tensor:
     weight = inside.unsqueeze(-1) / (inside.sum(dim=1)[:, None, None] * values.shape[-1])
     mean = (values * weight).sum(dim=(1, 2), keepdim=True)
     variance = ((values - mean).square() * weight).sum(dim=(1, 2), keepdim=True)
-    # The root of zero has no gradient.
+    # The square root has no gradient at zero.
     return (values - mean) / variance.clamp_min(1e-16).sqrt()

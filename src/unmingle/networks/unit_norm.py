@@ -1,4 +1,4 @@
-"""Embeddings of length one, in as few passes over their millions of values as there can be."""
+"""Normalize embeddings to unit length, with as few passes over their values as possible."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _TINY = 1e-24
 
 
 def unit_norm(embedding: Tensor) -> Tensor:
-    """``v / |v|`` along the last dimension, in float32; the zero vector stays zero.
+    """``v / |v|`` along the last dimension, in float32. The zero vector stays zero.
 
     The same as ``torch.nn.functional.normalize``, whose backward takes several times as long.
     """
@@ -34,7 +34,7 @@ class _UnitNorm(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
         normalized, scale = ctx.saved_tensors
         (gradient,) = gradients
-        # What points along v changes nothing: the rest is scaled.
+        # The component along v has no effect; the orthogonal component is scaled.
         along = torch.linalg.vecdot(gradient, normalized).unsqueeze(-1)
         across: Tensor = torch.addcmul(gradient, normalized, along, value=-1).mul_(scale)
         return across.to(ctx.dtype)

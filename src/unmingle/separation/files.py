@@ -16,7 +16,7 @@ from unmingle.audio_blocks import AudioWriter
 from unmingle.audio_reading import AudioFile
 from unmingle.audio_stream import Stream
 from unmingle.errors import UnmingleError
-from unmingle.file_batches import Output, check_template, go_through, targets_of
+from unmingle.file_batches import Output, check_template, process_files, targets_of
 from unmingle.models import DEFAULT_MODEL
 from unmingle.separation.doubts import doubts
 from unmingle.separation.offline import MASKING_SHARE, Separation, Separator, Speakers, load
@@ -128,7 +128,7 @@ def separate_files(
         )
 
     results = [FileResult(str(path)) for path in paths]
-    go_through(paths, results, work, "separated", on_done, output.roots, stems)
+    process_files(paths, results, work, "separated", on_done, output.roots, stems)
     return results
 
 

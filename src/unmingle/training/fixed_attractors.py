@@ -21,14 +21,14 @@ _BATCH = 25
 def collect_fixed_attractors(
     system: EmbeddingSeparator, mixer: MixtureSource, mixtures: int, seconds: float
 ) -> torch.Tensor:
-    """The points ``(speakers, dim)``: the mean of the largest cluster of the mixtures' attractor sets.
+    """The fixed attractors ``(speakers, dim)``: the mean of the largest cluster of the mixtures' attractor sets.
 
-    Each mixture's set comes from its ideal assignment, as in training.
+    The attractors of a mixture come from its ideal assignment, as in training.
 
     Args:
-        system: whose embeddings are meant; it is left in evaluation mode.
+        system: computes the embeddings; it is in evaluation mode afterwards.
         mixer: of training data; its first ``mixtures`` crops are used.
-        mixtures: how many; the paper takes 10,000.
+        mixtures: number of mixtures; the paper uses 10,000.
         seconds: length of each crop.
     """
     system.eval()
@@ -41,12 +41,12 @@ def collect_fixed_attractors(
         points = system.oracle_attractors(batch)
         sets.append(points[batch.active.all(dim=1)])
     if not any(len(each) for each in sets):
-        raise UnmingleError("In no mixture of the data do all speakers talk; give other data.")
+        raise UnmingleError("No mixture of the data has speech of all speakers; give other data.")
     return mean_of_largest_cluster(torch.cat(sets).cpu(), generator=torch.Generator().manual_seed(0))
 
 
 def store_fixed_attractors(system: EmbeddingSeparator, points: torch.Tensor) -> None:
-    """Put collected points into a system whose formation is ``fixed``."""
+    """Store collected attractors in a system whose formation is ``fixed``."""
     assert isinstance(system.formation, FixedAttractors)
     system.formation.points.copy_(points)
 
@@ -60,22 +60,22 @@ def fix_attractors(
     overwrite: bool = False,
     cache: Path | None = None,
 ) -> torch.Tensor:
-    """Write a copy of a model whose formation is ``fixed``; return its points ``(speakers, dim)``.
+    """Write a copy of a model with the formation ``fixed``; return its attractors ``(speakers, dim)``.
 
     Raises:
-        UnmingleError: the model embeds nothing, the output exists, or the data will not do.
+        UnmingleError: the model has no embeddings, the output exists, or the data cannot be used.
     """
     if output.suffix != ".safetensors":
         raise UnmingleError(f"{output} must end in .safetensors.")
     if output.exists() and not overwrite:
-        raise UnmingleError(f"{output} exists; add --overwrite, or name another file with -o.")
+        raise UnmingleError(f"{output} exists; add --overwrite, or choose another file with -o.")
     if mixtures < 1 or not 0.1 <= seconds <= 3600:
         raise UnmingleError("--mixtures must be positive, and --seconds between 0.1 and 3600.")
     path = find_model(model)
     _, facts = read_facts(path)
     trained = load_system(path)
     if not isinstance(trained, EmbeddingSeparator):
-        raise UnmingleError(f"{model} makes masks without embeddings, so it has no attractors to fix.")
+        raise UnmingleError(f"{model} has no embeddings, so it has no attractors to fix.")
     mixing = MixingConfig(speakers=trained.speakers)
     mixer = open_mixtures(data, "train", trained.sample_rate, mixing, 0, cache)
     points = collect_fixed_attractors(trained, mixer, mixtures, seconds)
@@ -86,5 +86,5 @@ def fix_attractors(
     try:
         save_system(fixed, output, facts.model_copy(update={"score": "not stated"}))
     except OSError as error:
-        raise UnmingleError(f"{output} cannot be written: {error}; name another file.") from error
+        raise UnmingleError(f"{output} cannot be written: {error}; choose another file.") from error
     return points

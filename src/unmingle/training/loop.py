@@ -32,12 +32,12 @@ from unmingle.training.schedule import adapt_rate, build_optimizer, learning_rat
 
 _CHECKPOINT_SECONDS = 240.0
 _FIXED_MIXTURES = 200
-"""From which fixed attractors are collected at each validation."""
+"""Number of mixtures from which fixed attractors are collected at each validation."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """How to run, as opposed to what: nothing here changes the result but ``minutes`` and ``init_from``."""
+    """How to run a recipe. Only ``minutes`` and ``init_from`` change the result."""
 
     resume: bool = False
     init_from: str | None = None
@@ -51,16 +51,16 @@ class Options:
 
 @dataclass(frozen=True)
 class Report:
-    """What the progress bar shows, after every step."""
+    """State after a step, for the progress bar."""
 
     progress: Progress
     stage: Stage
     stages: int
     loss: float
     score: float | None
-    """Last validation's SI-SDR improvement in dB."""
+    """SI-SDR improvement in dB at the last validation."""
     speed: float
-    """Audio seconds per second."""
+    """Seconds of audio per second."""
     seconds_left: float
 
 
@@ -71,28 +71,32 @@ def train(
     on_step: Callable[[Report], None] | None = None,
     on_decoded: Callable[[int, int], None] | None = None,
 ) -> Progress:
-    """Train a system as ``recipe`` says, in the folder ``run``.
+    """Train a system by ``recipe`` in the folder ``run``.
 
     Raises:
-        UnmingleError: no data, a run that exists (or does not, with ``resume``), or a model
-            that does not fit.
+        UnmingleError: there is no data, the run exists already (or, with ``resume``, does not exist), or the model
+            of ``init_from`` does not fit.
     """
     folder = RunFolder(run)
     if folder.checkpoint.exists() and not options.resume:
         raise UnmingleError(
-            f"{run} holds a run already; add --resume to go on with it, or name another folder."
+            f"{run} contains a run already; add --resume to continue it, or choose another folder."
         )
     if options.resume:
         state, _ = folder.load()
         folder.check_same(recipe)
         if state.get("config") != recipe.system.model_dump_json():
-            raise UnmingleError(f"{run} was trained with another system than the recipe {recipe.name} has.")
+            raise UnmingleError(
+                f"{run} was trained with another system than that of the recipe {recipe.name}."
+            )
         if state.get("optimizer_name", "adam") != recipe.optimizer:
             raise UnmingleError(f"{run} was trained with another optimizer than {recipe.optimizer}.")
     if options.init_from and not options.resume:
-        system_from_model(recipe, options.init_from)  # That it fits is known before any work.
+        system_from_model(
+            recipe, options.init_from
+        )  # Raises an error if the model does not fit, before any work.
     if options.device == "cuda" and not torch.cuda.is_available():
-        raise UnmingleError("This machine has no CUDA device that PyTorch can use; choose cpu.")
+        raise UnmingleError("PyTorch finds no CUDA device on this machine; choose cpu.")
     if options.device not in ("cpu", "cuda"):
         raise UnmingleError(f"There is no device {options.device!r}; choose cpu or cuda.")
     if any(stage.batch_size % options.processes for stage in recipe.stages):
@@ -104,18 +108,18 @@ def train(
     fabric = Fabric(
         accelerator="cuda" if options.device == "cuda" else "cpu",
         devices=options.processes,
-        # A system of two stages trains a part at a time.
+        # A system of two stages trains one part at a time.
         strategy=DDPStrategy(start_method="spawn", find_unused_parameters=True)
         if options.processes > 1
         else "auto",
     )
     if options.processes > 1:
-        # As a partial: Fabric looks into its other arguments, and refuses frozen ones.
+        # A partial, because Fabric inspects the other arguments and fails on frozen ones.
         process = partial(_train_process, recipe=recipe, folder=folder, options=options, on_step=None)
         try:
             fabric.launch(process)
         except ProcessRaisedException as error:
-            # Of another process's error there is only the printed traceback, whose last line tells it.
+            # The error of another process exists only as a printed traceback. Its last line has the text.
             name, _, said = str(error).strip().splitlines()[-1].partition(": ")
             if name != f"{UnmingleError.__module__}.{UnmingleError.__qualname__}":
                 raise
@@ -137,7 +141,7 @@ def _train_process(
     try:
         return _Loop(fabric, recipe, folder, options, on_step).run()
     finally:
-        # A process that ends while its group's threads still run is aborted.
+        # A process that ends while threads of its group still run is aborted.
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
 
@@ -170,7 +174,7 @@ class _Loop:
         self.module.mark_forward_method("loss")
         self.average = WeightAverage(self.system, recipe.average) if recipe.average else None
         self.stage_best: dict[str, torch.Tensor] | None = None
-        """The weights of this stage's least validation loss, where the stage keeps them."""
+        """Weights at the least validation loss of this stage, if the stage keeps them."""
         self.validation: Validation | None = None
         if options.resume:
             self._restore()
@@ -186,7 +190,7 @@ class _Loop:
             self._prepare_validation(stage)
             self._run_stage(stage)
             if not self.stopped:
-                self._hand_over()
+                self._restore_stage_best()
                 if self.fabric.is_global_zero:
                     self._save_model(self.folder.stage(self.progress.stage + 1))
                 self.progress = replace(
@@ -201,11 +205,11 @@ class _Loop:
         return self.progress
 
     def _prepare_validation(self, stage: Stage) -> None:
-        """A stage is validated on mixtures of the numbers of speakers that it trains."""
+        """Use validation mixtures with the stage's numbers of speakers."""
         number, stages = self.progress.stage, self.recipe.stages
         anew = number > 0 and _speakers(stages[number - 1]) != _speakers(stage)
         if anew and self.progress.step == 0:
-            self.progress.best = -math.inf  # Scores on other mixtures do not compare.
+            self.progress.best = -math.inf  # Scores on other mixtures cannot be compared.
         if anew or self.validation is None:
             fabric = self.fabric
             self.validation = Validation(
@@ -213,11 +217,11 @@ class _Loop:
             )
 
     def _keep_stage_best(self) -> None:
-        """Remember the weights that were just validated."""
+        """Keep a copy of the weights that were just validated."""
         with self._kept_weights():
             self.stage_best = {name: value.clone() for name, value in self.system.state_dict().items()}
 
-    def _hand_over(self) -> None:
+    def _restore_stage_best(self) -> None:
         """End a stage with the weights of its least validation loss, if it keeps them."""
         if self.stage_best is None:
             return
@@ -227,7 +231,7 @@ class _Loop:
             self.average.restart()
 
     def _batches(self, stage: Stage) -> Iterator[MixtureBatch]:
-        # Every stage draws mixtures of its own.
+        # Every stage has its own sequence of mixtures.
         self.mixer = training_mixer(self.recipe, self.options.cache, stage)
         self.mixer.seed = self.recipe.seed + 1_000_003 * self.progress.stage
         crops = Crops(
@@ -262,10 +266,10 @@ class _Loop:
             minutes = self.options.minutes
             over = minutes is not None and time.monotonic() - self.session_began > 60 * minutes
             due = over or time.monotonic() - self.saved_at > _CHECKPOINT_SECONDS
-            # One process decides for all: saving gathers the generators of every process.
+            # One process decides for all, because saving gathers the generators of all processes.
             over, due = self.fabric.broadcast((over, due))
             if over:
-                if losses:  # A run that stops tells how good it is, and leaves its best model.
+                if losses:  # A run that stops is validated, and saves its best model.
                     self._validate(stage, sum(losses) / len(losses), speed)
                 self.stopped = True
                 return
@@ -275,7 +279,7 @@ class _Loop:
     def _step(self, stage: Stage, batch: MixtureBatch) -> float:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(stage, self.progress)
-        # Fabric's own bf16-mixed would round the audio, too, as soon as processes share a batch.
+        # Not Fabric's bf16-mixed, which also rounds the audio if several processes share a batch.
         with torch.autocast(
             self.fabric.device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16-mixed"
         ):
@@ -294,7 +298,7 @@ class _Loop:
         return float(loss.detach())
 
     def _kept_weights(self) -> AbstractContextManager[None]:
-        """The weights that are validated and saved: those of the last step, or their average."""
+        """Context with the weights to validate and save: those of the last step, or their average."""
         return nullcontext() if self.average is None else self.average.applied()
 
     def _validate(self, stage: Stage, loss: float, speed: float) -> None:
@@ -309,7 +313,7 @@ class _Loop:
         self.score = float(total[0] / total[1].clamp_min(1))
         validation_loss = float(total[2] / total[3])
         progress = self.progress
-        # A stop in the middle of an epoch is scored, but is no epoch to the schedule.
+        # A stop in the middle of an epoch is validated, but does not count as an epoch in the schedule.
         if progress.step % stage.validate_every == 0 or progress.step == stage.steps:
             adapt_rate(stage, progress, validation_loss)
             if stage.keeps_best and progress.since_best == 0:

@@ -1,12 +1,12 @@
-"""A run's folder: checkpoints, the best model, the log and its picture.
+"""The folder of a training run: checkpoint, models, log and learning curve.
 
-RUN/recipe.json        what was asked, complete
-RUN/last.checkpoint    weights, optimizer, generator and counters, to go on from
+RUN/recipe.json        the complete recipe
+RUN/last.checkpoint    weights, optimizer, generator and counters, to resume from
 RUN/best.safetensors   the best model by validation, ready for `unmingle separate --model`
-RUN/last.safetensors   the model as it is now
+RUN/last.safetensors   the current model
 RUN/stage-N.safetensors  the model at the end of stage N
-RUN/log.csv            one row for every validation
-RUN/curve.png          the same as a picture
+RUN/log.csv            one row per validation
+RUN/curve.png          a plot of the log
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from typing import Any
 import torch
 
 from unmingle.errors import UnmingleError
-from unmingle.temporary import alone, replace_files
+from unmingle.temporary import exclusive_access, replace_files
 from unmingle.training.recipe import Recipe
 
 _OWN = re.compile(
@@ -35,24 +35,24 @@ _OWN = re.compile(
 
 @dataclass
 class Progress:
-    """How far a run has come."""
+    """Progress of a run."""
 
     stage: int = 0
     step: int = 0
     """Steps done in this stage."""
     total_steps: int = 0
     audio_seconds: float = 0.0
-    """Seconds of mixtures seen."""
+    """Seconds of mixtures used for training."""
     work_seconds: float = 0.0
-    """Seconds of wall time spent, validations included."""
+    """Wall time in seconds, including validation."""
     best: float = float("-inf")
     """Best validation SI-SDR improvement of the run, in dB."""
     stage_best: float = float("inf")
     """Least validation loss of this stage."""
     since_best: int = 0
-    """Validations of this stage since that one."""
+    """Validations of this stage since the least validation loss."""
     factor: float = 1.0
-    """What halvings have left of the learning rate."""
+    """Factor of the learning rate after all halvings."""
 
 
 _FRESH = Progress()
@@ -60,7 +60,7 @@ _FRESH = Progress()
 
 @dataclass
 class LogRow:
-    """One validation."""
+    """Log entry of one validation."""
 
     stage: int
     step: int
@@ -74,7 +74,7 @@ class LogRow:
 
 
 class RunFolder:
-    """Reads and writes the files of one run; every file is replaced as a whole."""
+    """Reads and writes the files of one run. Every file is replaced atomically."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -88,22 +88,22 @@ class RunFolder:
         return self.path / f"stage-{number}.safetensors"
 
     def create(self, recipe: Recipe) -> None:
-        """Make the folder and store the recipe in it."""
+        """Create the folder and store the recipe in it."""
         replace_files([(self.path / "recipe.json", recipe.model_dump_json(indent=2).encode())])
 
     def check_same(self, recipe: Recipe) -> None:
-        """Before going on: the run was begun with this recipe's variant, data and batch sizes.
+        """Check before resuming that the run has this recipe's variant, data and batch sizes.
 
         Raises:
-            UnmingleError: it was not.
+            UnmingleError: it has others.
         """
         try:
             begun = Recipe.model_validate_json((self.path / "recipe.json").read_bytes())
         except (OSError, ValueError):
-            return  # Of an older release; the checkpoint says whether the system fits.
+            return  # Written by an older release; loading the checkpoint checks the system.
         if begun.name == f"{recipe.name}-small":
             raise UnmingleError(
-                f"{self.path} is a run of the recipe's small variant; add --small to go on with it."
+                f"{self.path} is a run of the recipe's small variant; add --small to continue it."
             )
         for option, ours, theirs in (
             ("--data", recipe.data, begun.data),
@@ -111,50 +111,52 @@ class RunFolder:
         ):
             if [os.path.realpath(path) for path in ours] != [os.path.realpath(path) for path in theirs]:
                 raise UnmingleError(
-                    f"{self.path} was begun with {option} {' '.join(theirs) or '(none)'}; go on with that, or begin "
+                    f"{self.path} was started with {option} {' '.join(theirs) or '(none)'}; use the same, or start "
                     "another run with --init-from."
                 )
         for number, (stage, before) in enumerate(zip(recipe.stages, begun.stages, strict=False), start=1):
             if stage.batch_size != before.batch_size:
                 raise UnmingleError(
-                    f"{self.path} was begun with a batch_size of {before.batch_size} in stage {number}, "
-                    f"the recipe has {stage.batch_size}; go on with that, or begin another run with --init-from."
+                    f"{self.path} was started with a batch_size of {before.batch_size} in stage {number}, "
+                    f"the recipe has {stage.batch_size}; use the same, or start another run with --init-from."
                 )
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
-        """Nobody else trains in this folder meanwhile.
+    def exclusive_access(self) -> Iterator[None]:
+        """Exclusive access to this folder.
 
         Raises:
-            UnmingleError: somebody does.
+            UnmingleError: another process trains in it.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         try:
-            with alone(self.path, "training"):
+            with exclusive_access(self.path, "training"):
                 yield
         finally:
-            with suppress(OSError):  # Something is in it, mostly.
+            with suppress(OSError):  # Fails if the folder is not empty, which is the normal case.
                 self.path.rmdir()
 
     def remove(self) -> None:
-        """Remove the run, if the folder holds one and nothing else.
+        """Remove the run if the folder contains nothing else.
 
         Raises:
-            UnmingleError: it holds something else.
+            UnmingleError: the folder contains other files.
         """
         if not os.path.lexists(self.path):
             return
         if self.path.is_symlink() or not self.path.is_dir() or self.others():
-            raise UnmingleError(f"{self.path} holds something else than a run; name another folder with -o.")
+            raise UnmingleError(
+                f"{self.path} contains files that no run writes; choose another folder with -o."
+            )
         shutil.rmtree(self.path, ignore_errors=True)
 
     def others(self) -> list[str]:
-        """Names in the folder that no run writes."""
+        """Names in the folder that are not files of a run."""
         return sorted(path.name for path in self.path.iterdir() if not _OWN.fullmatch(path.name))
 
     def save(self, state: dict[str, Any], progress: Progress) -> None:
-        """Write the checkpoint; a kill at any moment leaves the old one or the new one."""
-        # In memory first: torch does not tell when the disk is full, the operating system does.
+        """Write the checkpoint. If the process is killed, the old or the new checkpoint remains."""
+        # Written to memory first: torch does not report a full disk, the operating system does.
         encoded = io.BytesIO()
         torch.save({**state, "progress": asdict(progress)}, encoded)
         replace_files([(self.checkpoint, encoded.getbuffer())])
@@ -163,7 +165,7 @@ class RunFolder:
         """The checkpoint's state and progress.
 
         Raises:
-            UnmingleError: there is none, or it is damaged.
+            UnmingleError: there is no checkpoint, or it is damaged.
         """
         if not self.checkpoint.is_file():
             raise UnmingleError(f"{self.path} has no checkpoint to resume; start it without --resume.")
@@ -171,15 +173,15 @@ class RunFolder:
             state = torch.load(self.checkpoint, weights_only=True, map_location="cpu")
             progress = Progress(**state.pop("progress"))
             for name, value in asdict(progress).items():
-                # What a hand-made file says otherwise would be found in the middle of the work.
+                # An edited file would otherwise cause an error in the middle of the work.
                 if type(value) is not type(getattr(_FRESH, name)) or value != value:
                     raise TypeError(f"{name} is {value!r}")
             return state, progress
         except Exception as error:  # torch and pickle raise almost anything.
-            raise UnmingleError(f"{self.checkpoint} is damaged; start the run anew.") from error
+            raise UnmingleError(f"{self.checkpoint} is damaged; start a new run.") from error
 
     def add_row(self, row: LogRow) -> None:
-        """Append to the log; rows of this step or a later one, that a killed run left, are replaced."""
+        """Append to the log. Rows of this step or later, left by a killed run, are replaced."""
         kept = [old for old in self._rows() if (int(old["stage"]), int(old["step"])) < (row.stage, row.step)]
         text = io.StringIO()
         writer = csv.writer(text)
@@ -195,7 +197,7 @@ class RunFolder:
             return list(csv.DictReader(file))
 
     def draw_curve(self) -> None:
-        """Picture of loss and validation score over the hours of audio seen."""
+        """Plot loss and validation score over the hours of training audio."""
         from matplotlib.figure import Figure
 
         rows = self._rows()

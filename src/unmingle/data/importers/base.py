@@ -1,8 +1,7 @@
-"""What an importer of a corpus is, and how its manifests are written.
+"""Importers of corpora, and the writing of their manifests.
 
-A corpus of speech gets ``ROOT/speech.csv``, one of noise ``ROOT/noise.csv``, both as
-:mod:`unmingle.data.corpora` reads them; mixtures get a ``mixtures.csv`` in every split's folder, as
-:mod:`unmingle.data.mixture_folders` reads it.
+A corpus of speech gets ``ROOT/speech.csv`` and a corpus of noise ``ROOT/noise.csv``; :mod:`unmingle.data.corpora`
+reads both. Mixtures get a ``mixtures.csv`` in the folder of every split, for :mod:`unmingle.data.mixture_folders`.
 """
 
 from __future__ import annotations
@@ -53,7 +52,7 @@ class NoiseRow:
 
 @dataclass(frozen=True, slots=True)
 class Speaker:
-    """Who talks in a mixture, as far as it is known."""
+    """A speaker of a mixture, as far as known."""
 
     corpus: str
     name: str = "unknown"
@@ -71,28 +70,28 @@ class MixtureRow:
 
 @dataclass(frozen=True)
 class Count:
-    """What a split holds."""
+    """Counts of one split."""
 
     split: str
     items: int
     speakers: int
-    """Of noise: its classes."""
+    """For noise: the number of classes."""
     seconds: float
 
 
 @dataclass(frozen=True)
 class Index:
-    """What an importer found and wrote."""
+    """The manifests that an importer wrote, with counts."""
 
     manifests: Sequence[Path]
     counts: Sequence[Count]
     notes: Sequence[str] = ()
-    """Sentences about what is missing or was left out."""
+    """Sentences about missing or excluded parts."""
 
 
 @dataclass(frozen=True)
 class Importer:
-    """A corpus that can be turned into manifests, and mostly fetched."""
+    """A corpus that can be indexed and, in most cases, fetched."""
 
     name: str
     title: str
@@ -100,42 +99,44 @@ class Importer:
     licence: str
     homepage: str
     read: Callable[[Path], Index]
-    """Reads a root and writes its manifests; call :meth:`index`, which checks the root before."""
+    """Reads a root folder and writes its manifests. Call :meth:`index` instead, which checks the root first."""
     parts: Mapping[str, Archive] = field(default_factory=dict)
     no_fetch: str = ""
-    """A sentence: why it cannot be fetched, and what to do."""
+    """Why it cannot be fetched and what to do, as one sentence; empty if it can be fetched."""
 
     def index(self, root: Path) -> Index:
         """Write the manifests of the corpus under ``root``.
 
         Raises:
-            UnmingleError: it is not there, not whole, or its fetch is unfinished.
+            UnmingleError: the corpus is missing or incomplete, or its fetch is not finished.
         """
         if not root.is_dir():
-            raise UnmingleError(f"The folder {root} does not exist; name the one that holds {self.title}.")
+            raise UnmingleError(
+                f"The folder {root} does not exist; give the folder that contains {self.title}."
+            )
         if names := unfinished(root):
             raise UnmingleError(
-                f"The fetch of {', '.join(names)} into {root} is unfinished; "
+                f"The fetch of {', '.join(names)} into {root} is not finished; "
                 f"run it again, or delete {root / STATE / names[0]}*."
             )
         return self.read(root)
 
 
-def not_there(root: Path, title: str, *looked_for: str) -> UnmingleError:
-    """The sentence that says which folders were looked for."""
+def not_found(root: Path, title: str, *looked_for: str) -> UnmingleError:
+    """The error for a missing corpus; it names the expected folders."""
     return UnmingleError(f"{title} is not in {root}; looked for {', '.join(looked_for)}.")
 
 
-def half_there(root: Path, title: str, missing: str) -> UnmingleError:
-    """The sentence about a corpus that was not unpacked, or not made, to its end."""
-    return UnmingleError(f"{title} in {root} is not whole: {missing} is missing; unpack or fetch it again.")
+def incomplete(root: Path, title: str, missing: str) -> UnmingleError:
+    """The error for an incomplete corpus."""
+    return UnmingleError(f"{title} in {root} is incomplete: {missing} is missing; unpack or fetch it again.")
 
 
 def seconds_of(path: Path) -> float:
-    """Length by the header.
+    """Length in seconds from the file's header.
 
     Raises:
-        UnmingleError: it cannot be read.
+        UnmingleError: the file cannot be read.
     """
     seconds = seconds_or_none(path)
     if seconds is None:
@@ -144,18 +145,18 @@ def seconds_of(path: Path) -> float:
 
 
 def seconds_or_none(path: Path) -> float | None:
-    """Length by the header, or None where it cannot be read."""
+    """Length in seconds from the file's header; None if it cannot be read."""
     declared = read_header(path)
     return declared.seconds if declared else None
 
 
 def gender(value: str | None) -> str:
-    """``M``, ``F`` or ``unknown``, from what corpora write."""
+    """``M``, ``F`` or ``unknown``, from the values that corpora use."""
     return _GENDERS.get((value or "").strip().lower(), "unknown")
 
 
 def find_above(root: Path, *names: str) -> Path | None:
-    """The first of the files ``names`` that lies in ``root`` or in a folder that it lies in."""
+    """The first of the files ``names`` that is in ``root`` or in one of its parent folders."""
     for folder in (root.absolute(), *root.absolute().parents):
         for name in names:
             if (folder / name).is_file():
@@ -191,7 +192,7 @@ def write_noise(root: Path, rows: Iterable[NoiseRow], notes: Sequence[str] = ())
 def write_mixtures(
     root: Path, folders: Mapping[Path, Sequence[MixtureRow]], notes: Sequence[str] = ()
 ) -> Index:
-    """Write a ``mixtures.csv`` into every folder of ``folders``: all appear, or none."""
+    """Write a ``mixtures.csv`` into every folder of ``folders``. Either all appear, or none."""
     contents, counts = [], []
     for folder, rows in sorted(folders.items()):
         columns = ["name"]
@@ -213,9 +214,9 @@ def write_mixtures(
 
 def _inside(root: Path, path: Path) -> str:
     inside = path.relative_to(root).as_posix()
-    if not inside.isprintable():  # Bytes that are no UTF-8 among them.
+    if not inside.isprintable():  # Also false for bytes that are not UTF-8.
         raise UnmingleError(
-            f"The file {inside!r} in {root} has a name that a manifest cannot hold; rename it, or take it out."
+            f"The file {inside!r} in {root} has a name that a manifest cannot hold; rename or remove it."
         )
     return inside
 
@@ -226,7 +227,7 @@ def _write(manifest: Path, columns: Sequence[str], lines: Sequence[Sequence[str]
     if others:
         raise UnmingleError(
             f"{manifest} lists another corpus ({', '.join(sorted(others))}); "
-            "keep every corpus in a folder of its own."
+            "keep every corpus in its own folder."
         )
     replace_files([(manifest, write_table(columns, lines))])
 

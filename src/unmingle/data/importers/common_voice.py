@@ -1,4 +1,4 @@
-"""Mozilla Common Voice: volunteers read sentences into their own microphones, 32 or 48 kHz MP3."""
+"""Mozilla Common Voice: sentences that volunteers read into their own microphones, 32 or 48 kHz MP3."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from unmingle.data.importers.base import (
     Index,
     SpeechRow,
     gender,
-    half_there,
-    not_there,
+    incomplete,
+    not_found,
     seconds_or_none,
     write_speech,
 )
@@ -26,23 +26,23 @@ Clip = dict[str, str]
 
 
 def _index(root: Path) -> Index:
-    # Not below a language's folder: there are a million clips.
+    # The search does not enter a language's folder, which may hold a million clips.
     one = (root / "clips").is_dir()
     candidates = [root] if one else sorted((*root.glob("*"), *root.glob("*/*")))
     languages = [folder for folder in candidates if (folder / "clips").is_dir() and _tables(folder)]
     if not languages:
-        raise not_there(root, _TITLE, *(f"LANGUAGE/{name}.tsv" for name in _TABLES), "LANGUAGE/clips")
+        raise not_found(root, _TITLE, *(f"LANGUAGE/{name}.tsv" for name in _TABLES), "LANGUAGE/clips")
     rows: list[SpeechRow] = []
     unreadable = 0
     for folder in languages:
         for row in _read_language(root, folder):
-            if row.seconds > 0:  # Some releases hold clips of 0 bytes.
+            if row.seconds > 0:  # Some releases have clips of 0 bytes.
                 rows.append(row)
             else:
                 unreadable += 1
     notes = [f"{unreadable} clips cannot be read as audio and were left out."] if unreadable else []
     if not rows:
-        raise half_there(root, _TITLE, "every clip")
+        raise incomplete(root, _TITLE, "every clip")
     return write_speech(root, rows, notes)
 
 
@@ -58,7 +58,7 @@ def _read_language(root: Path, folder: Path) -> Iterator[SpeechRow]:
         name = clip["path"] if "." in clip["path"] else f"{clip['path']}.mp3"
         path = folder / "clips" / name
         if name not in clips:
-            raise half_there(root, _TITLE, str(path.relative_to(root)))
+            raise incomplete(root, _TITLE, str(path.relative_to(root)))
         yield SpeechRow(
             path, corpus, clip["client_id"], gender(clip.get("gender")),
             lengths.get(name) or seconds_or_none(path) or 0.0, split, "CC0-1.0", clip.get("sentence") or "",
@@ -66,7 +66,10 @@ def _read_language(root: Path, folder: Path) -> Iterator[SpeechRow]:
 
 
 def _with_splits(folder: Path) -> Iterator[tuple[str, Clip]]:
-    """The clips of the three tables, and those validated ones that cannot harm them, as training data."""
+    """The clips of the three tables, and the other validated clips as training data.
+
+    Clips of speakers in the validation and test tables are left out of training.
+    """
     seen, held_out = set(), set()
     for name, split in _SPLITS.items():
         for clip in _read(folder / f"{name}.tsv", "client_id", "path"):
@@ -99,7 +102,7 @@ def _read(path: Path, *columns: str) -> Iterator[Clip]:
 
 
 def _length(clip: Clip) -> float:
-    """Seconds by ``clip_durations.tsv``, which newer releases have."""
+    """Seconds from ``clip_durations.tsv``, which newer releases have."""
     value = clip.get("duration[ms]") or clip.get("duration") or ""
     return int(value) / 1000 if value.isdecimal() else 0.0
 
@@ -112,7 +115,7 @@ COMMON_VOICE = Importer(
     homepage="https://commonvoice.mozilla.org/datasets",
     read=_index,
     no_fetch=(
-        "Common Voice is given only to who accepts its terms; download a language at "
+        "Common Voice requires that you accept its terms; download a language from "
         "https://commonvoice.mozilla.org/datasets, unpack it into DIR, and run: "
         "unmingle data index common-voice --root DIR"
     ),

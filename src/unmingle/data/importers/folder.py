@@ -1,4 +1,4 @@
-"""Any folder of ``speaker/*.flac`` (or wav, ogg, mp3): a manifest saves looking through it, and tells lengths."""
+"""Any folder of ``speaker/*.flac`` (or wav, ogg, mp3). A manifest saves scanning it, and contains the lengths."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from unmingle.data.importers.base import Importer, Index, SpeechRow, seconds_of,
 
 
 def _index(root: Path) -> Index:
-    root = root.absolute()  # "." has no name to call the corpus by.
+    root = root.absolute()  # "." has no name that could name the corpus.
     return write_speech(
         root,
         [
@@ -30,5 +30,5 @@ FOLDER = Importer(
     licence="your own",
     homepage="",
     read=_index,
-    no_fetch="A folder of your own cannot be fetched; run: unmingle data index folder --root DIR",
+    no_fetch="Your own folder cannot be fetched; run: unmingle data index folder --root DIR",
 )

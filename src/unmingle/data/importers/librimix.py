@@ -1,4 +1,4 @@
-"""Libri2Mix and Libri3Mix, as their scripts write them: ``Libri2Mix/wav8k/min/test/{mix_clean,s1,s2}``."""
+"""Libri2Mix and Libri3Mix in the layout of their scripts: ``Libri2Mix/wav8k/min/test/{mix_clean,s1,s2}``."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def _index(root: Path) -> Index:
         found = [match for part in item.name.split("_") if (match := _UTTERANCE.fullmatch(part))]
         if len(found) != len(item.sources):
             raise UnmingleError(
-                f"{item.mixture} has not the name of a mixture of LibriMix, 4077-13754-0001_5142-33396-0065.wav; "
-                "is this folder another corpus's?"
+                f"{item.mixture} is not named like a mixture of LibriMix (4077-13754-0001_5142-33396-0065.wav); "
+                "is this folder another corpus?"
             )
         names = [match[1] for match in found]
         return [Speaker("librispeech", name, (genders or {}).get(name, "unknown")) for name in names]
@@ -42,7 +42,7 @@ LIBRIMIX = Importer(
     homepage="https://github.com/JorisCos/LibriMix",
     read=_index,
     no_fetch=(
-        "LibriMix is not published but made by its scripts, from LibriSpeech and WHAM! noise; run those of "
+        "LibriMix is made by its scripts from LibriSpeech and WHAM! noise; run the scripts of "
         "https://github.com/JorisCos/LibriMix with DIR as storage_dir, and then: "
         "unmingle data index librimix --root DIR"
     ),

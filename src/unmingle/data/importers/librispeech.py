@@ -12,8 +12,8 @@ from unmingle.data.importers.base import (
     SpeechRow,
     find_above,
     gender,
-    half_there,
-    not_there,
+    incomplete,
+    not_found,
     seconds_of,
     write_speech,
 )
@@ -22,7 +22,7 @@ _TITLE = "LibriSpeech"
 _URL = "https://www.openslr.org/resources"
 _SPLITS = {"train": "train", "dev": "valid", "test": "test"}
 
-# Checksums: sha256 as torchaudio has them, md5 as OpenSLR 31 has them; sizes as in Kaldi's recipes.
+# Checksums: sha256 from torchaudio, md5 from OpenSLR 31. Sizes: from Kaldi's recipes.
 PARTS = {
     "dev-clean": Archive(
         f"{_URL}/12/dev-clean.tar.gz",
@@ -69,7 +69,7 @@ PARTS = {
 
 
 def find_genders(root: Path) -> dict[str, str] | None:
-    """Gender by speaker, from the SPEAKERS.TXT in or above ``root``; None if there is none."""
+    """Gender by speaker, from SPEAKERS.TXT in ``root`` or above; None if there is no such file."""
     path = find_above(root, "SPEAKERS.TXT", "LibriSpeech/SPEAKERS.TXT")
     if path is None:
         return None
@@ -84,9 +84,9 @@ def _index(root: Path) -> Index:
         folder for part in PARTS for folder in (root / part, root / "LibriSpeech" / part) if folder.is_dir()
     ]
     if not folders:
-        raise not_there(root, _TITLE, *(f"LibriSpeech/{part}" for part in PARTS))
+        raise not_found(root, _TITLE, *(f"LibriSpeech/{part}" for part in PARTS))
     genders = find_genders(root)
-    # The parts of Mini LibriSpeech are parts of LibriSpeech's: an utterance counts once.
+    # Mini LibriSpeech is a part of LibriSpeech, so an utterance may occur twice. It counts once.
     rows: dict[str, SpeechRow] = {}
     for folder in folders:
         for row in _read_part(root, folder, genders or {}):
@@ -99,17 +99,17 @@ def _index(root: Path) -> Index:
 def _read_part(root: Path, folder: Path, genders: dict[str, str]) -> Iterator[SpeechRow]:
     chapters = sorted(path for path in folder.glob("*/*") if path.is_dir())
     if not chapters:
-        raise half_there(root, _TITLE, f"{folder.name}/SPEAKER/CHAPTER/*.flac")
+        raise incomplete(root, _TITLE, f"{folder.name}/SPEAKER/CHAPTER/*.flac")
     for chapter in chapters:
         speaker = chapter.parent.name
         transcript = chapter / f"{speaker}-{chapter.name}.trans.txt"
         if not transcript.is_file():
-            raise half_there(root, _TITLE, str(transcript.relative_to(root)))
+            raise incomplete(root, _TITLE, str(transcript.relative_to(root)))
         for line in transcript.read_text(encoding="utf-8-sig").splitlines():
             name, _, text = line.partition(" ")
             path = chapter / f"{name}.flac"
             if not path.is_file():
-                raise half_there(root, _TITLE, str(path.relative_to(root)))
+                raise incomplete(root, _TITLE, str(path.relative_to(root)))
             split = _SPLITS[folder.name.split("-")[0]]
             yield SpeechRow(
                 path, "librispeech", speaker, genders.get(speaker, "unknown"), seconds_of(path), split,

@@ -1,7 +1,7 @@
 """MUSAN (OpenSLR 17): noise and music, 16 kHz WAV.
 
-Its third part, speech, is left out: as noise, it would teach a model to remove what another recording of
-the same kind teaches it to keep; and as speech, it does not tell its speakers apart.
+Its third part, speech, is left out. As noise, it would teach a model to remove speech. As speech, it lacks
+speaker labels.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from unmingle.data.importers.base import (
     Importer,
     Index,
     NoiseRow,
-    half_there,
-    not_there,
+    incomplete,
+    not_found,
     seconds_of,
     write_noise,
 )
@@ -26,7 +26,7 @@ from unmingle.data.importers.base import (
 _TITLE = "MUSAN"
 _KINDS = ("noise", "music")
 _SOURCES = {"free-sound": "train", "sound-bible": "test"}
-"""Where the recordings of the part noise come from: Sivaraman & Kim 2020 train on one and test on the other."""
+"""Folders of the part noise: Sivaraman & Kim 2020 train on the first and test on the second."""
 _VALID_PERCENT = 5
 _FILE_NAME = re.compile(r"\b(?:noise|music|speech)-[a-z-]+-\d{4}\b")
 
@@ -43,14 +43,14 @@ PARTS = {
 def _index(root: Path) -> Index:
     home = _find(root, _KINDS)
     rows = _rows(home, _KINDS, lambda path: split_of(path.name))
-    return write_noise(root, rows, ["The part speech of MUSAN was left out: it is no noise."])
+    return write_noise(root, rows, ["The part speech of MUSAN was left out: it is not noise."])
 
 
 def _index_by_source(root: Path) -> Index:
     home = _find(root, ("noise",))
     for source in _SOURCES:
         if not (home / "noise" / source).is_dir():
-            raise half_there(root, _TITLE, f"musan/noise/{source}")
+            raise incomplete(root, _TITLE, f"musan/noise/{source}")
     rows = [row for row in _rows(home, ("noise",), _split_by_source) if row.path.parent.name in _SOURCES]
     return write_noise(root, rows, ["The parts music and speech of MUSAN were left out."])
 
@@ -65,7 +65,7 @@ def _find(root: Path, kinds: tuple[str, ...]) -> Path:
     for home in (root / "musan", root):
         if all((home / kind).is_dir() for kind in kinds):
             return home
-    raise not_there(root, _TITLE, *(f"musan/{kind}" for kind in kinds))
+    raise not_found(root, _TITLE, *(f"musan/{kind}" for kind in kinds))
 
 
 def _rows(home: Path, kinds: tuple[str, ...], split_of_path: Callable[[Path], str]) -> list[NoiseRow]:
@@ -80,14 +80,14 @@ def _rows(home: Path, kinds: tuple[str, ...], split_of_path: Callable[[Path], st
                 split = split_of_path(path)
                 rows.append(NoiseRow(path, "musan", kind, seconds_of(path), split, licence))
         if len(rows) == before:
-            raise half_there(home, _TITLE, f"{kind}/*/{kind}-*.wav")
+            raise incomplete(home, _TITLE, f"{kind}/*/{kind}-*.wav")
     return rows
 
 
 def _read_licences(path: Path) -> dict[str, str]:
-    """Licence by recording; under the empty name what a file says of all recordings of its folder.
+    """Licence by recording. A licence for all recordings of the folder has the empty name as its key.
 
-    Most of the files are blocks with ``====`` between them, each of which begins with a recording's name.
+    Most files consist of blocks separated by ``====``. Each block starts with the name of a recording.
     """
     if not path.is_file():
         return {}
@@ -99,7 +99,7 @@ def _read_licences(path: Path) -> dict[str, str]:
 
 
 def _licence(text: str) -> str:
-    """The licence that a sentence of free form speaks of."""
+    """The licence named in a free text."""
     words = " ".join(text.lower().split())
     if re.search(r"public domain|\bcc0\b|creative commons (0|zero)\b", words):
         return "public domain"
@@ -122,7 +122,7 @@ MUSAN = Importer(
 )
 MUSAN_BY_SOURCE = Importer(
     name="musan-by-source",
-    title="MUSAN's noise, split by where it comes from",
+    title="MUSAN's noise, split by source",
     what="noise",
     licence=MUSAN.licence,
     homepage=MUSAN.homepage,

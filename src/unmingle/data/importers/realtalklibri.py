@@ -1,12 +1,12 @@
 """RealTalkLibri (Mobin et al. 2018): LibriSpeech played by loudspeakers in a room, one and two at a time, 8 kHz WAV.
 
-The layout is the one that its authors' loader reads (rtl_loader.py of github.com/ShariqM/source_separation):
+The layout is that of the authors' loader (rtl_loader.py in github.com/ShariqM/source_separation):
 
     RTL/extracted_7/libri/FOLDER/2_701_*mixed*.wav      the recorded mixture
     RTL/extracted_7/libri/FOLDER/2_701_*.wav            the two speakers of it, alone
 
-``index`` puts it into ``mixtures/test/{mix,s1,s2}`` and ``mixtures/train/{mix,s1,s2}``, by hard links where the
-disk has them. A root that has folders of the latter kind already, there or in itself, is taken as it is.
+``index`` links or copies the files into ``mixtures/test/{mix,s1,s2}`` and ``mixtures/train/{mix,s1,s2}``. If such
+folders exist already, in ``mixtures`` or in the root, they are used as they are.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import os
 import shutil
 from pathlib import Path
 
-from unmingle.data.importers.base import Importer, Index, Speaker, half_there, not_there
+from unmingle.data.importers.base import Importer, Index, Speaker, incomplete, not_found
 from unmingle.data.importers.mixtures import index_mixtures
 from unmingle.errors import UnmingleError
 from unmingle.temporary import refusal, temporary_folder
@@ -23,7 +23,7 @@ from unmingle.temporary import refusal, temporary_folder
 _TITLE = "RealTalkLibri"
 _SPLITS = ("train", "test")
 _TEST = ("7", "16")
-"""Of the recordings ``extracted_N``, those that the authors test with; they train with the others."""
+"""The numbers N of the recordings ``extracted_N`` in the authors' test set; the others are for training."""
 
 
 def _index(root: Path) -> Index:
@@ -35,12 +35,12 @@ def _index(root: Path) -> Index:
         _TITLE,
         _SPLITS,
         lambda item: [Speaker("realtalklibri") for _ in item.sources],
-        ["Its files do not tell speakers and genders: both are unknown."],
+        ["The speakers and their genders are unknown: the files do not name them."],
     )
 
 
 def _arrange(root: Path) -> None:
-    """Make ``mixtures/``, which appears when all of it is there."""
+    """Make ``mixtures/``. The folder appears when it is complete."""
     mixtures = [
         path
         for above in ("", "RTL/", "data/RTL/")
@@ -49,7 +49,7 @@ def _arrange(root: Path) -> None:
     ]
     if not mixtures:
         wanted = ("RTL/extracted_N/libri/FOLDER/*mixed*.wav", "test/mix, test/s1 and test/s2")
-        raise not_there(root, _TITLE, *wanted)
+        raise not_found(root, _TITLE, *wanted)
     try:
         with temporary_folder(root / "mixtures") as partial:
             names: set[str] = set()
@@ -70,12 +70,12 @@ def _arrange(root: Path) -> None:
 
 
 def _sources(root: Path, mixture: Path) -> list[Path]:
-    """The two recordings of the same number: the first two words of the name."""
+    """The two recordings with the same number, which is the first two parts of the name."""
     prefix = "_".join(mixture.name.split("_")[:2])
     paths = sorted(path for path in mixture.parent.iterdir() if path.name.startswith(f"{prefix}_"))
     sources = [path for path in paths if "mixed" not in path.name]
     if len(sources) != 2:
-        raise half_there(root, _TITLE, f"a speaker of {mixture.relative_to(root)}")
+        raise incomplete(root, _TITLE, f"a speaker of {mixture.relative_to(root)}")
     return sources
 
 
@@ -85,7 +85,7 @@ def _link(source: Path, target: Path) -> None:
         os.link(source, target)
     except FileExistsError:
         raise
-    except OSError:  # Another disk, or one without hard links.
+    except OSError:  # Another disk, or a file system without hard links.
         shutil.copyfile(source, target)
 
 
@@ -97,7 +97,7 @@ REALTALKLIBRI = Importer(
     homepage="https://github.com/ShariqM/source_separation",
     read=_index,
     no_fetch=(
-        "RealTalkLibri has no lasting address and no licence; get rtl.tar.gz from its authors "
+        "RealTalkLibri has no permanent address and no licence; get rtl.tar.gz from its authors "
         "(https://github.com/ShariqM/source_separation), unpack it into DIR, and run: "
         "unmingle data index realtalklibri --root DIR"
     ),

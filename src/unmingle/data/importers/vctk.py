@@ -1,4 +1,4 @@
-"""VCTK 0.92: 110 speakers of English, 48 kHz FLAC, each sentence by two microphones, of which one is taken."""
+"""VCTK 0.92: 110 speakers of English, 48 kHz FLAC, each sentence with two microphones. The first one is used."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from unmingle.data.importers.base import (
     Index,
     SpeechRow,
     gender,
-    half_there,
-    not_there,
+    incomplete,
+    not_found,
     seconds_of,
     write_speech,
 )
@@ -20,7 +20,7 @@ from unmingle.data.importers.base import (
 _TITLE = "VCTK 0.92"
 _AUDIO = "wav48_silence_trimmed"
 
-# The checksum and the size that Edinburgh DataShare gives.
+# Checksum and size from Edinburgh DataShare.
 PARTS = {
     "vctk": Archive(
         "https://datashare.ed.ac.uk/bitstream/handle/10283/3443/VCTK-Corpus-0.92.zip",
@@ -33,7 +33,7 @@ PARTS = {
 def _index(root: Path) -> Index:
     home = next((home for home in (root, root / "VCTK-Corpus-0.92") if (home / _AUDIO).is_dir()), None)
     if home is None:
-        raise not_there(root, _TITLE, _AUDIO, f"VCTK-Corpus-0.92/{_AUDIO}")
+        raise not_found(root, _TITLE, _AUDIO, f"VCTK-Corpus-0.92/{_AUDIO}")
     info = home / "speaker-info.txt"
     genders = _read_genders(info) if info.is_file() else {}
     rows = []
@@ -41,19 +41,19 @@ def _index(root: Path) -> Index:
         speaker = folder.name
         paths = sorted(folder.glob(f"{speaker}_*_mic1.flac"))
         if not paths:
-            raise half_there(root, _TITLE, f"{_AUDIO}/{speaker}/{speaker}_*_mic1.flac")
+            raise incomplete(root, _TITLE, f"{_AUDIO}/{speaker}/{speaker}_*_mic1.flac")
         for path in paths:
             text = home / "txt" / speaker / f"{path.stem.removesuffix('_mic1')}.txt"
             rows.append(
                 SpeechRow(
                     path, "vctk", speaker, genders.get(speaker, "unknown"), seconds_of(path),
-                    # The corpus has no splits: by speaker, as in a corpus without a manifest.
+                    # The corpus has no splits. They depend on the speaker, as in a corpus without a manifest.
                     split_of(speaker), "CC-BY-4.0",
                     text.read_text(encoding="utf-8-sig", errors="replace").strip() if text.is_file() else "",
                 )
             )  # fmt: skip
     if not rows:
-        raise half_there(root, _TITLE, f"{_AUDIO}/p225")
+        raise incomplete(root, _TITLE, f"{_AUDIO}/p225")
     return write_speech(root, rows, () if genders else ["There is no speaker-info.txt: genders are unknown."])
 
 

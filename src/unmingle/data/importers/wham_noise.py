@@ -1,4 +1,4 @@
-"""WHAM! noise: cafés, bars, parks and streets around San Francisco, 16 kHz WAV of two channels."""
+"""WHAM! noise: cafés, bars, parks and streets around San Francisco, 16 kHz WAV with two channels."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from unmingle.data.importers.base import (
     Importer,
     Index,
     NoiseRow,
-    half_there,
-    not_there,
+    incomplete,
+    not_found,
     seconds_of,
     write_noise,
 )
@@ -19,10 +19,10 @@ from unmingle.data.importers.base import (
 _TITLE = "WHAM! noise"
 _SPLITS = {"tr": "train", "cv": "valid", "tt": "test"}
 _MADE_BY_LIBRIMIX = ("sp08", "sp12")
-"""LibriMix's scripts put copies at other speeds beside the recordings."""
+"""LibriMix's scripts write copies at other speeds beside the recordings. They are left out."""
 
-# The address that LibriMix's scripts use, since the old one on storage.googleapis.com refuses (403). Nobody
-# published a checksum. The size is "17.65 GB" in ESPnet's recipes.
+# The address is that of LibriMix's scripts; the old one on storage.googleapis.com answers 403. No checksum is
+# published. The size is "17.65 GB" in ESPnet's recipes.
 PARTS = {
     "wham-noise": Archive(
         "https://my-bucket-a8b4b49c25c811ee9a7e8bba05fa24c7.s3.amazonaws.com/wham_noise.zip",
@@ -35,7 +35,7 @@ def _index(root: Path) -> Index:
     homes = (root / "wham_noise", root)
     home = next((home for home in homes if any((home / name).is_dir() for name in _SPLITS)), None)
     if home is None:
-        raise not_there(root, _TITLE, *(f"wham_noise/{name}" for name in _SPLITS))
+        raise not_found(root, _TITLE, *(f"wham_noise/{name}" for name in _SPLITS))
     rows, notes = [], []
     for name, split in _SPLITS.items():
         paths = sorted(
@@ -44,12 +44,12 @@ def _index(root: Path) -> Index:
             if not path.stem.endswith(_MADE_BY_LIBRIMIX) and not path.name.startswith(".")
         )
         if missing := _listed(home / "metadata" / f"noise_meta_{name}.csv") - {path.name for path in paths}:
-            raise half_there(root, _TITLE, f"{name}/{min(missing)}")
+            raise incomplete(root, _TITLE, f"{name}/{min(missing)}")
         if not paths:
             notes.append(f"There is nothing in {home / name}.")
         rows += [NoiseRow(path, "wham", "ambient", seconds_of(path), split, "CC-BY-NC-4.0") for path in paths]
     if not rows:
-        raise half_there(root, _TITLE, "wham_noise/tr/*.wav")
+        raise incomplete(root, _TITLE, "wham_noise/tr/*.wav")
     return write_noise(root, rows, notes)
 
 

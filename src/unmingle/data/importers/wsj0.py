@@ -1,7 +1,7 @@
-"""WSJ0 (LDC93S6A): the user's own copy of newspaper sentences, 16 kHz SPHERE files.
+"""WSJ0 (LDC93S6A): read newspaper sentences, 16 kHz SPHERE files, from the user's own copy.
 
-Every sentence was recorded by two microphones: ``.wv1`` is the close one and the only one taken. A ``.wav`` is
-what sph2pipe made of a ``.wv1``, and taken in its place.
+Every sentence was recorded with two microphones. Only the close one, ``.wv1``, is used. A ``.wav`` is a ``.wv1``
+converted by sph2pipe, and is used instead of it.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from unmingle.data.importers.base import (
     Index,
     SpeechRow,
     gender,
-    half_there,
-    not_there,
+    incomplete,
+    not_found,
     seconds_of,
     write_speech,
 )
@@ -36,7 +36,7 @@ def _index(root: Path) -> Index:
     genders: dict[str, str] = {}
     folders = set()
     for folder, names in _walk(root):
-        # The discs' folders are upper or lower case, by who copied them.
+        # Copies of the discs have folder names in upper or lower case.
         parts = {part.lower() for part in folder.relative_to(root).parts} | {root.name.lower()}
         split = next((split for name, split in _SPLITS.items() if name in parts), None)
         folders |= parts & set(_SPLITS)
@@ -50,9 +50,9 @@ def _index(root: Path) -> Index:
             elif name.lower().endswith("spkrinfo.txt"):
                 genders |= read_spkrinfo(folder / name)
     if not folders:
-        raise not_there(root, _TITLE, *_SPLITS)
+        raise not_found(root, _TITLE, *_SPLITS)
     if not sounds:
-        raise half_there(root, _TITLE, f"every *.wv1 of {' and '.join(sorted(folders))}")
+        raise incomplete(root, _TITLE, f"every *.wv1 of {' and '.join(sorted(folders))}")
     rows = []
     for name, (path, split) in sounds.items():
         check_sphere(path)
@@ -68,7 +68,7 @@ def _index(root: Path) -> Index:
 
 
 def _walk(root: Path) -> Iterator[tuple[Path, list[str]]]:
-    """Folders with their files; links are followed, as discs are often linked into one place."""
+    """Folders with their files. Links are followed, because discs are often linked into one folder."""
     visited = set()
     for folder, below, names in os.walk(root, followlinks=True):
         visited.add(os.path.realpath(folder))
@@ -88,23 +88,23 @@ def check_sphere(path: Path) -> None:
         return
     found = re.search(rb"^sample_coding -s\d+ (\S+)", header, re.MULTILINE)
     coding = found[1].decode("ascii", "replace") if found else "pcm"
-    # After the comma stands how the samples were made smaller: pcm,embedded-shorten-v2.00
+    # The compression follows after the comma: pcm,embedded-shorten-v2.00
     if "," in coding:
         raise UnmingleError(
-            f"{path} is compressed ({coding}), which cannot be read here; convert every .wv1 in its place: "
+            f"{path} is compressed ({coding}), which cannot be read; convert every .wv1 to a .wav beside it: "
             "sph2pipe -f wav IN.wv1 OUT.wav"
         )
 
 
 def _read_dots(path: Path) -> dict[str, str]:
-    """Texts by utterance, from one session's file of lines ``TEXT (011c0201)``."""
+    """Texts by utterance, from the file of one session with lines ``TEXT (011c0201)``."""
     lines = path.read_text(encoding="latin-1").splitlines()
     found = [match for line in lines if (match := _DOT_LINE.match(line))]
     return {match["name"].lower(): match["text"].strip() for match in found}
 
 
 def read_spkrinfo(path: Path) -> dict[str, str]:
-    """Gender by speaker: the first two words of every line that is no comment."""
+    """Gender by speaker: the first two words of every line that is not a comment."""
     lines = path.read_text(encoding="latin-1").splitlines()
     words = [line.split() for line in lines if not line.startswith(";")]
     return {row[0].lower(): gender(row[1]) for row in words if len(row) > 1}

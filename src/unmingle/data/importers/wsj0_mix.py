@@ -1,6 +1,6 @@
-"""WSJ0-2mix, WSJ0-3mix and WHAM!, as their scripts write them: ``wav8k/min/tt/{mix,s1,s2}``.
+"""WSJ0-2mix, WSJ0-3mix and WHAM! in the layout of their scripts: ``wav8k/min/tt/{mix,s1,s2}``.
 
-WHAM! has ``mix_clean`` in place of ``mix``, and the same names.
+WHAM! has ``mix_clean`` instead of ``mix``, with the same file names.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ def _index(root: Path) -> Index:
         names = [match[1] for match in found if match]
         if len(names) != len(item.sources):
             raise UnmingleError(
-                f"{item.mixture} has not the name of a mixture of WSJ0-mix, "
-                "01aa010k_1.3053_01po0310_-1.3053.wav; is this folder another corpus's?"
+                f"{item.mixture} is not named like a mixture of WSJ0-mix "
+                "(01aa010k_1.3053_01po0310_-1.3053.wav); is this folder another corpus?"
             )
         return [Speaker("wsj0", name, genders.get(name, "unknown")) for name in names]
 
@@ -45,8 +45,8 @@ WSJ0_MIX = Importer(
     homepage="http://wham.whisper.ai",
     read=_index,
     no_fetch=(
-        "These mixtures are made from WSJ0, which the LDC licenses, and cannot be fetched; make them with the "
-        "scripts of http://wham.whisper.ai or of WSJ0-mix in DIR, and then: "
+        "These mixtures are made from WSJ0, which the LDC licenses, and cannot be fetched; make them in DIR with the "
+        "scripts of http://wham.whisper.ai or of WSJ0-mix, and then run: "
         "unmingle data index wsj0-mix --root DIR"
     ),
 )
