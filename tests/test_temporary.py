@@ -20,7 +20,7 @@ from unmingle.audio_blocks import AudioWriter
 from unmingle.denoising import denoise_files, load_denoiser
 from unmingle.errors import UnmingleError
 from unmingle.file_batches import Output
-from unmingle.temporary import Replacement, exclusive_access, check_writable, replace_files, temporary_folder
+from unmingle.temporary import Replacement, check_writable, exclusive_access, replace_files, temporary_folder
 
 
 def test_threads_of_one_process_write_each_its_own_files(tmp_path: Path, tiny_denoiser: Path) -> None:

@@ -154,9 +154,9 @@ def _chunked(file: FileIO, kind: _Chunks, start: int, size: int) -> tuple[Piece,
             rest = size - begin
             if rest and _length_is_unknown(file, kind, length, begin, rest, bytes_of_size):
                 warnings.append(_STOPPED)
-                told = rest + width if kind.whole else rest
+                stated = rest + width if kind.whole else rest
                 most = 256**bytes_of_size - 1
-                patches.append((place, min(told, most).to_bytes(bytes_of_size, kind.order)))
+                patches.append((place, min(stated, most).to_bytes(bytes_of_size, kind.order)))
                 return Piece(start, size, tuple(patches)), warnings
             if length > rest:
                 right = rest.to_bytes(kind.length, kind.order)

@@ -175,7 +175,7 @@ def is_partial(name: str) -> bool:
 
 
 def remove_partials(folder: Path) -> None:
-    """Remove temporary files of interrupted processes in a folder and below. Call it inside :func:`exclusive_access`."""
+    """Remove temporary files of interrupted processes in a folder and below, under :func:`exclusive_access`."""
     for path in folder.rglob(f"{_PREFIX}*{_SUFFIX}"):
         path.unlink()
 

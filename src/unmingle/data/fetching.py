@@ -98,9 +98,9 @@ def unfinished(root: Path) -> list[str]:
         return []
     # A leading dot is the temporary name of a marker. Without the marker, the archive's own files show its state.
     names = [path.name for path in (root / STATE).iterdir() if not path.name.startswith(".")]
-    begun = {name.removesuffix(".partial").removesuffix(".unpacking") for name in names}
+    started = {name.removesuffix(".partial").removesuffix(".unpacking") for name in names}
     return sorted(
-        name for name in begun if not name.endswith(".complete") and f"{name}.complete" not in names
+        name for name in started if not name.endswith(".complete") and f"{name}.complete" not in names
     )
 
 

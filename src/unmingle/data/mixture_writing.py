@@ -31,7 +31,7 @@ from unmingle.data.noise import NoiseConfig, NoiseMaker
 from unmingle.data.rooms import RoomConfig
 from unmingle.data.tables import write_table
 from unmingle.errors import UnmingleError
-from unmingle.temporary import exclusive_access, check_writable, refusal, remove_partials, replace_files
+from unmingle.temporary import check_writable, exclusive_access, refusal, remove_partials, replace_files
 from unmingle.workers import available_cores, worker_pool
 
 _ROWS, _PLAN = "rows", "plan.json"

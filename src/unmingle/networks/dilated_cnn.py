@@ -114,7 +114,7 @@ class DilatedCnnEmbedding(SteppingNetwork):
 
     @staticmethod
     def _skip_delays() -> list[tuple[int, int]]:
-        """Residual layers (from 0) after the first, and by how many frames each lags behind its skip."""
+        """Residual layers (from 0) after the first, and their delay in frames relative to the skip connection."""
         return [
             (number, _DILATIONS[number - 1] + _DILATIONS[number]) for number in range(3, len(_DILATIONS), 2)
         ]

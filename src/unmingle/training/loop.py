@@ -207,10 +207,10 @@ class _Loop:
     def _prepare_validation(self, stage: Stage) -> None:
         """Use validation mixtures with the stage's numbers of speakers."""
         number, stages = self.progress.stage, self.recipe.stages
-        anew = number > 0 and _speakers(stages[number - 1]) != _speakers(stage)
-        if anew and self.progress.step == 0:
+        changed = number > 0 and _speakers(stages[number - 1]) != _speakers(stage)
+        if changed and self.progress.step == 0:
             self.progress.best = -math.inf  # Scores on other mixtures cannot be compared.
-        if anew or self.validation is None:
+        if changed or self.validation is None:
             fabric = self.fabric
             self.validation = Validation(
                 self.recipe, self.options.cache, fabric.global_rank, fabric.world_size, stage

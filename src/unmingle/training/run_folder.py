@@ -98,23 +98,23 @@ class RunFolder:
             UnmingleError: it has others.
         """
         try:
-            begun = Recipe.model_validate_json((self.path / "recipe.json").read_bytes())
+            started = Recipe.model_validate_json((self.path / "recipe.json").read_bytes())
         except (OSError, ValueError):
             return  # Written by an older release; loading the checkpoint checks the system.
-        if begun.name == f"{recipe.name}-small":
+        if started.name == f"{recipe.name}-small":
             raise UnmingleError(
                 f"{self.path} is a run of the recipe's small variant; add --small to continue it."
             )
         for option, ours, theirs in (
-            ("--data", recipe.data, begun.data),
-            ("--noise", recipe.noise_data, begun.noise_data),
+            ("--data", recipe.data, started.data),
+            ("--noise", recipe.noise_data, started.noise_data),
         ):
             if [os.path.realpath(path) for path in ours] != [os.path.realpath(path) for path in theirs]:
                 raise UnmingleError(
                     f"{self.path} was started with {option} {' '.join(theirs) or '(none)'}; use the same, or start "
                     "another run with --init-from."
                 )
-        for number, (stage, before) in enumerate(zip(recipe.stages, begun.stages, strict=False), start=1):
+        for number, (stage, before) in enumerate(zip(recipe.stages, started.stages, strict=False), start=1):
             if stage.batch_size != before.batch_size:
                 raise UnmingleError(
                     f"{self.path} was started with a batch_size of {before.batch_size} in stage {number}, "

@@ -46,7 +46,7 @@ class Live extends AudioWorkletProcessor {
     super();
     const length = Math.ceil(LONGEST_SECONDS * sampleRate);
     // Sample k of the microphone and denoised sample k are stored at k modulo the length.
-    this.heard = new Float32Array(length);
+    this.microphone = new Float32Array(length);
     this.cleaned = new Float32Array(length);
     this.captured = this.received = this.played = 0;
     this.waiting = true;
@@ -74,13 +74,13 @@ class Live extends AudioWorkletProcessor {
   process(inputs, outputs) {
     const output = outputs[0][0];
     const input = inputs[0].length ? inputs[0][0] : new Float32Array(output.length);
-    for (const sample of input) this.heard[this.captured++ % this.heard.length] = sample;
+    for (const sample of input) this.microphone[this.captured++ % this.microphone.length] = sample;
     this.blocks.add(input);
     const ready = this.received - this.played;
     if (this.waiting) this.waiting = ready < WAIT_SECONDS * sampleRate;
     else this.waiting = ready < output.length;
     if (!this.waiting) {
-      const source = this.original ? this.heard : this.cleaned;
+      const source = this.original ? this.microphone : this.cleaned;
       for (let k = 0; k < output.length; k++) output[k] = source[this.played++ % source.length];
     }
     this.report(input, output);
