@@ -227,7 +227,7 @@ class WeightConfig(Config):
 def bin_weights(config: WeightConfig, magnitude: Tensor, frames: Tensor | None = None) -> Tensor:
     """Weights W ``(batch, frames, freqs)`` of magnitudes of that shape, by the rule of ``config``.
 
-    Magnitudes relative to the level are wanted by ``near_level``; all other rules take any.
+    ``near_level`` needs magnitudes relative to the level; the other rules accept any scale.
     """
     if config.rule == "loudest":
         return loudest_weights(magnitude, config.value, frames)

@@ -170,7 +170,7 @@ def temporary_folder(target: Path) -> Iterator[Path]:
 
 
 def is_partial(name: str) -> bool:
-    """Whether a file or folder of this name is half-written."""
+    """Whether this is the temporary name of an unfinished file or folder."""
     return name.startswith(_PREFIX) and name.endswith(_SUFFIX)
 
 

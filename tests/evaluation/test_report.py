@@ -126,7 +126,7 @@ def test_missing_or_changed_mixtures_are_reported(
     (tmp_path / "moved").rename(folder)
     save_system(tiny_system(anchors=5), model, ModelFacts())
     write_report([scores], tmp_path / "report.html")
-    assert "another model" in (tmp_path / "report.html").read_text()
+    assert "is not the model" in (tmp_path / "report.html").read_text()
     (next((folder / "s1").iterdir())).unlink()
     write_report([scores], tmp_path / "report.html")
     assert "Left out" in (tmp_path / "report.html").read_text()

@@ -33,18 +33,18 @@ class EmbeddingNetwork(nn.Module):
 
 
 class SteppingNetwork(EmbeddingNetwork):
-    """One that can also embed frames as they come."""
+    """An embedding network that can also process a stream of frames."""
 
     lag_frames: int
-    """How many frames after its own an output needs."""
+    """Number of later frames that an output depends on."""
 
     @abstractmethod
     def initial_state(self, batch: int) -> Any:
-        """The state before the first frame, for ``batch`` streams side by side."""
+        """State before the first frame, for ``batch`` parallel streams."""
 
     @abstractmethod
     def step(self, features: Tensor, state: Any, *, ended: bool = False) -> Tensor:
-        """Push frames ``(batch, frames, freqs)``; the embeddings that become known come back.
+        """Push frames ``(batch, frames, freqs)``; returns the embeddings that are ready.
 
         Together the answers equal :meth:`forward` in evaluation mode: each comes :attr:`lag_frames` frames after
         its own, and ``ended=True`` gives the remaining ones. ``state`` is updated in place.

@@ -17,14 +17,14 @@ _FEW_FRAMES = 16
 
 
 class LstmEmbeddingConfig(EmbeddingNetworkConfig):
-    """Sizes of an LSTM; the default has as many parameters as the BLSTM of Luo et al. 2018."""
+    """Sizes of an LSTM. The default has as many parameters as the BLSTM of Luo et al. 2018."""
 
     tiny_sizes: ClassVar[dict[str, int]] = {"hidden_size": 8}
     kind: Literal["lstm"] = "lstm"
     layers: int = Field(4, ge=1, le=32)
     hidden_size: int = Field(512, ge=1, le=8192)
     residual: bool = False
-    """Add the input of every layer but the first to its output; see :class:`~unmingle.networks.BlstmConfig`."""
+    """Add the input of every layer except the first to its output; see :class:`~unmingle.networks.BlstmConfig`."""
 
     def build(self, freqs: int, dimension: int) -> LstmEmbedding:
         return LstmEmbedding(freqs, dimension, self)
@@ -32,12 +32,12 @@ class LstmEmbeddingConfig(EmbeddingNetworkConfig):
 
 @dataclass
 class LstmEmbeddingState:
-    """What an LSTM remembers of the frames it has seen."""
+    """State of an LSTM in a stream."""
 
     h: list[Tensor]
-    """Of every layer, ``(batch, hidden_size)``."""
+    """Hidden state of every layer, ``(batch, hidden_size)``."""
     c: list[Tensor]
-    """The same."""
+    """Cell state of every layer, ``(batch, hidden_size)``."""
 
 
 class LstmEmbedding(SteppingNetwork):
@@ -50,9 +50,9 @@ class LstmEmbedding(SteppingNetwork):
     """
 
     lag_frames: int = 0
-    """An output needs no frame after its own."""
+    """An output does not depend on later frames."""
     context_frames: int | None = None
-    """It remembers all frames before."""
+    """An output depends on all earlier frames."""
     working_channels = 0
 
     def __init__(self, freqs: int, dimension: int, config: LstmEmbeddingConfig) -> None:
@@ -69,7 +69,7 @@ class LstmEmbedding(SteppingNetwork):
     def forward(self, features: Tensor, frames: Tensor | None = None) -> Tensor:
         """Features ``(batch, frames, freqs)`` to embeddings ``(batch, frames, freqs, dimension)``.
 
-        Padding after the last frame changes nothing before it, so ``frames`` is not needed.
+        Padding at the end does not change earlier outputs, so ``frames`` is not needed.
         """
         hidden = features
         for number, layer in enumerate(self.layers):
@@ -77,12 +77,12 @@ class LstmEmbedding(SteppingNetwork):
         return self._shaped(self.linear(hidden))
 
     def initial_state(self, batch: int) -> LstmEmbeddingState:
-        """The state before the first frame, for ``batch`` streams side by side."""
+        """State before the first frame, for ``batch`` parallel streams."""
         zeros = self.linear.weight.new_zeros(batch, self.linear.in_features)
         return LstmEmbeddingState([zeros] * len(self.layers), [zeros] * len(self.layers))
 
     def step(self, features: Tensor, state: LstmEmbeddingState, *, ended: bool = False) -> Tensor:
-        """Push frames ``(batch, frames, freqs)``: their embeddings. ``state`` is updated in place."""
+        """Push frames ``(batch, frames, freqs)``; returns their embeddings. ``state`` is updated in place."""
         if not features.shape[1]:
             return features.new_zeros(len(features), 0, self.freqs, self.dimension)
         few = features.shape[1] <= _FEW_FRAMES and not torch.is_grad_enabled()
@@ -97,9 +97,10 @@ class LstmEmbedding(SteppingNetwork):
         return self._shaped(linear(hidden, *self._prepared[-1]) if few else self.linear(hidden))
 
     def _few(self, number: int, inputs: Tensor, state: LstmEmbeddingState) -> Tensor:
-        """Few frames ``(batch, frames, inputs)`` through one layer: ``(batch, frames, hidden_size)``.
+        """Run one layer on few frames: ``(batch, frames, inputs)`` to ``(batch, frames, hidden_size)``.
 
-        Layer by layer, because a layer's weights fit into the processor's cache, and all layers' do not.
+        Layers run one after the other, because the weights of one layer fit into the processor's cache and those of
+        all layers do not.
         """
         from_input, from_hidden, input_bias, hidden_bias = self._prepared[number]
         h, c = state.h[number], state.c[number]

@@ -1,4 +1,4 @@
-"""Weights of LSTM layers, laid out for one frame at a time."""
+"""Weights of LSTM layers in a memory layout that is fast for single frames."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from torch import Tensor
 
 
 class PreparedWeights:
-    """Weights stored by columns (one frame takes a fourth less time), and their biases.
+    """Weights in column-major order (a frame takes a quarter less time), and biases.
 
-    ``nn.LSTM`` copies all its weights on every call; these are copied once, and again when they change.
+    ``nn.LSTM`` copies all its weights on every call. Here they are copied once, and again when they change.
 
     Args:
         layers: the weights and biases of each layer.

@@ -43,7 +43,7 @@ class Job:
     task: str
     speakers: int | str | None
     strength: float = 1.0
-    """Of denoising, 0 to 1."""
+    """Strength of denoising, 0 to 1."""
     id: str = field(default_factory=lambda: secrets.token_hex(16))
     created: float = field(default_factory=time.time)
     state: str = "uploading"

@@ -64,10 +64,10 @@ def is_loopback(host: str) -> bool:
 
 
 def read_strength(text: str) -> float:
-    """The strength of denoising that a request names; 1 where it names none.
+    """The strength of denoising in a request (default: 1).
 
     Raises:
-        UnmingleError: it is no number from 0 to 1.
+        UnmingleError: it is not a number from 0 to 1.
     """
     try:
         strength = float(text or 1.0)
