@@ -90,8 +90,8 @@ def _bad_files(folder: Path) -> dict[str, Path]:
         ("empty", "0 bytes"),
         ("header", "cannot be read as audio"),
         ("zero", "0 samples"),
-        ("nan", "NaN or infinite"),
-        ("infinite", "NaN or infinite"),
+        ("nan", "NaN, infinite"),
+        ("infinite", "NaN, infinite"),
         ("slow", "800 Hz"),
     ],
 )

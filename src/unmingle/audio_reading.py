@@ -87,7 +87,7 @@ class AudioFile:
             raise
         except OSError as error:
             self._closing.close()
-            raise UnmingleError(f"{self.path} cannot be opened ({reason(error)}).") from error
+            raise UnmingleError(f"{self.path} cannot be read ({reason(error)}).") from error
         except Exception as error:
             self._closing.close()
             raise self._unreadable(error) from error

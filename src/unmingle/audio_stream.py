@@ -136,7 +136,7 @@ def _added(before: Tensor, pieces: Tensor, hop: int) -> Tensor:
     return summed
 
 
-class OtherRate:
+class RateConverter:
     """Converts audio to the model's rate and back, and restores frequencies above the model's band.
 
     Let g be the gain of the upper half of the band over time, x the input, h the input at the model's rate and y the
@@ -163,14 +163,14 @@ class OtherRate:
         self._first_gain = 0
         self.lag_seconds = _resampler_lag(sample_rate, model_rate) + _resampler_lag(model_rate, sample_rate)
 
-    def take(self, audio: Samples, *, ended: bool) -> Samples:
+    def to_model(self, audio: Samples, *, ended: bool) -> Samples:
         """Push input ``(channels, samples)``; returns the samples that are ready at the model's rate."""
         self._input.add(audio)
         lowered = self._down.resample(audio, ended=ended)
         self._lowered.add(lowered)
         return lowered
 
-    def give(self, made: Samples, gains: Samples, *, ended: bool) -> Samples:
+    def from_model(self, made: Samples, gains: Samples, *, ended: bool) -> Samples:
         """Push output of the model; returns ``(outputs, samples)`` at the input's rate.
 
         Args:

@@ -162,7 +162,7 @@ def temporary_folder(target: Path) -> Iterator[Path]:
     _remove_stale(target.parent)
     folder = _exclusively(target.parent, Path.mkdir)
     try:
-        with _held(folder):
+        with _locked(folder):
             yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -193,7 +193,7 @@ def exclusive_access(folder: Path, what: str) -> Iterator[None]:
     Raises:
         UnmingleError: another process has access.
     """
-    with _held(folder, patient=True) as got:
+    with _locked(folder, patient=True) as got:
         if not got:
             raise UnmingleError(
                 f"Another process is {what} in {folder}; wait until it ends, or choose another folder."
@@ -202,7 +202,7 @@ def exclusive_access(folder: Path, what: str) -> Iterator[None]:
 
 
 @contextmanager
-def _held(folder: Path, *, patient: bool = False) -> Iterator[bool]:
+def _locked(folder: Path, *, patient: bool = False) -> Iterator[bool]:
     """Lock a folder or file; yields whether that succeeded.
 
     ``patient`` waits for the lock, because worker processes end shortly after their parent.

@@ -274,9 +274,9 @@ def _unpack(whole: Path, unpacking: Path, root: Path) -> list[str]:
 
 def _unpack_error(whole: Path, error: Exception) -> UnmingleError:
     whole.unlink()
-    said = " ".join(str(error).split())[:200] or type(error).__name__
+    message = " ".join(str(error).split())[:200] or type(error).__name__
     return UnmingleError(
-        f"{whole.name} cannot be unpacked ({said}); it was deleted, and nothing was unpacked."
+        f"{whole.name} cannot be unpacked ({message}); it was deleted, and nothing was unpacked."
     )
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from unmingle.arrays import as_rate, as_samples
 from unmingle.audio import Samples
-from unmingle.audio_stream import Frames, OtherRate, StftStream
+from unmingle.audio_stream import Frames, RateConverter, StftStream
 from unmingle.denoising.expert_choice import ExpertMasks
 from unmingle.denoising.post_gain import PostGain
 from unmingle.errors import UnmingleError
@@ -66,10 +66,10 @@ class DenoisingStream:
         self._flat = self._ended = False
         waits = max(self.masks.look_ahead, self._prelude_frames) * system.hop + self._stft.window_length
         self.lag_seconds = waits / system.sample_rate
-        self._other_rate = None
+        self._converter = None
         if sample_rate != system.sample_rate:
-            self._other_rate = OtherRate(sample_rate, system.sample_rate, system.hop, channels)
-            self.lag_seconds += self._other_rate.lag_seconds
+            self._converter = RateConverter(sample_rate, system.sample_rate, system.hop, channels)
+            self.lag_seconds += self._converter.lag_seconds
 
     def push(self, block: NDArray[np.generic]) -> Samples:
         """Some more audio ``(samples,)`` or ``(channels, samples)``; what is ready comes back.
@@ -94,10 +94,10 @@ class DenoisingStream:
         return self._answer(np.pad(ready[:, :left], ((0, 0), (0, max(0, left - ready.shape[1])))))
 
     def _run(self, audio: Samples, *, ended: bool) -> Samples:
-        if self._other_rate is None:
+        if self._converter is None:
             return self._denoise(audio, ended=ended)[0]
-        converted = self._other_rate.take(audio, ended=ended)
-        return self._other_rate.give(*self._denoise(converted, ended=ended), ended=ended)
+        converted = self._converter.to_model(audio, ended=ended)
+        return self._converter.from_model(*self._denoise(converted, ended=ended), ended=ended)
 
     @torch.inference_mode()
     def _denoise(self, audio: Samples, *, ended: bool) -> tuple[Samples, Samples]:
@@ -116,7 +116,7 @@ class DenoisingStream:
         ready, self._spectra = self._spectra[:, : masks.shape[1]], self._spectra[:, masks.shape[1] :]
         masked = ready * self._post_gain(masks, ready.abs().square().mean(dim=0, keepdim=True).sqrt())
         gains = np.zeros((1, 0), dtype=np.float32)
-        if self._other_rate is not None:
+        if self._converter is not None:
             upper = slice(self._stft.freqs // 2, None)
             kept, all_ = (part[..., upper].abs().square().sum(dim=(0, 2)) for part in (masked, ready))
             gains = (kept / all_.clamp_min(1e-20)).sqrt().numpy()[None]

@@ -83,7 +83,7 @@ def evaluate_folder(
     items = read_mixture_folder(folder, fewest=1 if config.counts else None)
     task = "denoise" if items[0].noisy else "separate"
     names = check_metrics(metrics or default_metrics(task))
-    if words and not any(_said(item) for item in items):
+    if words and not any(_texts(item) for item in items):
         raise UnmingleError(
             f"{folder} has no texts to score against: mixtures.csv needs text_1, text_2 ... for speakers of "
             "LibriSpeech or WSJ0, and whole utterances; make the mixtures with --mode max or --overlap."
@@ -166,7 +166,7 @@ class _Worker:
         failure, peak = "", 0
         notes: tuple[str, ...] = ()
         values: dict[str, list[float | None]] = {}
-        said: tuple[WordErrors | None, ...] = ()
+        word_errors: tuple[WordErrors | None, ...] = ()
         counted, groups = None, _groups(item)
         try:
             estimates = candidate.estimate(mixture, sources, rate)
@@ -179,14 +179,14 @@ class _Worker:
             values = score_mixture(mixture, sources, estimates.sources, rate, self.metrics)
             notes += why_undefined(values, sources, rate)
             if self.words:
-                said = _word_errors(item, mixture, sources, estimates.sources, rate)
+                word_errors = _word_errors(item, mixture, sources, estimates.sources, rate)
         except EstimateError as error:
             work, failure = time.perf_counter() - began, str(error)
         speakers = tuple(
             name for n in range(1, len(sources) + 1) if (name := item.details.get(f"speaker_{n}"))
         )
         scores = MixtureScores(
-            item.name, len(mixture) / rate, groups, values, speakers, notes, failure, counted, said
+            item.name, len(mixture) / rate, groups, values, speakers, notes, failure, counted, word_errors
         )
         if self.config.command is None:
             peak = peak_memory()
@@ -212,7 +212,7 @@ def _wrong_count(counted: Counting) -> tuple[str, ...]:
     return (f"{counted.found} estimates for {counted.true} speakers: {what}",)
 
 
-def _said(item: MixtureItem) -> list[str]:
+def _texts(item: MixtureItem) -> list[str]:
     """Text of each speaker whose text is known and whose corpus suits the recognizer."""
     return [
         text
@@ -225,7 +225,7 @@ def _said(item: MixtureItem) -> list[str]:
 def _word_errors(
     item: MixtureItem, mixture: Samples, sources: Samples, estimates: Samples, rate: int
 ) -> tuple[WordErrors | None, ...]:
-    if not _said(item):
+    if not _texts(item):
         return ()
     ordered = fit_estimates(estimates, sources)
     versions = {"mixture": np.stack([mixture] * len(sources)), "estimate": ordered, "clean": sources}
@@ -281,14 +281,16 @@ def _csv(scores: Sequence[MixtureScores], metrics: Sequence[str], speakers: int)
         values = [score.mean(column) for column in columns]
         nothing: list[float | None] = [None] * speakers
         values += [v for column in columns for v in [*score.values.get(column, ()), *nothing][:speakers]]
-        said = (*score.words, *[None] * speakers)[:speakers]
-        spoke = [speaker.words if speaker else None for speaker in said] if spoken else []
-        spoke += [speaker.errors[version] if speaker else None for version in versions for speaker in said]
+        errors = (*score.words, *[None] * speakers)[:speakers]
+        word_cells = [speaker.words if speaker else None for speaker in errors] if spoken else []
+        word_cells += [
+            speaker.errors[version] if speaker else None for version in versions for speaker in errors
+        ]
         rows.append(
             [score.name, f"{score.seconds:.3f}", *(_counted(score) if counts else ())]
             + [score.groups.get(kind, "") for kind in groups]
             + ["" if value is None else f"{value:.4f}" for value in values]
-            + ["" if count is None else str(count) for count in spoke]
+            + ["" if count is None else str(count) for count in word_cells]
             + ["|".join(score.speakers), "; ".join(score.notes), score.failure]
         )
     return write_table(header, rows)

@@ -125,8 +125,8 @@ class ExternalProgram:
                 _end(process)
         if code != 0:
             words = errors.read_text(errors="replace").strip().splitlines()
-            said = f": {words[-1][:200]}" if words else ""
-            raise EstimateError(f"exit code {code}{said}")
+            message = f": {words[-1][:200]}" if words else ""
+            raise EstimateError(f"exit code {code}{message}")
         return int(memory.read_text())
 
 

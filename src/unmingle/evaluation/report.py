@@ -22,7 +22,8 @@ from unmingle.evaluation.runs import Run, difference, interval, read_runs
 from unmingle.evaluation.scores import fit_estimates
 from unmingle.temporary import check_target, check_writable, replace_files
 
-_LISTENED = 10
+_PLAYED = 10
+"""Maximum number of worst mixtures, and of best mixtures, that have audio players."""
 _LOUD = 0.3
 """Peak level of every mixture in the audio players."""
 _GAIN = "si_sdr_improvement"
@@ -53,7 +54,7 @@ def write_report(folders: Sequence[Path], output: Path) -> None:
         "date": datetime.date.today().isoformat(),
         "version": __version__,
     }
-    values |= _looked_into(first)
+    values |= _details(first)
     replace_files([(output, render("report.html.j2", **values).encode())])
 
 
@@ -105,7 +106,7 @@ def _group_cell(run: Run, kind: str, value: str) -> dict[str, float] | None:
     return {"mean": mean, "low": spread[0], "high": spread[1], "count": len(names)}
 
 
-def _looked_into(run: Run) -> dict[str, Any]:
+def _details(run: Run) -> dict[str, Any]:
     """The parts that need the audio and the system; if these are not available, only the reason."""
     try:
         return _with_audio(run)
@@ -137,7 +138,7 @@ def _with_audio(run: Run) -> dict[str, Any]:
     ]
     if not ranked:
         raise UnmingleError("no mixture was scored.")
-    half = min(_LISTENED, (len(ranked) + 1) // 2)
+    half = min(_PLAYED, (len(ranked) + 1) // 2)
     worst, best = ranked[:half], ranked[-half:][::-1]
     shown = [ranked[0], ranked[len(ranked) // 2], ranked[-1]]
     return {

@@ -46,8 +46,8 @@ class SteppingNetwork(EmbeddingNetwork):
     def step(self, features: Tensor, state: Any, *, ended: bool = False) -> Tensor:
         """Push frames ``(batch, frames, freqs)``; returns the embeddings that are ready.
 
-        Together the answers equal :meth:`forward` in evaluation mode: each comes :attr:`lag_frames` frames after
-        its own, and ``ended=True`` gives the remaining ones. ``state`` is updated in place.
+        All steps together equal :meth:`forward` in evaluation mode. Each embedding is ready :attr:`lag_frames`
+        frames after its frame, and ``ended=True`` returns the remaining ones. ``state`` is updated in place.
         """
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from unmingle.audio import Samples
-from unmingle.audio_stream import OtherRate, Resampler, SampleQueue, StftStream
+from unmingle.audio_stream import RateConverter, Resampler, SampleQueue, StftStream
 from unmingle.separation.adding_up import add_residual
 from unmingle.separation.windows import OVERLAP_SECONDS, WINDOW_SECONDS, Tracks, WindowedSeparation
 from unmingle.systems import MaskingSystem
@@ -71,20 +71,20 @@ class RecordingSeparation:
         assert self._tracks is not None, "finish() comes first"
         model_rate, hop = self._system.sample_rate, self._system.hop
         made = _Reconstruction(self._windows, self._system, self._tracks)
-        other_rate = None
+        converter = None
         if self._rate != model_rate:
-            other_rate = OtherRate(self._rate, model_rate, hop, 1, self._tracks.speakers)
+            converter = RateConverter(self._rate, model_rate, hop, 1, self._tracks.speakers)
         gains, taken, given = self._tracks.gains, 0, 0
         # A constant offset is nobody's voice: masks that change would make a rumble of it.
         offset = np.float32(self._sum / max(self._count, 1))
         for block, ended in _marked(blocks):
             taken += len(block)
             block = block - offset
-            lowered = block[None] if other_rate is None else other_rate.take(block[None], ended=ended)
+            lowered = block[None] if converter is None else converter.to_model(block[None], ended=ended)
             estimates = made.push(lowered[0], ended=ended)
-            if other_rate is not None:
+            if converter is not None:
                 # All gains are known before the second pass: they are given at once.
-                estimates = other_rate.give(estimates, gains, ended=ended)
+                estimates = converter.from_model(estimates, gains, ended=ended)
                 gains = gains[:, :0]
             if ended:
                 missing = max(0, taken - given - estimates.shape[1])

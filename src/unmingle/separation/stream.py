@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from unmingle.audio import LOWEST_SAMPLE_RATE, Samples
-from unmingle.audio_stream import OtherRate, SampleQueue, StftStream
+from unmingle.audio_stream import RateConverter, SampleQueue, StftStream
 from unmingle.errors import UnmingleError
 from unmingle.separation.adding_up import add_residual
 from unmingle.separation.offset import OffsetTracker
@@ -75,10 +75,10 @@ class SeparationStream:
             )
         self.sample_rate, self.speakers, self.outputs = sample_rate, speakers, speakers
         self._stft, self._hop = system.frontend.stft, system.hop
-        self._other_rate = None
+        self._converter = None
         if sample_rate != system.sample_rate:
-            self._other_rate = OtherRate(sample_rate, system.sample_rate, self._hop, 1, speakers)
-        converting = 0.0 if self._other_rate is None else self._other_rate.lag_seconds
+            self._converter = RateConverter(sample_rate, system.sample_rate, self._hop, 1, speakers)
+        converting = 0.0 if self._converter is None else self._converter.lag_seconds
         fixed = converting + self._stft.window_length / system.sample_rate
         self._masks = _mask_stream(system, speakers, fixed, lag, context)
         self.lag_seconds = fixed + self._masks.lag_frames * self._hop / system.sample_rate
@@ -128,11 +128,11 @@ class SeparationStream:
         return audio
 
     def _run(self, audio: Samples, *, ended: bool) -> Samples:
-        if self._other_rate is None:
+        if self._converter is None:
             return self._separate(audio, ended=ended)[0]
-        lowered = self._other_rate.take(audio[None], ended=ended)[0]
+        lowered = self._converter.to_model(audio[None], ended=ended)[0]
         made, gains = self._separate(lowered, ended=ended)
-        return self._other_rate.give(made, gains, ended=ended)
+        return self._converter.from_model(made, gains, ended=ended)
 
     @torch.no_grad()
     def _separate(self, audio: Samples, *, ended: bool) -> tuple[Samples, Samples]:

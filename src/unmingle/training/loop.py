@@ -120,10 +120,10 @@ def train(
             fabric.launch(process)
         except ProcessRaisedException as error:
             # The error of another process exists only as a printed traceback. Its last line has the text.
-            name, _, said = str(error).strip().splitlines()[-1].partition(": ")
+            name, _, message = str(error).strip().splitlines()[-1].partition(": ")
             if name != f"{UnmingleError.__module__}.{UnmingleError.__qualname__}":
                 raise
-            raise UnmingleError(said) from None
+            raise UnmingleError(message) from None
         return folder.load()[1]
     return _train_process(fabric, recipe, folder, options, on_step)
 
