@@ -361,7 +361,7 @@ def _bad_files(folder: Path) -> Iterator[tuple[str, str]]:
     """A function that writes a bad file and returns the error text."""
     noise = np.random.default_rng(0).standard_normal(4000) * 0.1
     soundfile.write(folder / "si_tr_s/x.wv2", noise, 16000, "PCM_16", format="NIST")
-    yield "wants wsj0/si_tr_s/x.wav, and .* no such", "only the far microphone"
+    yield "needs wsj0/si_tr_s/x.wav, but .* no such", "only the far microphone"
     (folder / "si_tr_s/x.wv1").write_bytes(SHORTEN)
     yield "compressed with shorten.*sph2pipe", "shorten"
     soundfile.write(folder / "si_tr_s/x.wav", noise, 8000)

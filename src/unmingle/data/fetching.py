@@ -232,7 +232,7 @@ def _check(archive: Archive, path: Path) -> None:
         checksum = pooch.file_hash(str(path), alg=algorithm)
         if checksum == wanted:
             return
-        found = f"not what was published ({algorithm} {checksum[:12]}..., not {wanted[:12]}...)"
+        found = f"not the published one ({algorithm} {checksum[:12]}..., not {wanted[:12]}...)"
     path.unlink()
     raise UnmingleError(
         f"{archive.url} was downloaded as a file that is {found}; it was deleted, fetch it again."
