@@ -20,7 +20,8 @@ _LOUD = 10.0**-1.5
 """Frames at most 30 dB below the level count as loud. They show the frequency response of the microphone."""
 _HALF_LIFE_FRAMES = 250
 """Half-life of the running level: four seconds at a hop of 16 ms."""
-_FADE = 0.5 ** (1 / _HALF_LIFE_FRAMES)
+FADE = 0.5 ** (1 / _HALF_LIFE_FRAMES)
+"""Decay of the running level's sums from one frame to the next."""
 
 
 class Spectra:
@@ -119,7 +120,7 @@ class FrontEnd(nn.Module):
 
     def features(self, relative: Tensor) -> Tensor:
         """Features of whole mixtures from relative magnitudes, both ``(batch, frames, freqs)``."""
-        features = self._normalized(relative)
+        features = self.normalized(relative)
         return equalized(features, relative) if self._equalize else features
 
     def initial_state(self, batch: int) -> LevelState:
@@ -142,7 +143,8 @@ class FrontEnd(nn.Module):
     def _compressed(self, relative: Tensor) -> Tensor:
         return relative.clamp_min(_LOG_FLOOR).log() if self._logarithmic else relative
 
-    def _normalized(self, relative: Tensor) -> Tensor:
+    def normalized(self, relative: Tensor) -> Tensor:
+        """Features of magnitudes that are relative to their level, both ``(batch, frames, freqs)``."""
         return (self._compressed(relative) - self.mean) / self.deviation
 
 
@@ -155,15 +157,19 @@ def running_level(magnitude: Tensor, state: LevelState) -> Tensor:
     # In double precision: a click of 1e9 in a float file must not make the sums infinite forever.
     power = magnitude.square().sum(dim=-1).double()
     sums = torch.stack([power, power.square()])
-    sums[..., 0] += _FADE * state.sums
+    sums[..., 0] += FADE * state.sums
     # Sums over 1, 2, 4 ... frames, each from the previous one, without a loop over time.
-    reach, fade = 1, _FADE
+    reach, fade = 1, FADE
     while reach < sums.shape[-1] and fade > 1e-12:
         faded = nn.functional.pad(fade * sums, (reach, 0))[..., : sums.shape[-1]]
         sums, reach, fade = sums + faded, 2 * reach, fade * fade
     state.sums = sums[..., -1]
-    levels = (sums[1] / sums[0].clamp_min(1e-30)).clamp_min(1e-20).sqrt()
-    return levels.to(magnitude.dtype)
+    return level_of_sums(sums).to(magnitude.dtype)
+
+
+def level_of_sums(sums: Tensor) -> Tensor:
+    """Level ``(batch, frames)`` of fading sums of frame power and of its square, ``(2, batch, frames)``."""
+    return (sums[1] / sums[0].clamp_min(1e-30)).clamp_min(1e-20).sqrt()
 
 
 def level(magnitude: Tensor) -> Tensor:

@@ -45,7 +45,7 @@ def phase_sensitive_mask(sources: Tensor, mixture: Tensor) -> Tensor:
 
 def hard_masks(values: Tensor) -> Tensor:
     """1 for the largest of ``(batch, sources, frames, freqs)`` in each bin, 0 for the others."""
-    return one_hot(values.argmax(dim=1), values.shape[1]).movedim(-1, 1).to(torch.float32)
+    return one_hot(values.argmax(dim=1), values.shape[1]).movedim(3, 1).to(torch.float32)
 
 
 def _share(values: Tensor) -> Tensor:

@@ -9,19 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from unmingle.errors import UnmingleError
-from unmingle.systems import AnySystemConfig, System, SystemConfig, build_system
+from unmingle.exported import MODEL_JSON, graph_files, load_exported, read_description
+from unmingle.systems import SYSTEM_CONFIG, System, SystemConfig, build_system
 from unmingle.temporary import replace_files
 
 FORMAT_VERSION = "3"
 PRETRAINED = Path(__file__).parent / "pretrained"
 DEFAULT_MODEL = "adanet-2speakers-8khz"
 DEFAULT_DENOISER = "denoiser-16khz"
-_CONFIG: TypeAdapter[SystemConfig] = TypeAdapter(AnySystemConfig)
 
 
 class ModelFacts(BaseModel):
@@ -72,7 +72,7 @@ def _distinct(system: System) -> dict[str, torch.Tensor]:
 
 
 def find_model(name: str | Path) -> Path:
-    """The file of a model inside the package, or of one named by its path.
+    """The file of a model inside the package, or the file or exported folder that is named by its path.
 
     Raises:
         UnmingleError: there is no such model.
@@ -81,14 +81,27 @@ def find_model(name: str | Path) -> Path:
         return PRETRAINED / f"{name}.safetensors"
     path = Path(name)
     try:
-        if path.is_file():
+        if path.is_file() or (path / MODEL_JSON).is_file():
             return path
     except OSError:
         pass  # A name that no file can have.
     known = ", ".join(model_names()) or "none"
     raise UnmingleError(
-        f"There is no model {str(name)!r}; the package has {known}, or give a .safetensors file."
+        f"There is no model {str(name)!r}; the package has {known}, or give a .safetensors file or an exported "
+        "folder."
     )
+
+
+def find_weights(name: str | Path) -> Path:
+    """As :func:`find_model`, for what needs a model's weights.
+
+    Raises:
+        UnmingleError: there is no such model, or it is exported.
+    """
+    path = find_model(name)
+    if path.is_dir():
+        raise UnmingleError(f"{path} is exported; name the model that it was made from.")
+    return path
 
 
 def model_names() -> list[str]:
@@ -114,6 +127,12 @@ def read_facts(path: Path) -> tuple[SystemConfig, ModelFacts]:
     Raises:
         UnmingleError: the file is damaged, or is no model of this program.
     """
+    if path.is_dir():
+        config, told = read_description(path)
+        try:
+            return config, ModelFacts.model_validate(told)
+        except ValidationError as error:
+            raise UnmingleError(f"{path / MODEL_JSON} is damaged; export the model again.") from error
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -129,7 +148,7 @@ def read_facts(path: Path) -> tuple[SystemConfig, ModelFacts]:
         )
     try:
         values = json.loads(metadata["config"])
-        config = _CONFIG.validate_python(_upgraded(values) if version == "2" else values)
+        config = SYSTEM_CONFIG.validate_python(_upgraded(values) if version == "2" else values)
         facts = ModelFacts.model_validate_json(metadata.get("facts", "{}"))
     except (ValueError, KeyError, RecursionError) as error:
         raise UnmingleError(f"{path} has a config that this release does not understand.") from error
@@ -150,7 +169,7 @@ def load_system(name: str | Path, device: str = "cpu", changes: Mapping[str, Any
     """Build the system of a model file and load its weights, ready to separate.
 
     Args:
-        name: of a model in the package, or a path.
+        name: of a model in the package, or a path. A folder made by ``unmingle export`` runs in onnxruntime.
         device: of PyTorch.
         changes: values of its config to change, for what needs no training: attractor formation, masks,
             thresholds. Nested ones by dots: ``{"formation": "kmeans", "weight.threshold": 0.5}``.
@@ -160,6 +179,12 @@ def load_system(name: str | Path, device: str = "cpu", changes: Mapping[str, Any
             that the config refuses or that the weights were not trained for.
     """
     path = find_model(name)
+    if path.is_dir():
+        if changes:
+            raise UnmingleError(
+                f"{path} is exported and cannot have {_in_words(changes)}; export it with them."
+            )
+        return load_exported(path)
     config, _ = read_facts(path)
     config = _changed(config, changes or {})
     try:
@@ -222,7 +247,7 @@ def _changed(config: SystemConfig, changes: Mapping[str, Any]) -> SystemConfig:
             raise UnmingleError(f"The model's config has no {key!r}; it has {', '.join(sorted(values))}.")
         inner[last] = value
     try:
-        return _CONFIG.validate_python(values)
+        return SYSTEM_CONFIG.validate_python(values)
     except ValidationError as error:
         raise UnmingleError(
             f"The model cannot have {_in_words(changes)}: {error.errors()[0]['msg']}."
@@ -234,5 +259,6 @@ def _in_words(changes: Mapping[str, Any]) -> str:
 
 
 def file_hash(path: Path) -> str:
-    """First 12 hexadecimal digits of the file's SHA-256, to name it in results."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+    """First 12 hexadecimal digits of the SHA-256 of a model, to name it in results."""
+    files = [path / MODEL_JSON, *graph_files(path)] if path.is_dir() else [path]
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]

@@ -25,7 +25,9 @@ LAYERS = [
     {"permutation", "frontend"},
     {"attractors", "counting", "losses"},
     {"systems"},
+    {"exported", "graphs"},
     {"models"},
+    {"export"},
     {"data", "denoising", "separation"},
     {"live"},
     {"training", "evaluation"},
@@ -34,6 +36,7 @@ LAYERS = [
 ]
 EXTRAS = ["lightning_fabric", "yaml", "matplotlib", "fast_bss_eval", "pesq", "pystoi", "av"]
 EXTRAS += ["starlette", "uvicorn", "websockets", "ray", "fsspec"]
+UNUSED = ["onnx", "onnxruntime"]  # PyTorch looks whether they are there.
 UPPER = ("unmingle.training", "unmingle.evaluation", "unmingle.data", "unmingle.serve", "unmingle.cluster")
 NAMES_FOR_HELP = {"unmingle.evaluation", "unmingle.evaluation.metric_registry"}
 """They import nothing: the command line's help names the metrics."""
@@ -41,7 +44,7 @@ NAMES_FOR_HELP = {"unmingle.evaluation", "unmingle.evaluation.metric_registry"}
 
 def _forbidden(loaded: list[str]) -> set[str]:
     return {
-        name for name in loaded if name.split(".")[0] in EXTRAS or ".".join(name.split(".")[:2]) in UPPER
+        name for name in loaded if name.split(".")[0] in (*EXTRAS, *UNUSED) or ".".join(name.split(".")[:2]) in UPPER
     } - NAMES_FOR_HELP
 
 

@@ -76,9 +76,10 @@ class AnchoredAttractors(AttractorFormation):
         masses = embedding.new_zeros(len(embedding), len(subsets) * speakers, 1)
         # In pieces, so that the shares of all subsets stay in the processor's cache.
         size = max(1, _SHARES_AT_ONCE // (len(embedding) * subsets.numel()))
-        for piece, piece_weight in zip(
-            torch.split(flat, size, dim=1), torch.split(flat_weight, size, dim=1), strict=True
-        ):
+        pieces = [(flat, flat_weight)]
+        if not torch.onnx.is_in_onnx_export():  # A graph cannot have as many pieces as a recording wants.
+            pieces = list(zip(torch.split(flat, size, 1), torch.split(flat_weight, size, 1), strict=True))
+        for piece, piece_weight in pieces:
             # The similarities to the anchors are computed once and shared by the subsets.
             products = self.anchors @ piece.transpose(1, 2)
             shares = torch.softmax(products[:, subsets], dim=2).flatten(1, 2) * piece_weight.unsqueeze(1)

@@ -156,7 +156,7 @@ def largest_similarity(attractors: Tensor) -> Tensor:
     One attractor alone has none to be similar to and gives minus infinity.
     """
     products = similarity(attractors)
-    diagonal = torch.eye(products.shape[-1], dtype=torch.bool, device=products.device)
+    diagonal = torch.eye(products.shape[-1], device=products.device).bool()
     return products.masked_fill(diagonal, -torch.inf).amax(dim=(-2, -1))
 
 

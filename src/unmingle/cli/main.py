@@ -15,6 +15,7 @@ from unmingle.cli import (
     data,
     denoise,
     evaluate,
+    export,
     fix_attractors,
     mix,
     models,
@@ -33,6 +34,7 @@ HELP = """Separate overlapping speakers, and remove noise from speech, from one 
   unmingle denoise noisy.wav               a clean file in the folder denoised/
   unmingle serve                           a page in the browser for both
   unmingle models                          list the pretrained models
+  unmingle export MODEL -o DIR             write a model as ONNX graphs
   unmingle data list                       list public corpora to fetch and index
   unmingle mix CORPUS -o test --count 300  make test mixtures in the layout of WSJ0-mix
   unmingle evaluate test                   score a model or any program on them
@@ -81,6 +83,7 @@ app.command("separate")(separate.command)
 app.command("denoise")(denoise.command)
 app.command("serve")(serve.command)
 app.add_typer(models.app, name="models")
+app.command("export")(export.command)
 app.add_typer(data.app, name="data")
 app.command("mix")(mix.command)
 app.command("evaluate")(evaluate.command)

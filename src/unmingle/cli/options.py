@@ -23,7 +23,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout instead
 Model = Annotated[
     str | None,
     typer.Option(
-        "--model", metavar="NAME|PATH", help="A name from `unmingle models`, or a .safetensors file."
+        "--model",
+        metavar="NAME|PATH",
+        help="A name from `unmingle models`, a .safetensors file, or an exported folder.",
     ),
 ]
 Format = Annotated[str, typer.Option("--format", help="Format of the outputs: wav, flac, ogg or mp3.")]

@@ -125,4 +125,4 @@ class BlstmMasks(Blstm):
     def forward(self, features: Tensor, frames: Tensor | None = None) -> Tensor:
         """Features ``(batch, frames, inputs)`` to values ``(batch, masks, frames, freqs)``."""
         values: Tensor = self.linear(self.run_layers(features, frames))
-        return values.reshape(*values.shape[:-1], self.masks, self.freqs).movedim(-2, 1)
+        return values.reshape(*values.shape[:-1], self.masks, self.freqs).movedim(2, 1)

@@ -203,7 +203,7 @@ def load(
     """Load a model of the package by name, or any model file by path.
 
     Args:
-        name: see ``unmingle models``, or a path to a ``.safetensors`` file.
+        name: see ``unmingle models``, or a path to a ``.safetensors`` file or an exported folder.
         device: ``auto`` (a GPU if there is one), ``cpu`` or ``cuda``.
         changes: of its config, where no training is needed; see :func:`unmingle.models.load_system`.
 

@@ -93,7 +93,7 @@ class WindowedSeparation:
         self._advance_frames = self._window_frames - round(overlap_seconds * frames_a_second)
         if self._advance_frames < 1:
             raise ValueError("a window must be longer than the overlap")
-        self._device = next(system.parameters()).device
+        self._device = system.frontend.mean.device
         # Held open for as long as the separation lives.
         self._file: BinaryIO = tempfile.TemporaryFile()  # noqa: SIM115
         self._waiting = np.zeros(0, dtype=np.float32)

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any, Union
 
-from pydantic import Field
+from pydantic import Field, TypeAdapter
 
 from unmingle.systems.base import Estimates, MaskingSystem, MaskSteps, System, SystemConfig
 from unmingle.systems.denoiser import Denoiser, DenoiserConfig, DenoisingConfig, DenoisingSystem
@@ -14,6 +14,7 @@ from unmingle.systems.two_stage import TwoStage, TwoStageConfig
 
 __all__ = [
     "SYSTEMS",
+    "SYSTEM_CONFIG",
     "AnySystemConfig",
     "Denoiser",
     "DenoiserConfig",
@@ -48,6 +49,8 @@ if TYPE_CHECKING:
     AnySystemConfig = SystemConfig
 else:
     AnySystemConfig = Annotated[Union[tuple(SYSTEMS)], Field(discriminator="kind")]  # noqa: UP007
+SYSTEM_CONFIG: TypeAdapter[SystemConfig] = TypeAdapter(AnySystemConfig)
+"""Checks values, and makes the config of the right system of them."""
 
 
 def build_system(config: SystemConfig) -> System:

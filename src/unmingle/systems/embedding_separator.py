@@ -243,9 +243,7 @@ class EmbeddingSeparator(MaskingSystem):
         spectra, embedding = self.embed(mixture, lengths)
         formed = self.formed_attractors(speakers)
         with torch.autocast(embedding.device.type, enabled=False):
-            attractors = self.attractors(embedding, self.weight(spectra, lengths), formed, sources)
-            masks = self._masks(self._test_mask, embedding, attractors)
-            points = attractors.points
+            masks, points = self.masks_of(embedding, self.weight(spectra, lengths), formed, sources)
             if formed != speakers:
                 loudest = loudest_sources(masks, spectra.magnitude, speakers)
                 masks, points = chosen_sources(masks, loudest), chosen_sources(points, loudest)
@@ -258,6 +256,14 @@ class EmbeddingSeparator(MaskingSystem):
         if isinstance(self.network, SteppingNetwork) and isinstance(self.formation, RunningAttractors):
             return EmbeddingSteps(self, self.network, self.formation, speakers)
         return None
+
+    def masks_of(
+        self, embedding: Tensor, weight: Tensor, speakers: int, sources: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Masks ``(batch, speakers, frames, freqs)`` and attractors of embeddings and weights, as at test time."""
+        attractors = self.attractors(embedding, weight, speakers, sources)
+        masks = self._masks(self._test_mask, embedding, attractors)
+        return masks, attractors.points
 
     def attractors(
         self, embedding: Tensor, weight: Tensor, speakers: int, sources: Tensor | None = None

@@ -44,10 +44,14 @@ class MaskInference(MaskingSystem):
         self, mixture: Tensor, speakers: int, lengths: Tensor | None = None, sources: Tensor | None = None
     ) -> tuple[Spectra, Tensor]:
         spectra: Spectra = self.frontend(mixture)
-        masks = torch.relu(self.network(spectra.features, frame_counts(lengths, self.hop)).float())
+        masks = self.all_masks(spectra, lengths)
         if speakers < self.speakers:
             masks = loudest_masks(masks, spectra.magnitude, speakers)
         return spectra, masks
+
+    def all_masks(self, spectra: Spectra, lengths: Tensor | None = None) -> Tensor:
+        """As many masks as it was built for, ``(batch, sources, frames, freqs)``."""
+        return torch.relu(self.network(spectra.features, frame_counts(lengths, self.hop)).float())
 
     def loss(self, batch: MixtureBatch) -> dict[str, Tensor]:
         spectra, masks = self.mask(batch.mixture, self.speakers, batch.lengths)

@@ -112,12 +112,13 @@ class TwoStage(MaskingSystem):
             self.first.train(training)
         else:
             spectra, estimates = self.first.mask(batch.mixture, batch.sources.shape[1], batch.lengths)
-        masks = self._refine(spectra, estimates, batch.lengths)
+        masks = self.refine(spectra, estimates, batch.lengths)
         with torch.autocast(masks.device.type, enabled=False):
             error = mask_objective(self._config.objective, self.frontend.stft, spectra.spectrum, masks, batch)
         return {"loss": error.mean()}
 
-    def _refine(self, spectra: Spectra, masks: Tensor, lengths: Tensor | None) -> Tensor:
+    def refine(self, spectra: Spectra, masks: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """The second network's masks from those of the first, both ``(batch, sources, frames, freqs)``."""
         magnitude = spectra.magnitude
         estimates = magnitude.unsqueeze(1) * masks
         refined: Tensor = self.refiner(magnitude, estimates, frame_counts(lengths, self.hop))
@@ -131,7 +132,7 @@ class TwoStage(MaskingSystem):
         # uPIT-ST always reads and gives as many as it was built for.
         wanted = self.speakers if self._config.refiner == "second_stage" else speakers
         spectra, estimates = self.first.mask(mixture, wanted, lengths, sources)
-        masks = self._refine(spectra, estimates, lengths)
+        masks = self.refine(spectra, estimates, lengths)
         return spectra, masks if speakers == wanted else loudest_masks(masks, spectra.magnitude, speakers)
 
     def count(self, mixture: Tensor) -> Counted | None:

@@ -11,7 +11,7 @@ from unmingle.attractors import FixedAttractors, mean_of_largest_cluster
 from unmingle.data.batches import MixtureSource, as_batch
 from unmingle.data.mixing import MixingConfig
 from unmingle.errors import UnmingleError
-from unmingle.models import find_model, load_system, read_facts, save_system
+from unmingle.models import find_weights, load_system, read_facts, save_system
 from unmingle.systems import EmbeddingSeparator, build_system
 from unmingle.training.mixtures import open_mixtures
 
@@ -71,7 +71,7 @@ def fix_attractors(
         raise UnmingleError(f"{output} exists; add --overwrite, or choose another file with -o.")
     if mixtures < 1 or not 0.1 <= seconds <= 3600:
         raise UnmingleError("--mixtures must be positive, and --seconds between 0.1 and 3600.")
-    path = find_model(model)
+    path = find_weights(model)
     _, facts = read_facts(path)
     trained = load_system(path)
     if not isinstance(trained, EmbeddingSeparator):

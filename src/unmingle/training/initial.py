@@ -12,7 +12,7 @@ import torch
 from unmingle.config import Config
 from unmingle.data.batches import MixtureSource
 from unmingle.errors import UnmingleError
-from unmingle.models import find_model, load_system
+from unmingle.models import find_weights, load_system
 from unmingle.systems import (
     Denoiser,
     EmbeddingSeparator,
@@ -75,7 +75,7 @@ def system_from_model(recipe: Recipe, name: str | Path, mixer: MixtureSource | N
     Raises:
         UnmingleError: they are not.
     """
-    donor = load_system(find_model(name))
+    donor = load_system(find_weights(name))
     system = build_system(recipe.system)
     if isinstance(system, TwoStage) and isinstance(donor, MaskingSystem) and not isinstance(donor, TwoStage):
         _load_weights(system.first, donor, recipe, name)

@@ -1,0 +1,233 @@
+"""What of a system is a graph: the modules that are traced, with their inputs and outputs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+
+import torch
+from torch import Tensor, nn
+
+from unmingle.attractors import AnchoredAttractors, FixedAttractors
+from unmingle.errors import UnmingleError
+from unmingle.frontend import FADE, FrontEnd, WeightConfig, bin_weights, level_of_sums
+from unmingle.networks import Lstm
+from unmingle.systems import (
+    DenoisingSystem,
+    EmbeddingSeparator,
+    MaskInference,
+    MaskingSystem,
+    System,
+    TwoStage,
+)
+from unmingle.systems.gates import LstmGate, SpecialistGate
+
+_TRACED_FRAMES = 50
+_MOST_SUBSETS = 64
+"""A graph weighs all subsets of anchors at once. For more speakers than the system was built for, there is a graph
+as long as they have no more anchors together: each takes an array of the spectrogram's size."""
+
+
+@dataclass(frozen=True)
+class Graph:
+    """One graph that is to be written."""
+
+    module: nn.Module
+    inputs: dict[str, Tensor]
+    """Examples, by which the module is traced."""
+    outputs: Sequence[str]
+    axes: dict[str, dict[int, str]]
+    """Of inputs and outputs, the dimensions that may have any length."""
+
+
+def graphs_of(system: System) -> dict[str, Graph]:
+    """The graphs of a system, by the names of their files.
+
+    Raises:
+        UnmingleError: it cannot be exported; the text says why.
+    """
+    if isinstance(system, DenoisingSystem):
+        return _graphs_of_denoiser(system)
+    if isinstance(system, TwoStage):
+        frames = {name: {0: "batch", 1: "sources", 2: "frames"} for name in ("masks", "refined")}
+        magnitude, masks = _magnitude(system), torch.rand(1, system.speakers, _TRACED_FRAMES, _freqs(system))
+        axes = {"magnitude": {0: "batch", 1: "frames"}, **frames}
+        refine = Graph(_Refined(system), {"magnitude": magnitude, "masks": masks}, ["refined"], axes)
+        return graphs_of(system.first) | {"refine.onnx": refine}
+    if isinstance(system, MaskInference):
+        axes = {"magnitude": {0: "batch", 1: "frames"}, "masks": {0: "batch", 2: "frames"}}
+        return {"masks.onnx": Graph(_Inferred(system), {"magnitude": _magnitude(system)}, ["masks"], axes)}
+    if not isinstance(system, EmbeddingSeparator):
+        raise UnmingleError("This kind of system cannot be exported: it is not known how its graph looks.")
+    if system.needs_sources:
+        raise UnmingleError(
+            "Oracle attractors cannot be exported: they need the true sources, which no recording comes with; "
+            "export a model whose formation is another."
+        )
+    return _graphs_of_embedding(system)
+
+
+def _magnitude(system: MaskingSystem) -> Tensor:
+    return torch.rand(1, _TRACED_FRAMES, _freqs(system))
+
+
+def _freqs(system: MaskingSystem) -> int:
+    return system.frontend.stft.freqs
+
+
+def _graphs_of_embedding(system: EmbeddingSeparator) -> dict[str, Graph]:
+    time = {0: "batch", 1: "frames"}
+    axes = {"magnitude": time, "embedding": time, "weight": time}
+    embed = Graph(_Embedded(system), {"magnitude": _magnitude(system)}, ["embedding", "weight"], axes)
+    graphs = {"embed.onnx": embed}
+    given = {
+        "embedding": torch.randn(1, _TRACED_FRAMES, _freqs(system), system.config.dimension),
+        "weight": torch.ones(1, _TRACED_FRAMES, _freqs(system)),
+    }
+    axes = {"embedding": time, "weight": time, "masks": {0: "batch", 2: "frames"}, "attractors": {0: "batch"}}
+    for sources in formed_counts(system):
+        module = _Formed(system, sources)
+        graphs[f"masks_{sources}.onnx"] = Graph(module, given, ["masks", "attractors"], axes)
+    return graphs
+
+
+def formed_counts(system: EmbeddingSeparator) -> list[int]:
+    """For how many attractors there is a graph; none where bins are clustered, which is no graph."""
+    formation = system.formation
+    if isinstance(formation, FixedAttractors):
+        counts = list(range(1, len(formation.points) + 1))
+    elif isinstance(formation, AnchoredAttractors):
+        anchors = len(formation.anchors)
+
+        def fits(sources: int) -> bool:
+            return sources <= system.speakers or sources * math.comb(anchors, sources) <= _MOST_SUBSETS
+
+        counts = list(takewhile(fits, range(1, anchors + 1)))
+    else:
+        return []
+    return sorted({system.formed_attractors(count) for count in counts})
+
+
+def _graphs_of_denoiser(system: DenoisingSystem) -> dict[str, Graph]:
+    time = {0: "batch", 1: "frames"}
+    given = {"magnitude": _magnitude(system), "sums": torch.zeros(2, 1, dtype=torch.float64)}
+    axes = {"magnitude": time, "features": time, "sums": {1: "batch"}, "sums_after": {1: "batch"}}
+    graphs = {"features.onnx": Graph(_Features(system.frontend), given, ["features", "sums_after"], axes)}
+    for number, expert in enumerate(system.experts):
+        graphs[f"expert_{number}.onnx"] = _recurrent(_Expert(expert), expert, ["mask", "logits"])
+    gate = system.gate
+    if isinstance(gate, SpecialistGate):
+        axes = {"evidence": {0: "batch"}, "scores": {0: "batch"}}
+        graphs["gate.onnx"] = Graph(gate, {"evidence": torch.rand(1, 3)}, ["scores"], axes)
+    elif isinstance(gate, LstmGate):
+        graphs["gate.onnx"] = _recurrent(_Gate(gate), gate, ["scores"])
+    return graphs
+
+
+def _recurrent(module: nn.Module, network: Lstm, outputs: list[str]) -> Graph:
+    """A step with its states: as many frames at a time as one likes."""
+    h, c = network.initial_state(1)
+    bins = network.layers.input_size if network.bands is None else len(network.bands.index)
+    given = {"features": torch.rand(1, _TRACED_FRAMES, bins), "h": h, "c": c}
+    axes = {name: {0: "batch", 1: "frames"} for name in ("features", *outputs)}
+    axes |= {name: {1: "batch"} for name in ("h", "c", "h_after", "c_after")}
+    return Graph(module, given, [*outputs, "h_after", "c_after"], axes)
+
+
+class _Embedded(nn.Module):
+    def __init__(self, system: EmbeddingSeparator) -> None:
+        super().__init__()
+        self.frontend, self.network = system.frontend, system.network
+        self.unit_norm = system.config.unit_norm
+        self.rule = system.config.evaluation_weight or system.config.weight
+
+    def forward(self, magnitude: Tensor) -> tuple[Tensor, Tensor]:
+        embedding = self.network(self.frontend.features(magnitude))
+        if self.unit_norm:
+            embedding = nn.functional.normalize(embedding, dim=-1)
+        return embedding, _weights(self.rule, magnitude)
+
+
+def _weights(rule: WeightConfig, magnitude: Tensor) -> Tensor:
+    """As :func:`~unmingle.frontend.bin_weights`; ONNX has no k-th smallest value, but the k smallest."""
+    if rule.rule != "loudest":
+        return bin_weights(rule, magnitude)
+    values = magnitude.flatten(1)
+    count = torch.tensor(values.shape[1])
+    quiet = torch.round((1 - rule.value) * count.double()).long()
+    smallest = torch.minimum(quiet, count - 1) + 1
+    threshold = values.topk(smallest, largest=False).values.amax(dim=1)  # type: ignore[arg-type]
+    return (magnitude >= threshold[:, None, None]).to(magnitude.dtype)
+
+
+class _Formed(nn.Module):
+    """Attractors and masks for a number of sources."""
+
+    def __init__(self, system: EmbeddingSeparator, sources: int) -> None:
+        super().__init__()
+        self.system, self.sources = system, sources
+
+    def forward(self, embedding: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+        return self.system.masks_of(embedding, weight, self.sources)
+
+
+class _Inferred(nn.Module):
+    def __init__(self, system: MaskInference) -> None:
+        super().__init__()
+        self.frontend, self.network = system.frontend, system.network
+
+    def forward(self, magnitude: Tensor) -> Tensor:
+        return torch.relu(self.network(self.frontend.features(magnitude)))
+
+
+class _Refined(nn.Module):
+    def __init__(self, system: TwoStage) -> None:
+        super().__init__()
+        self.refiner = system.refiner
+
+    def forward(self, magnitude: Tensor, masks: Tensor) -> Tensor:
+        refined: Tensor = self.refiner(magnitude, magnitude.unsqueeze(1) * masks)
+        return refined
+
+
+class _Features(nn.Module):
+    """Features of some more frames by the running level, as :meth:`~unmingle.frontend.FrontEnd.step` gives them.
+
+    The sums fade by cumulation: ``sums[t] = fade^t (before + p[1] / fade + p[2] / fade^2 ...)``, in double, which
+    holds for 200,000 frames.
+    """
+
+    def __init__(self, frontend: FrontEnd) -> None:
+        super().__init__()
+        self.frontend = frontend
+
+    def forward(self, magnitude: Tensor, sums: Tensor) -> tuple[Tensor, Tensor]:
+        power = magnitude.square().sum(dim=-1).double()
+        both = torch.stack([power, power.square()])
+        ages = torch.ones_like(both).cumsum(dim=2)
+        faded = torch.exp(math.log(FADE) * ages)
+        both = faded * (sums.unsqueeze(2) + (both / faded).cumsum(dim=2))
+        levels = level_of_sums(both).to(magnitude.dtype)
+        return self.frontend.normalized(magnitude / levels.unsqueeze(-1)), both[..., -1]
+
+
+class _Expert(nn.Module):
+    def __init__(self, network: Lstm) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, features: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        logits, (h, c) = self.network.step(features, (h, c))
+        return torch.sigmoid(logits), logits, h, c
+
+
+class _Gate(nn.Module):
+    def __init__(self, network: Lstm) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, features: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        scores, (h, c) = self.network.step(features, (h, c))
+        return scores, h, c
