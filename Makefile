@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow lowest coverage docs fuzz audit scores speed clean
+.PHONY: demo test test-slow lowest coverage docs web fuzz audit scores speed clean
 
 demo: .venv/core
 	$(BIN)/python examples/demo.py
@@ -41,6 +41,10 @@ lowest: .venv/test
 docs: .venv/docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
+# The page that needs no server, in the folder web/site.
+web: .venv/test web/node_modules
+	$(BIN)/python web/build.py
+
 # The scores of the default model: make scores DATA=path/to/corpus
 scores: .venv/test
 	$(BIN)/python benchmarks/separation_scores.py $(DATA)
@@ -66,5 +70,9 @@ speed: .venv/test
 	$(BIN)/python -m pip install --quiet --editable ".[docs]"
 	touch $@
 
+web/node_modules: web/package-lock.json
+	npm ci --prefix web --ignore-scripts --no-audit --no-fund
+	touch $@
+
 clean:
-	rm -rf .venv demo site
+	rm -rf .venv demo site web/site web/node_modules

@@ -6,6 +6,11 @@
  *   tracks: Track[]}} Result
  * @typedef {{id: string, name: string, task: string, state: string, jobs_ahead: number | null, stages: string[],
  *   stage: string | null, progress: number | null, error: string | null, result: Result | null}} Job
+ * @typedef {{name: string, sampleRate: number, length: number, tracks: Track[], formats: string[], warnings: string[],
+ *   samples(track: Track, start: number, count: number): Promise<Float32Array<ArrayBuffer>[]>,
+ *   picture(track: Track, start: number, count: number, width: number): Promise<import("./picture.js").Columns>,
+ *   fileAddress(track: Track, format: string): string, fileName(track: Track, format: string): string,
+ *   archiveAddress(format: string): string, archiveName(format: string): string}} Recording as the player wants it
  * @typedef {{upload_bytes: number, recording_seconds: number}} About
  */
 
@@ -78,7 +83,7 @@ export async function remove(id) {
   await request(`/api/jobs/${id}`, { method: "DELETE" });
 }
 
-/** A finished job, as the player needs it. */
+/** A finished job as a {@link Recording}. */
 export class ServerRecording {
   /** @param {Job} job done */
   constructor(job) {
@@ -135,6 +140,20 @@ export class ServerRecording {
    */
   fileAddress(track, format) {
     return `${this.address}/outputs/${track.name}.${format}`;
+  }
+
+  /**
+   * The server says what the file is called.
+   * @param {Track} _track
+   * @param {string} _format
+   */
+  fileName(_track, _format) {
+    return "";
+  }
+
+  /** @param {string} _format */
+  archiveName(_format) {
+    return "";
   }
 
   /** @param {string} format */

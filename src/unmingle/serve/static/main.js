@@ -3,6 +3,7 @@
 import { about, follow, remove, ServerRecording, upload } from "./api.js";
 import { clock, find } from "./dom.js";
 import { JobList } from "./job_list.js";
+import { listenToKeys, playByKey } from "./keyboard.js";
 import { LiveTab } from "./live.js";
 import { Recorder } from "./microphone.js";
 import { TrackPlayer } from "./track_player.js";
@@ -167,54 +168,20 @@ function wireTabs() {
   }
 }
 
-/** The element that received the focus by the Tab key, not the mouse. @type {EventTarget | null} */
-let tabbedTo = null;
-
-/**
- * Whether the focused element handles a key. A clicked button keeps the focus, but the space bar still controls the
- * player.
- * @param {KeyboardEvent} event
- */
-function keepsKey({ target, key }) {
-  if (!(target instanceof HTMLElement)) return false;
-  if (target.matches("select")) return true;
-  if (key === " ") return target === tabbedTo && !target.matches("input[type=range]");
-  return target.matches("input") && (key === "Home" || key.startsWith("Arrow"));
-}
-
-/** @param {KeyboardEvent} event */
-function onKey(event) {
-  if (event.ctrlKey || event.metaKey || event.altKey || keepsKey(event)) return;
-  if (!find("live", HTMLElement).hidden) {
-    if (event.key === " ") void live.toggle();
-    else if (event.key === "0") live.compare();
-    else return;
-  } else if (shown) {
-    const player = shown.player;
-    if (event.key === " ") player.toggle();
-    else if (event.key === "ArrowLeft") player.step(-1);
-    else if (event.key === "ArrowRight") player.step(1);
-    else if (event.key === "Home") player.seek(0);
-    else if (/^[1-9]$/.test(event.key)) player.soloSpeaker(Number(event.key));
-    else if (event.key === "0") player.compare();
-    else if (event.key === "+" || event.key === "=") player.zoom(0.5);
-    else if (event.key === "-") player.zoom(2);
-    else return;
-  } else return;
-  event.preventDefault();
+/** @param {string} key */
+function onKey(key) {
+  if (find("live", HTMLElement).hidden) return shown !== null && playByKey(key, shown.player);
+  if (key === " ") void live.toggle();
+  else if (key === "0") live.compare();
+  else return false;
+  return true;
 }
 
 async function start() {
   wireFiles();
   wireRecording();
   wireTabs();
-  window.addEventListener("keydown", onKey);
-  window.addEventListener("focusin", ({ target }) => {
-    tabbedTo = target instanceof HTMLElement && target.matches(":focus-visible") ? target : null;
-  });
-  window.addEventListener("keyup", (event) => {
-    if (event.key === " " && event.target instanceof HTMLButtonElement && !keepsKey(event)) event.preventDefault();
-  });
+  listenToKeys(onKey);
   follow(update, (connected) => {
     if (!connected) say("The server cannot be reached; is it still running?");
     else say("");

@@ -1,5 +1,7 @@
 /** The microphone, for recordings and live streams. */
 
+import { wavFile } from "./wav.js";
+
 /**
  * @returns {Promise<{context: AudioContext, source: MediaStreamAudioSourceNode, close: () => void}>}
  */
@@ -16,7 +18,7 @@ export async function openMicrophone() {
     throw new Error("The microphone cannot be used; allow it in the browser, and check that one is connected.");
   }
   const context = new AudioContext({ latencyHint: "interactive" });
-  await context.audioWorklet.addModule("/static/worklet.js");
+  await context.audioWorklet.addModule(new URL("./worklet.js", import.meta.url));
   const source = new MediaStreamAudioSourceNode(context, { mediaStream: stream });
   return {
     context,
@@ -55,29 +57,4 @@ export class Recorder {
     this._microphone.close();
     return wavFile(this._blocks, this._microphone.context.sampleRate);
   }
-}
-
-/**
- * One channel as a WAV file of 32-bit floats.
- * @param {Float32Array[]} blocks
- * @param {number} sampleRate
- */
-function wavFile(blocks, sampleRate) {
-  const bytes = 4 * blocks.reduce((sum, block) => sum + block.length, 0);
-  const header = new DataView(new ArrayBuffer(44));
-  const text = (/** @type {number} */ at, /** @type {string} */ value) =>
-    [...value].forEach((letter, k) => header.setUint8(at + k, letter.charCodeAt(0)));
-  text(0, "RIFF");
-  header.setUint32(4, 36 + bytes, true);
-  text(8, "WAVEfmt ");
-  header.setUint32(16, 16, true);
-  header.setUint16(20, 3, true); // IEEE float
-  header.setUint16(22, 1, true);
-  header.setUint32(24, sampleRate, true);
-  header.setUint32(28, 4 * sampleRate, true);
-  header.setUint16(32, 4, true);
-  header.setUint16(34, 32, true);
-  text(36, "data");
-  header.setUint32(40, bytes, true);
-  return new Blob([header, .../** @type {Float32Array<ArrayBuffer>[]} */ (blocks)], { type: "audio/wav" });
 }

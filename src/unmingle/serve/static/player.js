@@ -2,7 +2,7 @@
  * Plays the tracks of a recording in sync to the sample, at any length: chunks of all tracks are fetched in advance
  * and scheduled on one audio clock. Gains select the audible tracks, so switching makes no gap.
  *
- * @typedef {import("./api.js").ServerRecording} Recording
+ * @typedef {import("./api.js").Recording} Recording
  */
 
 const CHUNK_SECONDS = 4;

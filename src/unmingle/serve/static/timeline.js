@@ -5,7 +5,7 @@ import { paint } from "./picture.js";
 
 /**
  * @typedef {{start: number, end: number}} View in seconds
- * @typedef {import("./api.js").ServerRecording} Recording
+ * @typedef {import("./api.js").Recording} Recording
  * @typedef {import("./api.js").Track} Track
  * @typedef {import("./picture.js").Columns} Columns
  */

@@ -6,7 +6,7 @@ import { Player } from "./player.js";
 import { Timeline, TrackPicture, ruler } from "./timeline.js";
 
 /**
- * @typedef {import("./api.js").ServerRecording} Recording
+ * @typedef {import("./api.js").Recording} Recording
  * @typedef {import("./api.js").Track} Track
  */
 
@@ -218,8 +218,10 @@ export class TrackPlayer extends HTMLElement {
   _linkDownloads() {
     const format = this._format.value;
     this._all.href = this.recording.archiveAddress(format);
+    this._all.download = this.recording.archiveName(format);
     this._strips.forEach(({ download }, track) => {
       download.href = this.recording.fileAddress(this.recording.tracks[track], format);
+      download.download = this.recording.fileName(this.recording.tracks[track], format);
     });
   }
 

@@ -1,0 +1,2 @@
+/** The little that the page uses. */
+declare module "*/ort.wasm.min.mjs";
