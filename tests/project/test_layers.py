@@ -44,7 +44,9 @@ NAMES_FOR_HELP = {"unmingle.evaluation", "unmingle.evaluation.metric_registry"}
 
 def _forbidden(loaded: list[str]) -> set[str]:
     return {
-        name for name in loaded if name.split(".")[0] in (*EXTRAS, *UNUSED) or ".".join(name.split(".")[:2]) in UPPER
+        name
+        for name in loaded
+        if name.split(".")[0] in (*EXTRAS, *UNUSED) or ".".join(name.split(".")[:2]) in UPPER
     } - NAMES_FOR_HELP
 
 
