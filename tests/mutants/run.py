@@ -50,6 +50,7 @@ TESTS = {
     "attractors/clustered.py": ["attractors/test_attractors.py", WHOLE],
     "attractors/fixed.py": ["attractors/test_attractors.py", WHOLE],
     "attractors/formation.py": ["attractors/test_attractors.py", WHOLE],
+    "attractors/running.py": ["attractors/test_running.py"],
     "networks/refiners.py": [f"{WHOLE}::test_loss_and_masks_of_two_stages", "networks/test_networks.py"],
     "networks/blstm.py": ["networks/test_networks.py", WHOLE],
     "systems/objectives.py": [f"{WHOLE}::test_loss_and_masks_of_upit", WHOLE, "systems/test_systems.py"],
@@ -58,6 +59,7 @@ TESTS = {
     "systems/two_stage.py": [f"{WHOLE}::test_loss_and_masks_of_two_stages", "systems/test_systems.py"],
     "systems/base.py": [WHOLE, "systems/test_systems.py", "test_counting.py"],
     "systems/denoiser.py": [f"{WHOLE}::test_loss_and_masks_of_a_denoiser", *EXPERTS],
+    "systems/embedding_steps.py": ["systems/test_embedding_steps.py"],
     "systems/local_experts.py": [f"{WHOLE}::test_losses_and_masks_of_local_experts", *EXPERTS],
     "systems/gates.py": ["systems/test_gates.py", *EXPERTS],
 }
