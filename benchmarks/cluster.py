@@ -101,16 +101,22 @@ def ray_seconds(corpus: Path, output: Path) -> float:
 
     from unmingle.cluster.ray_pool import RayPool
 
+    # As the other workers: Ray's own are nice to other programs.
+    os.environ["RAY_worker_niceness"] = "0"
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=100 * 2**20)
     try:
-        warm = Options([str(corpus)], str(output.with_name("warm")), SHARD)
+        # Shards of one file, so that both workers get some and load their models.
+        warm, some = (
+            Options([str(corpus)], str(output.with_name("warm")), 1),
+            len(list(corpus.iterdir())) // 8,
+        )
         began = [0.0]
 
         def begin(progress: Progress) -> None:
             if not progress.shards:
                 began[0] = time.perf_counter()
 
-        run_corpus(JOB, warm, RayPool(), Share(1, 8))
+        run_corpus(JOB, warm, RayPool(), Share(1, max(1, some)))
         run_corpus(JOB, Options([str(corpus)], str(output), SHARD), RayPool(), tell=begin)
         return time.perf_counter() - began[0]
     finally:
