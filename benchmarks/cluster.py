@@ -102,7 +102,7 @@ def ray_seconds(corpus: Path, output: Path) -> float:
     from unmingle.cluster.ray_pool import RayPool
 
     # As the other workers: Ray's own are nice to other programs.
-    os.environ["RAY_worker_niceness"] = "0"
+    os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=100 * 2**20)
     try:
         # Shards of one file, so that both workers get some and load their models.
