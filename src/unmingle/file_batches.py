@@ -223,26 +223,6 @@ def targets_of(stem: str, speakers: int, output: Output, taken: set[str]) -> lis
     return targets
 
 
-def refuse_too_long(path: Path, seconds: float, needed: float) -> None:
-    """Refuse a recording that needs more memory than is available.
-
-    Args:
-        path: of the recording.
-        seconds: its length.
-        needed: bytes of memory for it.
-
-    Raises:
-        UnmingleError: there is not enough memory; the text gives the possible length.
-    """
-    available = available_memory()
-    if available is not None and needed > 0.9 * available:
-        possible = seconds * 0.9 * available / needed
-        raise UnmingleError(
-            f"{path} is {seconds / 60:.0f} minutes long and needs {needed / 2**30:.1f} GiB of memory, "
-            f"{available / 2**30:.1f} GiB are free: split it into pieces of at most {possible / 60:.0f} minutes."
-        )
-
-
 def available_memory() -> int | None:
     """Bytes available without swapping, within the limit of a container; None if the system does not report it."""
     limits = []
