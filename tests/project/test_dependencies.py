@@ -14,9 +14,9 @@ def test_the_lowest_versions_are_the_bounds() -> None:
         *project["dependencies"],
         *(line for extra in project["optional-dependencies"].values() for line in extra),
     ]
-    bounds: dict[str, str] = dict(
-        (found[1], found[2]) for line in stated if (found := re.match(r"([\w-]+)>=([\d.]+)", line))
-    )
+    bounds: dict[str, str] = {
+        found[1]: found[2] for line in stated if (found := re.match(r"([\w-]+)>=([\d.]+)", line))
+    }
     tested = dict(
         re.findall(r"^([\w-]+)==([\d.]+)$", (ROOT / "tests/lowest.txt").read_text("utf-8"), re.MULTILINE)
     )
