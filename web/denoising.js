@@ -4,6 +4,7 @@
  */
 
 import { tensor } from "./graphs.js";
+import { raise } from "./post_gain.js";
 import { magnitude, Stft } from "./stft.js";
 
 const LOOK_AHEAD_SECONDS = 10;
@@ -23,7 +24,9 @@ export async function denoise(model, audio, onProgress) {
   const beginning = audio.subarray(0, LOOK_AHEAD_SECONDS * sample_rate);
   const offset = beginning.reduce((sum, sample) => sum + sample, 0) / beginning.length;
   const spectrum = stft.analyse(audio.map((sample) => sample - offset));
-  const masks = await new Experts(model, stft).masks(magnitude(spectrum), spectrum.frames, onProgress);
+  const magnitudes = magnitude(spectrum);
+  const masks = await new Experts(model, stft).masks(magnitudes, spectrum.frames, onProgress);
+  raise(masks, magnitudes, stft.freqs);
   return stft.synthesise(spectrum, masks, audio.length).map((sample) => sample + offset);
 }
 

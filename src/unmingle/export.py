@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import json
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -156,6 +156,7 @@ def description(system: System, name: str, graphs: dict[str, onnx.ModelProto]) -
         described["denoising"] = _denoising(system)
     else:
         described["counting"] = _counting(system)
+        described["parameters"] = _parameters(system, graphs)
     return described | {"config": config.model_dump()}
 
 
@@ -167,6 +168,17 @@ def _ports(model: onnx.ModelProto) -> dict[str, dict[str, list[int | str]]]:
         }
 
     return {"inputs": shapes(model.graph.input), "outputs": shapes(model.graph.output)}
+
+
+def _parameters(system: MaskingSystem, graphs: Collection[str]) -> dict[str, Any]:
+    """Those of attractor formations that are no graph."""
+    first = system.first if isinstance(system, TwoStage) else system
+    if not isinstance(first, EmbeddingSeparator) or any(name.startswith("masks_") for name in graphs):
+        return {}
+    values = dict(first.formation.state_dict())
+    if first.config.learned_scale:
+        values["log_scale"] = first.log_scale
+    return {name: value.tolist() for name, value in values.items()}
 
 
 def _counting(system: MaskingSystem) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from unmingle.attractors import FORMATIONS
 from unmingle.errors import UnmingleError
 from unmingle.frontend import FrontEnd, LevelState, Spectra, StftConfig
 from unmingle.networks import Lstm, LstmState
@@ -34,6 +35,7 @@ from unmingle.systems import (
     TwoStage,
     TwoStageConfig,
 )
+from unmingle.systems.base import MaskSteps
 from unmingle.systems.gates import LstmGate, LstmGateConfig, SpecialistGate
 
 FORMAT_VERSION = "1"
@@ -136,7 +138,7 @@ def load_exported(folder: Path) -> System:
 class _StftOnly(FrontEnd):
     """The front end where a graph holds all of it but the Fourier transform."""
 
-    def features(self, magnitude: Tensor) -> Tensor:
+    def features(self, relative: Tensor) -> Tensor:
         raise UnmingleError(
             "An exported model's features are inside its graph; load the model it was made from."
         )
@@ -158,14 +160,27 @@ class ExportedEmbeddingSeparator(EmbeddingSeparator):
         self._embed = Graph(folder / "embed.onnx")
         found = {path.stem.removeprefix("masks_"): path for path in graph_files(folder)}
         self._graphs = {int(count): Graph(path) for count, path in found.items() if count.isdecimal()}
-        formation = self.formation
-        if not self._graphs and (formation.trained or formation.collected):
-            raise UnmingleError(f"{folder} lacks the graphs masks_*.onnx; export the model again.")
+        if not self._graphs:
+            self._read_clustering(folder)
+
+    def _read_clustering(self, folder: Path) -> None:
+        """A formation that is no graph, and the scale of the dot products with its attractors."""
+        stored = {name: torch.tensor(value) for name, value in _read(folder).get("parameters", {}).items()}
+        if self.config.learned_scale:
+            self.log_scale = nn.Parameter(stored.pop("log_scale", torch.tensor(0.0)))
+        formation = FORMATIONS[self.config.formation].build(self.config)
+        if self.training_formation is self.formation:
+            self.training_formation = formation
+        self.formation = formation
+        try:
+            formation.load_state_dict(stored)
+        except RuntimeError as error:
+            raise UnmingleError(f"{folder / MODEL_JSON} is damaged; export the model again.") from error
 
     def most_speakers(self) -> int | None:
         most = super().most_speakers()
-        if most is None:
-            return None
+        if most is None or not self._graphs:
+            return most
         return max(n for n in range(1, most + 1) if self.formed_attractors(n) in self._graphs)
 
     def embed(self, mixture: Tensor, lengths: Tensor | None = None) -> tuple[Spectra, Tensor]:
@@ -173,6 +188,9 @@ class ExportedEmbeddingSeparator(EmbeddingSeparator):
         spectra: Spectra = self.frontend(mixture)
         (embedding,) = self._embed("embedding", magnitude=spectra.magnitude)
         return spectra, embedding
+
+    def steps(self, speakers: int) -> MaskSteps | None:
+        return None  # Graphs of embeddings take whole windows.
 
     def masks_of(
         self, embedding: Tensor, weight: Tensor, speakers: int, sources: Tensor | None = None
@@ -223,8 +241,11 @@ class _RunningFrontEnd(FrontEnd):
         super().__init__(config)
         self._graph = graph
 
-    def features(self, magnitude: Tensor) -> Tensor:
-        return self.step(magnitude, self.initial_state(len(magnitude)))
+    def relative(self, magnitude: Tensor, state: LevelState | None = None) -> Tensor:
+        return magnitude  # The graph divides by the level.
+
+    def features(self, relative: Tensor) -> Tensor:
+        return self.step(relative, self.initial_state(len(relative)))
 
     def step(self, magnitude: Tensor, state: LevelState) -> Tensor:
         features = []

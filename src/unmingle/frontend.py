@@ -120,7 +120,7 @@ class FrontEnd(nn.Module):
 
     def features(self, relative: Tensor) -> Tensor:
         """Features of whole mixtures from relative magnitudes, both ``(batch, frames, freqs)``."""
-        features = self.normalized(relative)
+        features = self._normalized(relative)
         return equalized(features, relative) if self._equalize else features
 
     def initial_state(self, batch: int) -> LevelState:
@@ -143,8 +143,7 @@ class FrontEnd(nn.Module):
     def _compressed(self, relative: Tensor) -> Tensor:
         return relative.clamp_min(_LOG_FLOOR).log() if self._logarithmic else relative
 
-    def normalized(self, relative: Tensor) -> Tensor:
-        """Features of magnitudes that are relative to their level, both ``(batch, frames, freqs)``."""
+    def _normalized(self, relative: Tensor) -> Tensor:
         return (self._compressed(relative) - self.mean) / self.deviation
 
 

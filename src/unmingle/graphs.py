@@ -139,15 +139,33 @@ def _recurrent(module: nn.Module, network: Lstm, outputs: list[str]) -> Graph:
 class _Embedded(nn.Module):
     def __init__(self, system: EmbeddingSeparator) -> None:
         super().__init__()
-        self.frontend, self.network = system.frontend, system.network
-        self.unit_norm = system.config.unit_norm
-        self.rule = system.config.evaluation_weight or system.config.weight
+        self.system = system
 
     def forward(self, magnitude: Tensor) -> tuple[Tensor, Tensor]:
-        embedding = self.network(self.frontend.features(magnitude))
-        if self.unit_norm:
+        relative, rule = _relative(self.system, magnitude), self.system.test_weight
+        embedding = self.system.network(self.system.frontend.features(relative))
+        if self.system.config.unit_norm:
             embedding = nn.functional.normalize(embedding, dim=-1)
-        return embedding, _weights(self.rule, magnitude)
+        return embedding, _weights(rule, relative if rule.rule == "near_level" else magnitude)
+
+
+def _relative(system: MaskingSystem, magnitude: Tensor) -> Tensor:
+    """As :meth:`~unmingle.frontend.FrontEnd.relative` of whole mixtures, whose loop a graph cannot have."""
+    if system.config.stft.level == "whole":
+        return system.frontend.relative(magnitude)
+    before = torch.zeros(2, 1, dtype=torch.float64)
+    return magnitude / level_of_sums(_fading_sums(magnitude, before)).to(magnitude.dtype).unsqueeze(-1)
+
+
+def _fading_sums(magnitude: Tensor, before: Tensor) -> Tensor:
+    """Sums ``(2, batch, frames)`` of the running level, by cumulation, after those ``before`` ``(2, batch)``.
+
+    ``sums[t] = fade^t (before + p[1] / fade + p[2] / fade^2 ...)``, in double, which holds for 200,000 frames.
+    """
+    power = magnitude.square().sum(dim=-1).double()
+    both = torch.stack([power, power.square()])
+    faded = torch.exp(math.log(FADE) * torch.ones_like(both).cumsum(dim=2))
+    return faded * (before.unsqueeze(2) + (both / faded).cumsum(dim=2))
 
 
 def _weights(rule: WeightConfig, magnitude: Tensor) -> Tensor:
@@ -176,10 +194,11 @@ class _Formed(nn.Module):
 class _Inferred(nn.Module):
     def __init__(self, system: MaskInference) -> None:
         super().__init__()
-        self.frontend, self.network = system.frontend, system.network
+        self.system = system
 
     def forward(self, magnitude: Tensor) -> Tensor:
-        return torch.relu(self.network(self.frontend.features(magnitude)))
+        features = self.system.frontend.features(_relative(self.system, magnitude))
+        return torch.relu(self.system.network(features))
 
 
 class _Refined(nn.Module):
@@ -193,24 +212,16 @@ class _Refined(nn.Module):
 
 
 class _Features(nn.Module):
-    """Features of some more frames by the running level, as :meth:`~unmingle.frontend.FrontEnd.step` gives them.
-
-    The sums fade by cumulation: ``sums[t] = fade^t (before + p[1] / fade + p[2] / fade^2 ...)``, in double, which
-    holds for 200,000 frames.
-    """
+    """Features of some more frames by the running level, as :meth:`~unmingle.frontend.FrontEnd.step` gives them."""
 
     def __init__(self, frontend: FrontEnd) -> None:
         super().__init__()
         self.frontend = frontend
 
     def forward(self, magnitude: Tensor, sums: Tensor) -> tuple[Tensor, Tensor]:
-        power = magnitude.square().sum(dim=-1).double()
-        both = torch.stack([power, power.square()])
-        ages = torch.ones_like(both).cumsum(dim=2)
-        faded = torch.exp(math.log(FADE) * ages)
-        both = faded * (sums.unsqueeze(2) + (both / faded).cumsum(dim=2))
-        levels = level_of_sums(both).to(magnitude.dtype)
-        return self.frontend.normalized(magnitude / levels.unsqueeze(-1)), both[..., -1]
+        after = _fading_sums(magnitude, sums)
+        levels = level_of_sums(after).to(magnitude.dtype)
+        return self.frontend.features(magnitude / levels.unsqueeze(-1)), after[..., -1]
 
 
 class _Expert(nn.Module):

@@ -153,6 +153,15 @@ def test_noise_is_removed_as_in_python(page: Page, tmp_path: Path) -> None:
     print(f"removing noise in the browser: {factor}")
 
 
+def test_nearly_clean_speech_stays_as_in_python(page: Page, tmp_path: Path) -> None:
+    speech = _at_rate(NOISY.parent.parent / "clean" / NOISY.name, 16000, tmp_path / "clean.wav")
+    page.get_by_text("Remove noise").click()
+    page.set_input_files("#choose", tmp_path / "clean.wav")
+    page.wait_for_selector("track-player")
+    _, samples = _downloaded(page, "Cleaned")
+    np.testing.assert_allclose(samples, load_denoiser().denoise(speech, 16000), atol=1e-3)
+
+
 def test_long_recordings_are_joined_and_cleaned_in_pieces(page: Page, tmp_path: Path) -> None:
     """Beyond one window of the separator, and one look-ahead of the gate."""
     mixture = np.tile(_at_rate(MIXTURE, 8000, tmp_path / "talk.wav"), 6)
