@@ -60,16 +60,17 @@ def without(recipe: Recipe, fold: Fold) -> Recipe:
     mixing = recipe.mixing
     assert mixing.noise is not None
     names = sorted({utterance.corpus for utterance in read_corpora(recipe.data, "train")})
-    weights = mixing.corpus_weights or dict.fromkeys(names, 1.0)
+    # A corpus that is not named has weight 1.
+    weights = {name: 0.0 if name == speech else mixing.corpus_weights.get(name, 1.0) for name in names}
     noises = sorted({recording.corpus for recording in read_noise(recipe.noise_data, "train")})
     noise_weights = mixing.noise.weights or dict.fromkeys(noises, 1.0)
     changes = {
-        "corpus_weights": {name: weight for name, weight in weights.items() if name != speech},
+        "corpus_weights": weights,
         "noise": mixing.noise.model_copy(
             update={"weights": {name: weight for name, weight in noise_weights.items() if name != noise}}
         ),
     }
-    if not set(changes["corpus_weights"]):
+    if not any(weights.values()):
         raise SystemExit(f"Without {speech} no speech is left.")
     if not set(changes["noise"].weights) - set(SYNTHETIC):  # type: ignore[attr-defined]
         raise SystemExit(f"Without {noise} no recorded noise is left.")
@@ -102,9 +103,10 @@ def train_fold(recipe: Recipe, run: Path, arguments: argparse.Namespace) -> Path
 def mixtures_of(recipe: Recipe, fold: Fold, count: int, cache: Path | None) -> list[Example]:
     """``count`` mixtures of just the two corpora of a fold, from the validation split."""
     speech, noise = fold
+    names = {utterance.corpus for utterance in read_corpora(recipe.data, "valid")}
     config = MixingConfig(
         speakers=1,
-        corpus_weights={speech: 1.0},
+        corpus_weights={name: float(name == speech) for name in names},
         noise=NoiseConfig(snr_levels=LEVELS, weights={noise: 1.0}, by_class=True),
     )
     rate = recipe.system.sample_rate

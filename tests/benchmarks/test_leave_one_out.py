@@ -10,6 +10,8 @@ import numpy as np
 import soundfile
 
 from conftest import EXAMPLES, ROOT
+from unmingle.data.corpora import read_corpora
+from unmingle.data.mixing import Mixer
 from unmingle.training.mixtures import training_mixer
 from unmingle.training.recipe import read_recipe
 
@@ -26,10 +28,10 @@ stages: [{seconds: 0.5, steps: 1, batch_size: 2}]
 
 def _corpora(folder: Path) -> Path:
     """Two corpora of speech and two of noise, in every split."""
-    speech, noise = ["path,corpus,speaker,split"], ["path,corpus,class,split"]
+    speech, noise = ["path,corpus,speaker,gender,split"], ["path,corpus,class,split"]
     for number, path in enumerate(sorted((EXAMPLES / "speech").rglob("*.flac"))):
         for split in ("train", "valid"):
-            speech.append(f"{path},{'ab'[number % 2]},{path.stem},{split}")
+            speech.append(f"{path},{'ab'[number % 2]},{path.stem},{'MF'[number % 2]},{split}")
     rng, time = np.random.default_rng(0), np.arange(16000) / 16000
     for name, sound in (
         ("hiss", 0.1 * rng.standard_normal(16000)),
@@ -50,12 +52,15 @@ def test_a_fold_hears_nothing_of_what_is_left_out_and_its_list_nothing_else(tmp_
     folds = leave_one_out.choose_folds(recipe, [], [])
     assert folds == [("a", "hiss"), ("b", "hum")]  # The heaviest first.
     fold = leave_one_out.without(recipe, folds[0])
-    assert set(fold.mixing.corpus_weights) == {"b"}
-    mixer = training_mixer(fold, None)
+    mixer, utterances = training_mixer(fold, None), read_corpora([corpora], "train")
+    assert isinstance(mixer, Mixer)
+    segments = [segment for k in range(20) for segment in mixer.crop(k, 8000).voices[0].segments]
+    assert {utterances[segment.utterance].corpus for segment in segments} == {"b"}
     names = {mixer.example(k, 8000).noise_name.split("/")[0] for k in range(20)}
     assert names == {"hum", "babble"}
     examples = leave_one_out.mixtures_of(recipe, folds[0], 12, None)
     assert {example.noise_name for example in examples} == {"hiss/hiss"}
+    assert {example.gender for example in examples} == {"M"}  # Those of corpus a.
     assert {round(example.snr or 0.0) for example in examples} == {-5, 0, 5, 10}
 
 

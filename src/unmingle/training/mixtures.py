@@ -159,7 +159,7 @@ def open_mixtures(
         decoded = decode(recordings, sample_rate, cache)
         # A corpus that is left out is not heard in babble either.
         wanted = mixing.corpus_weights
-        heard = [k for k, one in enumerate(utterances) if not wanted or wanted.get(one.corpus, 0.0) > 0]
+        heard = [k for k, one in enumerate(utterances) if wanted.get(one.corpus, 1.0) > 0]
         noise = NoiseMaker(recordings, decoded, speech, sample_rate, mixing.noise, heard)
     banked = mixing.room is not None and mixing.room.bank
     rooms = _room_bank(mixing, sample_rate, seed, cache) if banked else None
