@@ -18,7 +18,8 @@ import torch
 from unmingle.data.batches import Crops
 from unmingle.data.cache import decode
 from unmingle.data.corpora import read_corpora
-from unmingle.data.mixing import Mixer, MixingConfig
+from unmingle.data.mixing import Mixer
+from unmingle.data.mixing_config import MixingConfig
 from unmingle.models import load_system, parse_changes
 
 MIXTURES = 100

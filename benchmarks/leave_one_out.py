@@ -23,7 +23,7 @@ import torch
 
 from unmingle.data.corpora import read_corpora, read_noise
 from unmingle.data.examples import Example
-from unmingle.data.mixing import MixingConfig
+from unmingle.data.mixing_config import MixingConfig
 from unmingle.data.noise import SYNTHETIC, NoiseConfig
 from unmingle.evaluation.scores import score_mixture
 from unmingle.evaluation.summary import bootstrap_interval

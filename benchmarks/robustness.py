@@ -26,7 +26,8 @@ import torch
 from unmingle.audio import Samples, active_level
 from unmingle.data.cache import decode
 from unmingle.data.corpora import read_corpora
-from unmingle.data.mixing import Mixer, MixingConfig
+from unmingle.data.mixing import Mixer
+from unmingle.data.mixing_config import MixingConfig
 from unmingle.evaluation.conversation_scores import leakage
 from unmingle.metrics import si_sdr
 from unmingle.models import DEFAULT_MODEL

@@ -31,7 +31,8 @@ from unmingle.audio import Samples, active_level, resample
 from unmingle.data.cache import decode
 from unmingle.data.corpora import read_corpora, read_noise
 from unmingle.data.microphones import KNOWN, heard_through, known_response
-from unmingle.data.mixing import Mixer, MixingConfig
+from unmingle.data.mixing import Mixer
+from unmingle.data.mixing_config import MixingConfig
 from unmingle.data.noise import NoiseMaker
 from unmingle.evaluation.conversation_scores import leakage, wrong_speaker_share
 from unmingle.evaluation.summary import bootstrap_interval

@@ -12,7 +12,8 @@ from pydantic import ValidationError
 from unmingle.data.cache import decode
 from unmingle.data.conversations import ConversationConfig, Turn, draw_turns
 from unmingle.data.corpora import read_corpora
-from unmingle.data.mixing import Mixer, MixingConfig
+from unmingle.data.mixing import Mixer
+from unmingle.data.mixing_config import MixingConfig
 
 RATE = 8000
 

@@ -15,7 +15,8 @@ from unmingle.data.batches import Crops, iterate
 from unmingle.data.cache import decode
 from unmingle.data.corpora import Utterance, by_speaker, read_corpora
 from unmingle.data.examples import active_sources
-from unmingle.data.mixing import Mixer, MixingConfig
+from unmingle.data.mixing import Mixer
+from unmingle.data.mixing_config import MixingConfig
 from unmingle.data.mixture_folders import read_item, read_mixture_folder
 from unmingle.data.mixture_writing import MixtureFolderConfig, write_mixture_folder
 from unmingle.data.premixed import PremixedMixtures, is_premixed

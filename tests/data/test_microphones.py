@@ -12,7 +12,8 @@ from unmingle.audio import active_level
 from unmingle.data.cache import decode
 from unmingle.data.corpora import read_corpora, read_noise
 from unmingle.data.microphones import KNOWN, MicrophoneConfig, draw_response, heard_through, known_response
-from unmingle.data.mixing import Mixer, MixingConfig
+from unmingle.data.mixing import Mixer
+from unmingle.data.mixing_config import MixingConfig
 from unmingle.data.noise import NoiseConfig, NoiseMaker, noise_level
 
 RATE = 8000

@@ -13,7 +13,8 @@ from unmingle.audio import Samples, active_level
 from unmingle.data.batches import as_batch
 from unmingle.data.cache import decode
 from unmingle.data.corpora import read_corpora, read_noise
-from unmingle.data.mixing import Mixer, MixingConfig
+from unmingle.data.mixing import Mixer
+from unmingle.data.mixing_config import MixingConfig
 from unmingle.data.noise import SYNTHETIC, NoiseConfig, NoiseMaker, looped, noise_level
 from unmingle.data.synthetic_noise import shaped_noise
 from unmingle.errors import UnmingleError

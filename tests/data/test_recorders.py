@@ -13,7 +13,8 @@ from unmingle.audio import Samples, active_level
 from unmingle.data.cache import decode
 from unmingle.data.codecs import Codec, CodecName, check_codecs, draw_codec, mu_law
 from unmingle.data.corpora import read_corpora, read_noise
-from unmingle.data.mixing import Mixer, MixingConfig
+from unmingle.data.mixing import Mixer
+from unmingle.data.mixing_config import MixingConfig
 from unmingle.data.noise import NoiseMaker, noise_level
 from unmingle.data.recorders import Recorder, RecorderConfig, device_noise, draw_recorder, level_jump
 from unmingle.errors import UnmingleError

@@ -10,7 +10,8 @@ import pytest
 
 from unmingle.data.cache import decode
 from unmingle.data.corpora import read_corpora
-from unmingle.data.mixing import Mixer, MixingConfig
+from unmingle.data.mixing import Mixer
+from unmingle.data.mixing_config import MixingConfig
 from unmingle.data.room_bank import open_room_bank
 from unmingle.data.rooms import RoomConfig, RoomMaker, in_room
 

@@ -19,7 +19,8 @@ from unmingle.batch import MixtureBatch
 from unmingle.data.batches import Crops
 from unmingle.data.cache import decode
 from unmingle.data.corpora import read_corpora
-from unmingle.data.mixing import Mixer, MixingConfig
+from unmingle.data.mixing import Mixer
+from unmingle.data.mixing_config import MixingConfig
 from unmingle.masks import apply_masks, ideal_binary_mask, wiener_filter_mask
 from unmingle.permutation import best_permutation, pairwise_si_sdr
 from unmingle.systems import AnySystemConfig, MaskingSystem, build_system

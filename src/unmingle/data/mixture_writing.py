@@ -25,7 +25,8 @@ from unmingle.data.cache import DecodedSpeech, PickedSpeech, decode, is_decoded
 from unmingle.data.corpora import Utterance, read_corpora, read_noise, state_of
 from unmingle.data.data_card import data_card
 from unmingle.data.examples import SNR_LIMIT, Example, MixturePlan
-from unmingle.data.mixing import Mixer, MixingConfig
+from unmingle.data.mixing import Mixer
+from unmingle.data.mixing_config import MixingConfig
 from unmingle.data.mixture_folders import list_hash, read_mixture_folder
 from unmingle.data.noise import NoiseConfig, NoiseMaker
 from unmingle.data.rooms import RoomConfig
@@ -54,7 +55,7 @@ class MixtureFolderConfig(Config):
     noise_snr: tuple[Decibels, Decibels] | None = None
     """SNR range in dB of the sum of several speakers over the noise."""
     overlap: tuple[float, float] | None = None
-    """See :class:`~unmingle.data.mixing.MixingConfig`."""
+    """See :class:`~unmingle.data.mixing_config.MixingConfig`."""
     room: RoomConfig | None = None
     sample_rate: int = Field(8000, ge=1000, le=192_000)
     mode: Literal["min", "max"] = "min"

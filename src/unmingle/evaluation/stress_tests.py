@@ -19,7 +19,8 @@ from unmingle.data.cache import DecodedSpeech
 from unmingle.data.corpora import Utterance, by_speaker
 from unmingle.data.examples import MixturePlan, Segment, Voice
 from unmingle.data.microphones import KNOWN, heard_through, known_response
-from unmingle.data.mixing import Mixer, MixingConfig
+from unmingle.data.mixing import Mixer
+from unmingle.data.mixing_config import MixingConfig
 from unmingle.data.noise import NoiseConfig, NoiseMaker
 from unmingle.data.rooms import RoomConfig
 

@@ -9,7 +9,7 @@ import torch
 
 from unmingle.attractors import FixedAttractors, mean_of_largest_cluster
 from unmingle.data.batches import MixtureSource, as_batch
-from unmingle.data.mixing import MixingConfig
+from unmingle.data.mixing_config import MixingConfig
 from unmingle.errors import UnmingleError
 from unmingle.models import find_weights, load_system, read_facts, save_system
 from unmingle.systems import EmbeddingSeparator, build_system

@@ -13,7 +13,8 @@ from unmingle.data.batches import MixtureSource, as_batch
 from unmingle.data.cache import decode
 from unmingle.data.corpora import Utterance, read_corpora, read_noise
 from unmingle.data.examples import Example, active_sources
-from unmingle.data.mixing import Mixer, MixingConfig
+from unmingle.data.mixing import Mixer
+from unmingle.data.mixing_config import MixingConfig
 from unmingle.data.noise import SYNTHETIC, NoiseMaker
 from unmingle.data.premixed import PremixedMixtures, is_premixed
 from unmingle.data.room_bank import RoomBank, open_room_bank

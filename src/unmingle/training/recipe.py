@@ -11,7 +11,7 @@ import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from unmingle.config import Config
-from unmingle.data.mixing import MixingConfig
+from unmingle.data.mixing_config import MixingConfig
 from unmingle.errors import UnmingleError
 from unmingle.file_batches import available_memory
 from unmingle.models import ModelFacts
