@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from unmingle.cli.options import require
+from unmingle.cli.options import Threads, require, set_threads
 
 
 def command(
@@ -17,6 +17,7 @@ def command(
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="FILE", help="HTML file to write.")
     ] = Path("report.html"),
+    threads: Threads = None,
 ) -> None:
     """Compare scored systems on one page.
 
@@ -26,10 +27,13 @@ def command(
     """
     require("evaluate", "matplotlib", "jinja2", "scipy")
     from rich.console import Console
+    from rich.progress import Progress
 
+    set_threads(threads)
     from unmingle.evaluation.report import write_report
 
     console = Console(stderr=True)
-    with console.status("looking into the results"):
-        write_report(runs, output)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("separating the best and worst mixtures", total=None)
+        write_report(runs, output, lambda done, total: progress.update(task, completed=done, total=total))
     print(output)

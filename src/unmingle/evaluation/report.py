@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +30,18 @@ _LOUD = 0.3
 _GAIN = "si_sdr_improvement"
 
 
-def write_report(folders: Sequence[Path], output: Path) -> None:
+def write_report(
+    folders: Sequence[Path], output: Path, on_progress: Callable[[int, int], None] | None = None
+) -> None:
     """Write a page about results of ``unmingle evaluate``: one HTML file that loads nothing else.
 
     All other systems are compared with the system of the first folder. For this system the page also shows the
     worst and best mixtures, spectrograms and embeddings, if the mixtures and the model are still there.
+
+    Args:
+        folders: with the results.
+        output: the page.
+        on_progress: called with the numbers of mixtures that are separated again, and to be.
 
     Raises:
         UnmingleError: a folder holds no results.
@@ -54,7 +62,7 @@ def write_report(folders: Sequence[Path], output: Path) -> None:
         "date": datetime.date.today().isoformat(),
         "version": __version__,
     }
-    values |= _details(first)
+    values |= _details(first, on_progress or (lambda done, total: None))
     replace_files([(output, render("report.html.j2", **values).encode())])
 
 
@@ -106,10 +114,10 @@ def _group_cell(run: Run, kind: str, value: str) -> dict[str, float] | None:
     return {"mean": mean, "low": spread[0], "high": spread[1], "count": len(names)}
 
 
-def _details(run: Run) -> dict[str, Any]:
+def _details(run: Run, on_progress: Callable[[int, int], None]) -> dict[str, Any]:
     """The parts that need the audio and the system; if these are not available, only the reason."""
     try:
-        return _with_audio(run)
+        return _with_audio(run, on_progress)
     except UnmingleError as error:
         return {
             "worst": [],
@@ -120,7 +128,7 @@ def _details(run: Run) -> dict[str, Any]:
         }
 
 
-def _with_audio(run: Run) -> dict[str, Any]:
+def _with_audio(run: Run, on_progress: Callable[[int, int], None]) -> dict[str, Any]:
     if run.mixtures is None:
         raise UnmingleError(f"the mixtures are no longer in {run.summary['path']}.")
     listed = read_mixture_folder(run.mixtures, fewest=1 if run.candidate.counts else None)
@@ -140,42 +148,58 @@ def _with_audio(run: Run) -> dict[str, Any]:
         raise UnmingleError("no mixture was scored.")
     half = min(_PLAYED, (len(ranked) + 1) // 2)
     worst, best = ranked[:half], ranked[-half:][::-1]
-    shown = [ranked[0], ranked[len(ranked) // 2], ranked[-1]]
+    shown = dict.fromkeys([ranked[0], ranked[len(ranked) // 2], ranked[-1]])
+    wanted = dict.fromkeys([*worst, *best, *shown])
+    separated = {}
+    for number, name in enumerate(wanted, start=1):
+        separated[name] = _separated(candidate, items[name])
+        on_progress(number, len(wanted))
     return {
-        "worst": [_players(run, candidate, items[name]) for name in worst],
-        "best": [_players(run, candidate, items[name]) for name in best if name not in worst],
+        "worst": [_players(run, separated[name]) for name in worst],
+        "best": [_players(run, separated[name]) for name in best if name not in worst],
         "spectrograms": [
-            (title, name, run.values(_GAIN)[name], _spectrograms(candidate, items[name]))
-            for title, name in zip(("worst", "median", "best"), dict.fromkeys(shown), strict=False)
+            (title, name, run.values(_GAIN)[name], _spectrograms(separated[name]))
+            for title, name in zip(("worst", "median", "best"), shown, strict=False)
         ],
         "embeddings": embedding_pictures(run.candidate, [items[name] for name in sorted(ranked)]),
         "missing": "",
     }
 
 
-def _estimates(candidate: Candidate, mixture: Samples, sources: Samples, rate: int) -> Samples:
-    return fit_estimates(candidate.estimate(mixture, sources, rate).sources, sources)
+@dataclass(frozen=True)
+class _Separated:
+    """A mixture of the list, its sources and its estimates in their order."""
+
+    name: str
+    mixture: Samples
+    sources: Samples
+    estimates: Samples
+    rate: int
 
 
-def _players(run: Run, candidate: Candidate, item: MixtureItem) -> dict[str, Any]:
+def _separated(candidate: Candidate, item: MixtureItem) -> _Separated:
     mixture, sources, rate = read_item(item)
-    estimates = _estimates(candidate, mixture, sources, rate)
-    row = run.rows[item.name]
-    gain = _LOUD / max(float(np.abs(mixture).max()), 1e-9)
+    estimates = fit_estimates(candidate.estimate(mixture, sources, rate).sources, sources)
+    return _Separated(item.name, mixture, sources, estimates, rate)
+
+
+def _players(run: Run, found: _Separated) -> dict[str, Any]:
+    row = run.rows[found.name]
+    gain = _LOUD / max(float(np.abs(found.mixture).max()), 1e-9)
     return {
-        "name": item.name,
+        "name": found.name,
         "gain": float(row[_GAIN]),
         "groups": ", ".join(row[kind] for kind in run.summary["groups"] if row.get(kind)),
-        "mixture": audio_uri(mixture, rate, gain),
-        "estimates": [audio_uri(estimate, rate, gain) for estimate in estimates],
-        "sources": [audio_uri(source, rate, gain) for source in sources],
+        "mixture": audio_uri(found.mixture, found.rate, gain),
+        "estimates": [audio_uri(estimate, found.rate, gain) for estimate in found.estimates],
+        "sources": [audio_uri(source, found.rate, gain) for source in found.sources],
     }
 
 
-def _spectrograms(candidate: Candidate, item: MixtureItem) -> str:
-    mixture, sources, rate = read_item(item)
+def _spectrograms(found: _Separated) -> str:
+    mixture, sources, rate = found.mixture, found.sources, found.rate
     try:
         oracle = CandidateConfig(oracle="wfm").build().estimate(mixture, sources, rate).sources
     except UnmingleError:  # There is no oracle for one source without noise.
         oracle = sources
-    return spectrogram_picture(mixture, sources, oracle, _estimates(candidate, mixture, sources, rate), rate)
+    return spectrogram_picture(mixture, sources, oracle, found.estimates, rate)
