@@ -47,7 +47,15 @@ def test_steps_give_the_masks_of_the_whole(kind: str, blocks: list[int], silent:
         start += size
         assert start - sum(part.shape[1] for part in parts) <= steps.lag_frames
     parts.append(steps.push(spectra.magnitude[:, start:], ended=True))
-    torch.testing.assert_close(torch.cat(parts, dim=1), whole[0], atol=1e-4, rtol=0)
+    found = torch.cat(parts, dim=1)
+    if (
+        "running_kmeans" in KINDS[kind].values()
+        and (found - whole[0]).abs().sum() > (found.flip(0) - whole[0]).abs().sum()
+    ):
+        found = found.flip(0)  # K-means numbers the speakers as it likes: rounding may decide.
+    wrong = (found - whole[0]).abs() > 1e-4
+    # So may it decide for a bin that is as near to one attractor as to the other, where masks are hard.
+    assert wrong.float().mean() <= (1e-3 if KINDS[kind].get("evaluation_mask") == "hard" else 0)
 
 
 def test_steps_lag_by_the_network_and_the_start() -> None:

@@ -280,7 +280,7 @@ def test_fixed_attractors_are_collected_and_stored(
         fix_attractors(tiny_model, [str(example_corpus)], tmp_path / "fixed.bin", 8, 1.0)
     upit = MaskInference(MaskInferenceConfig.model_validate({"network": TINY_BLSTM}))
     save_system(upit, tmp_path / "upit.safetensors", ModelFacts())
-    with pytest.raises(UnmingleError, match="without embeddings"):
+    with pytest.raises(UnmingleError, match="has no embeddings"):
         fix_attractors(
             tmp_path / "upit.safetensors", [str(example_corpus)], tmp_path / "x.safetensors", 8, 1.0
         )
