@@ -16,8 +16,8 @@ from unmingle.models import DEFAULT_DENOISER, DEFAULT_MODEL
 
 HERE = Path(__file__).parent
 SHARED = (
-    "dom.js", "icon.svg", "keyboard.js", "microphone.js", "mixer.js", "picture.js", "player.js", "style.css",
-    "timeline.js", "track_player.js", "wav.js", "worklet.js",
+    "dom.js", "icon.svg", "inputs.js", "keyboard.js", "microphone.js", "mixer.js", "picture.js", "player.js",
+    "style.css", "timeline.js", "track_player.js", "wav.js", "worklet.js",
 )  # fmt: skip
 RUNTIME = ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")
 

@@ -2,9 +2,9 @@
 
 import { decode } from "./decoding.js";
 import { clock, find, make } from "./dom.js";
+import { acceptDrops, wireRecording } from "./inputs.js";
 import { listenToKeys, playByKey } from "./keyboard.js";
 import { LocalRecording } from "./local_recording.js";
-import { Recorder } from "./microphone.js";
 import { TrackPlayer } from "./track_player.js";
 
 /** @type {Worker | null} */
@@ -104,7 +104,6 @@ function show(recording) {
 }
 
 function wireFiles() {
-  const drop = find("drop", HTMLElement);
   const choose = find("choose", HTMLInputElement);
   const takeFirst = (/** @type {FileList | null | undefined} */ files) => {
     const file = files?.[0];
@@ -114,49 +113,9 @@ function wireFiles() {
     takeFirst(choose.files);
     choose.value = "";
   });
-  for (const type of ["dragenter", "dragover"]) {
-    window.addEventListener(type, (event) => {
-      event.preventDefault();
-      drop.classList.add("over");
-    });
-  }
-  window.addEventListener("dragleave", (event) => {
-    if (event.relatedTarget === null) drop.classList.remove("over");
-  });
-  window.addEventListener("drop", (event) => {
-    event.preventDefault();
-    drop.classList.remove("over");
-    takeFirst(event.dataTransfer?.files);
-  });
-}
-
-function wireRecording() {
-  const button = find("record", HTMLButtonElement);
-  /** @type {Recorder | null} */
-  let recorder = null;
-  window.setInterval(() => {
-    if (recorder) button.textContent = `Stop ${clock(recorder.seconds)}`;
-  }, 200);
-  button.addEventListener("click", async () => {
-    button.disabled = true;
-    try {
-      if (recorder) {
-        const file = recorder.stop();
-        recorder = null;
-        void take(file, "microphone.wav");
-      } else {
-        recorder = await Recorder.start();
-        say("");
-      }
-    } catch (error) {
-      say(error instanceof Error ? error.message : String(error));
-    }
-    button.textContent = recorder ? "Stop 0:00" : "Record";
-    button.classList.toggle("recording", recorder !== null);
-    button.disabled = false;
-  });
+  acceptDrops(takeFirst);
 }
 
 wireFiles();
-wireRecording();
+wireRecording((recording) => void take(recording, "microphone.wav"), say);
 listenToKeys((key) => shown !== null && playByKey(key, shown.player));

@@ -1,11 +1,11 @@
 /** Connects the parts of the page: files, jobs, the player, the live tab and the keyboard. */
 
 import { about, follow, remove, ServerRecording, upload } from "./api.js";
-import { clock, find } from "./dom.js";
+import { find } from "./dom.js";
+import { acceptDrops, wireRecording } from "./inputs.js";
 import { JobList } from "./job_list.js";
 import { listenToKeys, playByKey } from "./keyboard.js";
 import { LiveTab } from "./live.js";
-import { Recorder } from "./microphone.js";
 import { TrackPlayer } from "./track_player.js";
 
 /** @typedef {import("./api.js").Job} Job */
@@ -100,57 +100,16 @@ async function sendAll(files) {
 }
 
 function wireFiles() {
-  const drop = find("drop", HTMLElement);
   const choose = find("choose", HTMLInputElement);
   choose.addEventListener("change", () => {
     void sendAll(choose.files).then(() => (choose.value = ""));
   });
-  for (const type of ["dragenter", "dragover"]) {
-    window.addEventListener(type, (event) => {
-      event.preventDefault();
-      drop.classList.add("over");
-    });
-  }
-  window.addEventListener("dragleave", (event) => {
-    if (event.relatedTarget === null) drop.classList.remove("over");
-  });
-  window.addEventListener("drop", (event) => {
-    event.preventDefault();
-    drop.classList.remove("over");
-    void sendAll(event.dataTransfer?.files);
-  });
+  acceptDrops((files) => void sendAll(files));
   const options = find("options", HTMLFormElement);
   options.addEventListener("change", () => {
     const task = new FormData(options).get("task");
     find("speakers", HTMLElement).hidden = task === "denoise";
     find("strength", HTMLElement).hidden = task === "separate";
-  });
-}
-
-function wireRecording() {
-  const button = find("record", HTMLButtonElement);
-  /** @type {Recorder | null} */
-  let recorder = null;
-  window.setInterval(() => {
-    if (recorder) button.textContent = `Stop ${clock(recorder.seconds)}`;
-  }, 200);
-  button.addEventListener("click", async () => {
-    button.disabled = true;
-    try {
-      if (recorder) {
-        const file = recorder.stop();
-        recorder = null;
-        void send(file, `microphone ${new Date().toTimeString().slice(0, 8).replaceAll(":", ".")}.wav`);
-      } else {
-        recorder = await Recorder.start();
-        say("");
-      }
-    } catch (error) {
-      say(error instanceof Error ? error.message : String(error));
-    }
-    button.textContent = recorder ? "Stop 0:00" : "Record";
-    button.classList.toggle("recording", recorder !== null);
-    button.disabled = false;
   });
 }
 
@@ -179,7 +138,10 @@ function onKey(key) {
 
 async function start() {
   wireFiles();
-  wireRecording();
+  wireRecording((recording) => {
+    const time = new Date().toTimeString().slice(0, 8).replaceAll(":", ".");
+    void send(recording, `microphone ${time}.wav`);
+  }, say);
   wireTabs();
   listenToKeys(onKey);
   follow(update, (connected) => {
