@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
 from conftest import CAUSAL, TINY_BLSTM, TINY_CNN, tiny_system
 from unmingle.systems import EmbeddingSeparator
@@ -39,6 +40,11 @@ def test_steps_give_the_masks_of_the_whole(kind: str, blocks: list[int], silent:
     mixture[:, :silent] = 0
     with torch.no_grad():
         spectra, whole = system.mask(mixture, 2)
+        if "running_kmeans" in KINDS[kind].values():
+            for _ in range(4):
+                _, nearly = system.mask(mixture + 1e-6 * torch.randn(mixture.shape), 2)
+                # Where two starts of k-means are nearly as good, rounding decides: such a mixture tells nothing.
+                assume(_different(kind, nearly[0], whole[0]) == 0)
     steps = system.steps(2)
     assert steps is not None
     parts, start = [], 0
@@ -48,14 +54,18 @@ def test_steps_give_the_masks_of_the_whole(kind: str, blocks: list[int], silent:
         assert start - sum(part.shape[1] for part in parts) <= steps.lag_frames
     parts.append(steps.push(spectra.magnitude[:, start:], ended=True))
     found = torch.cat(parts, dim=1)
-    if (
-        "running_kmeans" in KINDS[kind].values()
-        and (found - whole[0]).abs().sum() > (found.flip(0) - whole[0]).abs().sum()
-    ):
-        found = found.flip(0)  # K-means numbers the speakers as it likes: rounding may decide.
-    wrong = (found - whole[0]).abs() > 1e-4
-    # So may it decide for a bin that is as near to one attractor as to the other, where masks are hard.
-    assert wrong.float().mean() <= (1e-3 if KINDS[kind].get("evaluation_mask") == "hard" else 0)
+    assert _different(kind, found, whole[0]) == 0
+
+
+def _different(kind: str, found: Tensor, expected: Tensor) -> float:
+    """Share of the bins of masks ``(2, frames, freqs)`` that differ.
+
+    Neither the order of speakers counts, which k-means chooses, nor hard masks of bins that are as near to one attractor
+    as to the other: rounding decides both.
+    """
+    orders = [found, found.flip(0)] if "running_kmeans" in KINDS[kind].values() else [found]
+    different = min(float(((each - expected).abs() > 1e-4).float().mean()) for each in orders)
+    return 0 if "hard" in KINDS[kind].values() and different <= 1e-3 else different
 
 
 def test_steps_lag_by_the_network_and_the_start() -> None:
