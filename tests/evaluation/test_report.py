@@ -298,6 +298,14 @@ def test_edited_scores_are_refused_in_one_sentence(tmp_path: Path, cell: str) ->
         read_runs([folder])
 
 
+def test_a_mean_without_its_column_of_scores_has_no_interval(tmp_path: Path) -> None:
+    folder = _results(tmp_path / "x")
+    scores = (folder / "scores.csv").read_text().replace("si_sdr_improvement", "other")
+    (folder / "scores.csv").write_text(scores)
+    write_report([folder], tmp_path / "report.html")
+    assert "SI-SDR" in (tmp_path / "report.html").read_text()
+
+
 def test_rounding_does_not_count_as_worse() -> None:
     def scores(gain: float) -> MixtureScores:
         return MixtureScores("x", 1.0, {}, {"si_sdr": [0.0], "si_sdr_improvement": [gain]})

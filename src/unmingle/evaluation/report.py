@@ -79,7 +79,7 @@ def _overview(run: Run, first: Run) -> dict[str, Any]:
         spread = interval(run, f"{name}_improvement")
         cells[name] = {
             "mean": run.summary["metrics"][name]["mean"],
-            "gain": gain["mean"] if gain else None,
+            "gain": gain["mean"] if gain and spread else None,
             "spread": spread,
             "places": metric.decimals,
         }
