@@ -22,7 +22,14 @@ def test_energy_rule_drops_outputs_20_db_below_the_loudest() -> None:
         scaled = quiet * (loud.norm() / quiet.norm()) * 10 ** (decibels / 20)
         counted = count_by_energy(torch.cat([loud, scaled], dim=1))
         assert counted.count.tolist() == [expected]
-        assert counted.confidence.item() == pytest.approx(torch.sigmoid(torch.tensor(0.2)).item(), abs=1e-3)
+        assert counted.confidence.item() == pytest.approx(0.193, abs=1e-3)
+
+
+def test_confidence_by_energy_grows_with_the_distance_from_20_db() -> None:
+    levels = torch.tensor([[0.0, -25.0], [0.0, -30.0], [0.0, -10.0], [0.0, -40.0], [0.0, 0.0]])
+    counted = count_levels(levels)
+    assert counted.count.tolist() == [1, 1, 2, 1, 2]
+    assert counted.confidence.tolist() == pytest.approx([0.385, 0.675, 0.675, 0.958, 0.958], abs=1e-3)
 
 
 def test_energy_rule_is_sure_of_clear_cases_and_counts_silence_as_one() -> None:

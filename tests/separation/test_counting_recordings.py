@@ -120,7 +120,7 @@ def test_doubt_about_windows_is_doubt_about_the_recording() -> None:
     voices = _voices(12)[:2].sum(axis=0)
     sure, unsure = FourBands(counts=False), FourBands(counts=True)
     assert _separated(unsure, voices)[1].count_confidence == pytest.approx(0.9)
-    assert _separated(sure, voices)[1].count_confidence > 0.95
+    assert _separated(sure, voices)[1].count_confidence > 0.94
 
 
 def test_silence_has_one_speaker() -> None:

@@ -170,7 +170,7 @@ def command(
         results,
         separator.name,
         "separated",
-        None if as_json else partial(_print_table, separator.sample_rate),
+        None if as_json else partial(_print_table, separator.sample_rate, separator.speakers),
     )
 
 
@@ -233,7 +233,7 @@ def _number(speakers: str | None) -> int | Literal["auto"] | None:
         raise UnmingleError(f"--speakers must be a number or auto; got {speakers!r}.") from None
 
 
-def _print_table(model_rate: int, results: list[FileResult]) -> None:
+def _print_table(model_rate: int, most: int, results: list[FileResult]) -> None:
     from rich.markup import escape
 
     from unmingle.cli.tables import print_table
@@ -242,7 +242,9 @@ def _print_table(model_rate: int, results: list[FileResult]) -> None:
     for result in results:
         notes = list(result.warnings)
         if result.confidence < 1:
-            notes.append(f"{result.speakers} counted, confidence {result.confidence:.2f}")
+            # The model cannot count more.
+            count = f"{result.speakers} or more" if result.speakers >= most else result.speakers
+            notes.append(f"{count} counted, confidence {result.confidence:.2f}")
         if result.gain_db:
             notes.append(f"all speakers {result.gain_db:.1f} dB so that nothing clips")
         if result.sample_rate > model_rate:

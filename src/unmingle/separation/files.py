@@ -38,7 +38,7 @@ class FileResult:
     outputs: list[str] = field(default_factory=list)
     speakers: int = 0
     confidence: float = 1.0
-    """Trust in the number of speakers, 0.5 to 1; 1 where it was given."""
+    """Trust in the number of speakers, 0 to 1; 1 where it was given."""
     seconds: float = 0.0
     sample_rate: int = 0
     real_time_factor: float = 0.0

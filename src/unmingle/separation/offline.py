@@ -46,7 +46,7 @@ class Separation(Generic[Audio]):
 
     @property
     def confidence(self) -> float:
-        """Trust in the number of speakers, 0.5 to 1; 1 where it was given. Of a batch, the least."""
+        """Trust in the number of speakers, 0 to 1; 1 where it was given. Of a batch, the least."""
         return min(tracks.count_confidence for tracks in self.tracks)
 
 

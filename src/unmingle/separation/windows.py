@@ -53,7 +53,7 @@ class Tracks:
     gains: Samples
     """``(speakers, frames)``: each speaker's share of the residual, see :mod:`~unmingle.separation.adding_up`."""
     count_confidence: float
-    """Trust in the number of speakers, 0.5 to 1; 1 where it was given."""
+    """Trust in the number of speakers, 0 to 1; 1 where it was given."""
     join_confidence: float
     """Share of the recording, by energy, in which it is not in doubt which window's source is which speaker."""
     frame_seconds: float
