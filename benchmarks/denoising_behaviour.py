@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from unmingle.audio import Samples, read_audio, resample
-from unmingle.data.microphones import KNOWN, heard_through, known_response
+from unmingle.data.microphones import KNOWN, apply_response, known_response
 from unmingle.denoising import Enhancer, load_denoiser
 from unmingle.evaluation.summary import bootstrap_interval
 from unmingle.metrics import si_sdr
@@ -38,7 +38,7 @@ def recorded(audio: Samples, microphone: str) -> Samples:
         return resample(resample(audio, RATE, 8000), 8000, RATE)[: len(audio)]
     if microphone == "as recorded":
         return audio
-    return heard_through(known_response(microphone, len(audio), RATE), audio)
+    return apply_response(known_response(microphone, len(audio), RATE), audio)
 
 
 def microphones(enhancer: Enhancer, folder: Path) -> None:

@@ -30,7 +30,7 @@ import torch
 from unmingle.audio import Samples, active_level, resample
 from unmingle.data.cache import decode
 from unmingle.data.corpora import read_corpora, read_noise
-from unmingle.data.microphones import KNOWN, heard_through, known_response
+from unmingle.data.microphones import KNOWN, apply_response, known_response
 from unmingle.data.mixing import Mixer
 from unmingle.data.mixing_config import MixingConfig
 from unmingle.data.noise import NoiseMaker
@@ -110,7 +110,7 @@ class Corpus:
             sources, mixture = example.sources, example.mixture
             if wanted.microphone:
                 response = known_response(wanted.microphone, len(mixture), LIST_RATE)
-                mixture, sources = heard_through(response, mixture), heard_through(response, sources)
+                mixture, sources = apply_response(response, mixture), apply_response(response, sources)
             if wanted.music_snr is not None:
                 rng = np.random.default_rng([wanted.seed, index, 9])
                 music = synthetic_music(rng, len(mixture))

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from unmingle.audio import active_level
 from unmingle.data.cache import decode
 from unmingle.data.corpora import read_corpora, read_noise
-from unmingle.data.microphones import KNOWN, MicrophoneConfig, draw_response, heard_through, known_response
+from unmingle.data.microphones import KNOWN, MicrophoneConfig, apply_response, draw_response, known_response
 from unmingle.data.mixing import Mixer
 from unmingle.data.mixing_config import MixingConfig
 from unmingle.data.noise import NoiseConfig, NoiseMaker, noise_level
@@ -42,7 +42,7 @@ def test_a_band_is_cut_at_both_ends_and_the_middle_stays() -> None:
     for seed in range(10):
         response = draw_response(np.random.default_rng(seed), config, len(noise), RATE)
         assert response is not None
-        heard = heard_through(response, noise)
+        heard = apply_response(response, noise)
         # 3 dB at the edges, at least 6 dB an octave beyond them.
         for edge in (400, 2000):
             assert 20 * np.log10(response[round(edge * 8)]) == pytest.approx(-3.0, abs=0.6)
@@ -59,7 +59,7 @@ def test_a_response_stays_within_its_decibels_and_delays_nothing() -> None:
         response = draw_response(np.random.default_rng(seed), config, len(click), RATE)
         assert response is not None
         assert np.abs(20 * np.log10(response)).max() <= 6.0 + 1e-3
-        assert np.abs(heard_through(response, click)).argmax() == 1000
+        assert np.abs(apply_response(response, click)).argmax() == 1000
 
 
 @pytest.mark.parametrize("name", KNOWN)

@@ -16,7 +16,6 @@ from pydantic import ValidationError
 
 from unmingle import __version__
 from unmingle.audio import active_level
-from unmingle.data.mixing import overlapping_starts
 from unmingle.data.mixture_folders import list_hash, read_item, read_mixture_folder
 from unmingle.data.mixture_writing import MixtureFolderConfig, write_mixture_folder
 from unmingle.data.noise import noise_level
@@ -130,13 +129,6 @@ def test_several_speakers_in_noise_at_the_stated_snr(
         assert float(row["noise_snr_db"]) == pytest.approx(snr, abs=0.05)
         assert snr >= 2.95  # More only where a gap in the noise is not raised.
         assert item.noisy is False
-
-
-def test_turns_begin_before_the_end_of_the_previous_one() -> None:
-    assert overlapping_starts([100, 50], np.array([0.3, 0.0])) == [0, 100]
-    assert overlapping_starts([100, 50], np.array([0.3, 1.0])) == [0, 50]
-    assert overlapping_starts([50, 100], np.array([0.3, 0.5])) == [0, 25]
-    assert overlapping_starts([100, 50, 80], np.array([0.3, 0.0, 0.5])) == [0, 100, 125]
 
 
 def test_conversations_of_a_stated_overlap(example_corpus: Path, tmp_path: Path) -> None:

@@ -60,8 +60,8 @@ def test_steps_give_the_masks_of_the_whole(kind: str, blocks: list[int], silent:
 def _different(kind: str, found: Tensor, expected: Tensor) -> float:
     """Share of the bins of masks ``(2, frames, freqs)`` that differ.
 
-    Neither the order of speakers counts, which k-means chooses, nor a hard mask of a bin that is as near to one
-    attractor as to the other: rounding decides both.
+    The order of speakers, which k-means chooses, does not count. Neither do hard masks of bins that are as near to
+    one attractor as to the other. Rounding decides both.
     """
     orders = [found, found.flip(0)] if "running_kmeans" in KINDS[kind].values() else [found]
     different = min(float(((each - expected).abs() > 1e-4).float().mean()) for each in orders)

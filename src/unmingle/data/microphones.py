@@ -82,7 +82,7 @@ def _band(frequency: NDArray[np.float64], low: float, high: float, order: float)
     return gains
 
 
-def heard_through(response: Samples, audio: Samples) -> Samples:
+def apply_response(response: Samples, audio: Samples) -> Samples:
     """Audio ``(..., samples)`` filtered by the gains of :func:`draw_response`, without delay."""
     return np.fft.irfft(np.fft.rfft(audio) * response, audio.shape[-1]).astype(np.float32)
 

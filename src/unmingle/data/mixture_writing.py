@@ -28,6 +28,7 @@ from unmingle.data.examples import SNR_LIMIT, Example, MixturePlan
 from unmingle.data.mixing import Mixer
 from unmingle.data.mixing_config import MixingConfig
 from unmingle.data.mixture_folders import list_hash, read_mixture_folder
+from unmingle.data.mixture_plans import MixturePlanner
 from unmingle.data.noise import NoiseConfig, NoiseMaker
 from unmingle.data.rooms import RoomConfig
 from unmingle.data.tables import write_table
@@ -154,8 +155,8 @@ def _mixer(
     if is_decoded(utterances, rate, cache):
         speech = decode(utterances, rate, cache)
     else:
-        draft = Mixer(utterances, None, rate, mixing, config.seed)
-        picked = sorted({utterance for index in range(config.count) for utterance in draft.picked(index)})
+        planner = MixturePlanner(utterances, None, rate, mixing, config.seed)
+        picked = sorted({utterance for index in range(config.count) for utterance in planner.picked(index)})
         some = decode([utterances[index] for index in picked], rate, cache, on_decoded)
         speech = PickedSpeech(some, picked)
     return Mixer(utterances, speech, rate, mixing, config.seed, noise)

@@ -17,7 +17,7 @@ from unmingle.audio import Samples, resample
 from unmingle.config import Config
 from unmingle.data.cache import DecodedSpeech
 from unmingle.data.corpora import Utterance, by_speaker
-from unmingle.data.microphones import heard_through, smooth_response
+from unmingle.data.microphones import apply_response, smooth_response
 from unmingle.data.synthetic_music import music
 from unmingle.data.synthetic_noise import (
     calls,
@@ -190,7 +190,7 @@ class NoiseMaker:
             noise = noise[::-1]
         if self.config.filter_db:
             size = len(noise) // 2 + 1
-            noise = heard_through(smooth_response(rng, size, self.config.filter_db, self._rate), noise)
+            noise = apply_response(smooth_response(rng, size, self.config.filter_db, self._rate), noise)
         return noise
 
     def _babble(self, rng: np.random.Generator, samples: int) -> Samples:

@@ -18,7 +18,7 @@ from unmingle.audio import Samples, active_level, resample
 from unmingle.data.cache import DecodedSpeech
 from unmingle.data.corpora import Utterance, by_speaker
 from unmingle.data.examples import MixturePlan, Segment, Voice
-from unmingle.data.microphones import KNOWN, heard_through, known_response
+from unmingle.data.microphones import KNOWN, apply_response, known_response
 from unmingle.data.mixing import Mixer
 from unmingle.data.mixing_config import MixingConfig
 from unmingle.data.noise import NoiseConfig, NoiseMaker
@@ -210,7 +210,7 @@ def _telephone(case: Case) -> Case:
 def _recorded_by(name: str) -> Callable[[Case], Case]:
     def change(case: Case) -> Case:
         response = known_response(name, case.references.shape[1], case.sample_rate)
-        mixture, references = (heard_through(response, each) for each in (case.mixture, case.references))
+        mixture, references = (apply_response(response, each) for each in (case.mixture, case.references))
         return Case(mixture, references, case.sample_rate)
 
     return change
