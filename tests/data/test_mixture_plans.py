@@ -35,6 +35,8 @@ def test_partial_overlap_leaves_a_part_to_the_first_speaker(example_corpus: Path
 @given(st.integers(0, 200), st.integers(100, 30000))
 def test_plans_stay_inside_the_mixture_and_the_utterances(k: int, samples: int) -> None:
     class Lengths:
+        silent = frozenset[int]()
+
         def length(self, index: int) -> int:
             return (5000, 12000, 700, 24000)[index]
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
-import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -107,16 +105,6 @@ def test_hidden_files_are_not_recordings(tmp_path: Path) -> None:
     tiny_sound(corpus / ".Trashes" / "0.wav")
     assert len(read_corpora([corpus])) == expected
     assert len(read_noise([corpus])) == expected
-
-
-@pytest.mark.parametrize("offset", [0.0, 0.2])
-def test_silent_files_of_a_corpus_are_named_once(tmp_path: Path, offset: float) -> None:
-    corpus = _corpus(tmp_path / "corpus")
-    for number in (1, 3):
-        soundfile.write(corpus / f"s{number}" / "0.wav", np.full(4000, offset), 8000)
-    with pytest.raises(UnmingleError, match=r"2 of 4 files are silent.*s1/0\.wav, .*s3/0\.wav"):
-        decode(read_corpora([corpus]), 8000, tmp_path / "cache")
-    assert not [path for path in (tmp_path / "cache").glob("*") if path.is_dir()]
 
 
 def test_two_mixers_do_not_write_into_one_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -65,6 +65,27 @@ def test_a_run_learns_logs_and_leaves_a_model_that_separates(example_corpus: Pat
     assert best.separate(torch.randn(1, 4000)).sources.isfinite().all()
 
 
+def test_a_run_skips_silent_files_and_names_them_once(
+    example_corpus: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_audio(tmp_path / "silent.wav", np.zeros(8000, dtype=np.float32), 8000)
+    rows = example_corpus.read_text().splitlines()
+    speaker = rows[1].split(",")[2]
+    manifest = tmp_path / "speech.csv"
+    moved = [
+        ",".join([str(example_corpus.parent / row.split(",")[0]), *row.split(",")[1:]]) for row in rows[1:]
+    ]
+    silent = f"silent.wav,examples,{speaker},F,train,"
+    manifest.write_text("\n".join([rows[0], *moved, silent]) + "\n")
+    train(_recipe(manifest), tmp_path / "run", Options(workers=0))
+    assert len(_log(tmp_path / "run")) == 2
+    told = [record.getMessage() for record in caplog.records if "silent" in record.getMessage()]
+    assert told == [
+        f"1 of {sum(',train,' in row for row in rows) + 1} files are silent and are skipped: "
+        f"{tmp_path / 'silent.wav'}"
+    ]
+
+
 @pytest.mark.parametrize("average", [None, 0.9])
 def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(
     example_corpus: Path, tmp_path: Path, average: float | None

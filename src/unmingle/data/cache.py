@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -18,10 +19,12 @@ from unmingle.errors import UnmingleError
 from unmingle.temporary import refusal, replace_files, temporary_folder
 from unmingle.workers import worker_pool
 
+_log = logging.getLogger(__name__)
+
 _PEAK = 0.95
 _INDEX = "index.npz"
 _NAMED = 10
-"""Maximum number of silent files named in the error."""
+"""Maximum number of silent files named in the warning."""
 
 
 class DecodedSpeech:
@@ -29,6 +32,9 @@ class DecodedSpeech:
 
     Every utterance is scaled to a common peak before rounding. The original level does not matter,
     because mixing sets the active level.
+
+    Attributes:
+        silent: indices of silent utterances. Their level is 0, and no mixture contains them.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -37,6 +43,7 @@ class DecodedSpeech:
         self._offsets: NDArray[np.int64] = index["offsets"]
         self._levels: NDArray[np.float32] = index["levels"]
         self._samples = np.load(folder / "samples.npy", mmap_mode="r")
+        self.silent = frozenset(map(int, np.flatnonzero(self._levels == 0.0)))
 
     def __len__(self) -> int:
         return len(self._levels)
@@ -60,10 +67,17 @@ class DecodedSpeech:
 
 
 class PickedSpeech:
-    """Some utterances of a corpus, with their indices in the whole corpus."""
+    """Some utterances of a corpus, with their indices in the whole corpus.
 
-    def __init__(self, speech: DecodedSpeech, indices: Sequence[int]) -> None:
+    Args:
+        speech: the utterances.
+        indices: of these utterances in the corpus, in the same order.
+        silent: indices of utterances of the corpus that are known to be silent.
+    """
+
+    def __init__(self, speech: DecodedSpeech, indices: Sequence[int], silent: Collection[int] = ()) -> None:
         self._speech, self._places = speech, {index: place for place, index in enumerate(indices)}
+        self.silent = frozenset(silent)
 
     def length(self, index: int) -> int:
         """Number of samples of one utterance."""
@@ -102,9 +116,10 @@ def decode(
     """Decode and resample ``utterances`` into a cache, or open the cache if it exists.
 
     The name of the cache is a hash of paths, sizes, modification times and rate. It appears when it is complete.
+    A warning names silent files when the cache is made.
 
     Raises:
-        UnmingleError: a file cannot be read, is empty or silent, or the cache cannot be written.
+        UnmingleError: a file cannot be read or is empty, or the cache cannot be written.
     """
     folder = _folder(utterances, sample_rate, cache)
     if (folder / _INDEX).is_file():
@@ -143,9 +158,7 @@ def _decode_into(
                 on_progress(len(lengths), len(paths))
     if silent:
         names = ", ".join(str(path) for path in silent[:_NAMED]) + (" ..." if len(silent) > _NAMED else "")
-        raise UnmingleError(
-            f"{len(silent)} of {len(paths)} files are silent; remove them from the corpus: {names}"
-        )
+        _log.warning("%d of %d files are silent and are skipped: %s", len(silent), len(paths), names)
     with (folder / "samples.npy").open("wb") as file:
         np.save(file, np.memmap(raw, dtype=np.int16, mode="r"))
     raw.unlink()

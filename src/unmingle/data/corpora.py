@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -111,11 +111,14 @@ def state_of(utterance: Utterance) -> tuple[int, int]:
     return found.st_size, int(found.st_mtime)
 
 
-def by_speaker(utterances: Sequence[Utterance]) -> dict[str, dict[str, list[int]]]:
-    """Indices of ``utterances``, grouped as ``{corpus: {speaker: [index, ...]}}``."""
+def by_speaker(
+    utterances: Sequence[Utterance], leave_out: Collection[int] = ()
+) -> dict[str, dict[str, list[int]]]:
+    """Indices of ``utterances``, grouped as ``{corpus: {speaker: [index, ...]}}``, without those in ``leave_out``."""
     grouped: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
     for index, utterance in enumerate(utterances):
-        grouped[utterance.corpus][utterance.speaker].append(index)
+        if index not in leave_out:
+            grouped[utterance.corpus][utterance.speaker].append(index)
     return {corpus: dict(speakers) for corpus, speakers in grouped.items()}
 
 

@@ -6,7 +6,7 @@ A plan is drawn without reading any audio. Plan k of a run is a pure function of
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +34,7 @@ class MixturePlanner:
         sample_rate: of the decoded speech, in hertz.
         config: how to mix.
         seed: of the run.
+        silent: indices of utterances that are never drawn (default: the silent ones of ``speech``).
 
     Raises:
         UnmingleError: the data has too few speakers, or the weights leave no corpus.
@@ -46,9 +47,13 @@ class MixturePlanner:
         sample_rate: int,
         config: MixingConfig,
         seed: int,
+        silent: Collection[int] | None = None,
     ) -> None:
         self.config, self.seed, self.sample_rate = config, seed, sample_rate
         self._decoded, self._utterances = speech, utterances
+        if silent is None:
+            silent = speech.silent if speech is not None else ()
+        self._silent = frozenset(silent)
         self._speakers = by_speaker(utterances)
         absent = sorted(set(config.corpus_weights) - set(self._speakers))
         if absent:
@@ -61,12 +66,16 @@ class MixturePlanner:
             raise UnmingleError("corpus_weights leaves no corpus with a chance above 0.")
         self._chances = weights / weights.sum()
         total = sum(
-            len(self._speakers[name])
+            not self._silent.issuperset(own)
             for name, chance in zip(self._corpora, self._chances, strict=True)
             if chance > 0
+            for own in self._speakers[name].values()
         )
         if total < config.most_at_once:
-            raise UnmingleError(f"{config.most_at_once} speakers are to be mixed, but the data has {total}.")
+            audible = " that are not silent" if self._silent else ""
+            raise UnmingleError(
+                f"{config.most_at_once} speakers are to be mixed, but the data has {total}{audible}."
+            )
 
     @property
     def _speech(self) -> DecodedSpeech | PickedSpeech:
@@ -146,7 +155,9 @@ class MixturePlanner:
         return self._pick(rng)
 
     def _pick(self, rng: np.random.Generator) -> list[int]:
-        return [int(rng.choice(speaker)) for speaker in self._draw_speakers(rng, self.config.speakers)]
+        return [
+            self._draw_utterance(rng, speaker) for speaker in self._draw_speakers(rng, self.config.speakers)
+        ]
 
     def is_whole(self, segment: Segment) -> bool:
         """Whether a segment at speed 1 is the whole utterance."""
@@ -181,8 +192,20 @@ class MixturePlanner:
             corpus = self._corpora[int(rng.choice(len(self._corpora), p=self._chances))]
             names = list(self._speakers[corpus])
             name = names[int(rng.integers(len(names)))]
-            drawn.setdefault((corpus, name), self._speakers[corpus][name])
+            own = self._speakers[corpus][name]
+            if not self._silent.issuperset(own):
+                drawn.setdefault((corpus, name), own)
         return list(drawn.values())
+
+    def _draw_utterance(self, rng: np.random.Generator, speaker: Sequence[int]) -> int:
+        """One utterance of a speaker, drawn again until it is not silent.
+
+        So a plan depends only on the silent utterances that it meets. It can be drawn before the others are known.
+        """
+        while True:
+            utterance = speaker[int(rng.integers(len(speaker)))]
+            if utterance not in self._silent:
+                return utterance
 
     def _fill(
         self, rng: np.random.Generator, speaker: Sequence[int], speed: float, first: int, last: int
@@ -191,7 +214,7 @@ class MixturePlanner:
         segments: list[Segment] = []
         position = first
         while position < last:
-            utterance = int(speaker[int(rng.integers(len(speaker)))])
+            utterance = self._draw_utterance(rng, speaker)
             length = int(self._speech.length(utterance) / speed)
             start = 0
             if not segments and length > 0:

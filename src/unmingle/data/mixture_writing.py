@@ -155,11 +155,25 @@ def _mixer(
     if is_decoded(utterances, rate, cache):
         speech = decode(utterances, rate, cache)
     else:
-        planner = MixturePlanner(utterances, None, rate, mixing, config.seed)
-        picked = sorted({utterance for index in range(config.count) for utterance in planner.picked(index)})
-        some = decode([utterances[index] for index in picked], rate, cache, on_decoded)
-        speech = PickedSpeech(some, picked)
+        speech = _decode_picked(config, utterances, cache, on_decoded)
     return Mixer(utterances, speech, rate, mixing, config.seed, noise)
+
+
+def _decode_picked(
+    config: MixtureFolderConfig,
+    utterances: Sequence[Utterance],
+    cache: Path | None,
+    on_decoded: Callable[[int, int], None] | None,
+) -> PickedSpeech:
+    """The utterances of the list. Silent ones are known only when they are decoded; then others are picked."""
+    silent: set[int] = set()
+    while True:
+        planner = MixturePlanner(utterances, None, config.sample_rate, config.mixing, config.seed, silent)
+        picked = sorted({utterance for index in range(config.count) for utterance in planner.picked(index)})
+        some = decode([utterances[index] for index in picked], config.sample_rate, cache, on_decoded)
+        if not some.silent:
+            return PickedSpeech(some, picked, silent)
+        silent |= {picked[place] for place in some.silent}
 
 
 def _begin(partial: Path, config: MixtureFolderConfig, audio: Sequence[Utterance]) -> None:

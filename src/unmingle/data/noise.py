@@ -1,8 +1,7 @@
-"""Noise for mixtures: recordings, changed in many ways, and synthetic noise.
+"""Noise for mixtures: augmented recordings, and synthetic noise.
 
-There is far less recorded noise than speech that may be used freely. So a recording is played at
-another speed, filtered, and put into a room; and other noise, see :data:`SYNTHETIC`, is made anew for
-every mixture. Noise k of a run is a pure function of (seed, k), as its mixture is.
+There is far less free noise than free speech. So recordings are augmented: another speed, a filter, a room. Synthetic
+noise (:data:`SYNTHETIC`) is generated for every mixture. Noise k of a run is a pure function of (seed, k).
 """
 
 from __future__ import annotations
@@ -44,41 +43,43 @@ _DRAWN = {
     "music": music,
 }
 SYNTHETIC = ("babble", *_DRAWN, "crossed")
-"""Synthetic noise: several speakers at once; what ``synthetic_noise.py`` draws; the sound of one recording in the
-rhythm of another."""
+"""Kinds of synthetic noise. ``babble``: several speakers at once. ``crossed``: the sound of one recording with the
+loudness of another over time. The others: see ``synthetic_noise.py`` and ``synthetic_music.py``."""
 _SPEED_STEPS = 20
 _CROSSFADE_SECONDS = 0.02
 _QUIETEST = 0.1
-"""Noise is not raised to the wanted level over gaps: its own level counts as at least this share of
-the recording's active level."""
+"""A section of a recording counts as at least this share of the recording's active level, so that gaps are not
+amplified to the level of noise."""
 
 
 class NoiseConfig(Config):
-    """What noise a mixture gets, and how loud."""
+    """Kinds and levels of noise."""
 
     share: float = Field(1.0, ge=0.0, le=1.0)
-    """Share of the crops for training that get noise; test lists have noise in every mixture."""
+    """Share of the training crops with noise. In test lists every mixture has noise."""
     snr_levels: list[float] = Field([-5.0, 0.0, 5.0, 10.0], min_length=1)
-    """Active level of the speakers over the level of the noise in dB; each as likely."""
+    """Active level of the speakers over the level of the noise in dB, each value equally likely."""
     snr_spread: float = Field(0.0, ge=0.0)
-    """So many dB above or below the level that was drawn, evenly."""
+    """Maximum deviation from the drawn level in dB, uniform."""
     weights: dict[str, float] = {}
-    """Chance of each corpus of noise, and of :data:`SYNTHETIC` noise, by name; if empty, all recordings
-    the same and nothing made. Recordings of a corpus that is not named are not used, unless none is."""
+    """Relative chance of each corpus of noise and each kind of :data:`SYNTHETIC` noise, by name. Those without a
+    weight are not used, but ``crossed`` uses all recordings if no corpus has a weight (default: all recordings
+    equally likely, no synthetic noise)."""
     by_class: bool = False
-    """Draw a class of a corpus, each as likely, and then a recording of it; else each recording is as likely."""
+    """Draw a class of the corpus first, each equally likely, and then a recording of the class (default: all
+    recordings of the corpus equally likely)."""
     speed: tuple[float, float] = (1.0, 1.0)
     """Range of speeds of recordings."""
     reverse: bool = False
-    """Play every other recording backwards."""
+    """Play half of the recordings backwards."""
     filter_db: float = Field(0.0, ge=0.0, le=40.0)
-    """Recordings go through a random filter of at most so many dB up or down."""
+    """Maximum deviation in dB of the random filter for recordings."""
     room: float = Field(0.0, ge=0.0, le=1.0)
-    """Share of the noise that sounds in a room: exponentially decaying reverberation of 0.1 to 0.8 s."""
+    """Share of the noise with reverberation that decays exponentially in 0.1 to 0.8 s."""
     second: float = Field(0.0, ge=0.0, le=1.0)
-    """Share of the noise that is a sum of two, the second one up to 12 dB quieter."""
+    """Share of the noise that is a sum of two noises, the second up to 12 dB quieter."""
     noise_only: float = Field(0.0, ge=0.0, lt=1.0)
-    """Share of training crops in which nobody talks."""
+    """Share of training crops without speech."""
 
     @field_validator("speed")
     @classmethod
@@ -94,13 +95,13 @@ class NoiseMaker:
     Args:
         recordings: of noise, of one split, in the order in which ``noise`` was decoded.
         noise: the decoded recordings.
-        speech: decoded utterances of the same split, for babble; None where none is made.
+        speech: decoded utterances of the same split. Only babble needs them.
         sample_rate: of both, in hertz.
-        config: what to draw.
-        babblers: the utterances of ``speech`` that babble is made of (default: all).
+        config: kinds and levels.
+        babblers: indices of the utterances that babble is made of (default: all).
 
     Raises:
-        UnmingleError: ``weights`` names a corpus that is not there, or leaves nothing.
+        UnmingleError: ``weights`` names a corpus that does not exist, or leaves no noise.
     """
 
     def __init__(
@@ -115,10 +116,10 @@ class NoiseMaker:
         self._noise, self._speech, self._rate, self.config = noise, speech, sample_rate, config
         self._recordings = recordings
         self._babblers = range(len(speech) if speech else 0) if babblers is None else babblers
-        # Groups of recordings of which each is as likely: the classes, or all as one.
+        # Groups of equally likely recordings: one group per class, or one for the whole corpus.
         self._corpora = {
             corpus: list(classes.values()) if config.by_class else [[*chain(*classes.values())]]
-            for corpus, classes in by_speaker(recordings).items()
+            for corpus, classes in by_speaker(recordings, noise.silent).items()
         }
         weights = config.weights or {
             name: float(sum(len(group) for group in groups)) for name, groups in self._corpora.items()
@@ -131,15 +132,19 @@ class NoiseMaker:
             )
         self._kinds = [name for name in known if weights.get(name, 0.0) > 0]
         if not self._kinds:
-            raise UnmingleError("The weights of noise leave no noise with a chance above 0.")
+            raise UnmingleError(
+                "The weights of noise leave no noise with a chance above 0."
+                if self._corpora
+                else "All recordings of noise are silent; give others."
+            )
         chances = np.array([weights[name] for name in self._kinds])
         self._chances = chances / chances.sum()
-        # A corpus that is left out, perhaps for its licence, is not heard crossed with another either.
+        # A corpus without a weight, perhaps because of its licence, is not used for crossed noise either.
         wanted = [name for name in self._corpora if name in self._kinds] or list(self._corpora)
         self._crossable = [index for name in wanted for group in self._corpora[name] for index in group]
 
     def draw(self, rng: np.random.Generator, samples: int) -> tuple[Samples, str]:
-        """Noise ``(samples,)`` whose level, by :func:`noise_level`, is 1, and what it is."""
+        """Noise ``(samples,)`` with a :func:`noise_level` of 1, and its name."""
         noise, name = self._draw_one(rng, samples)
         if rng.random() < self.config.second:
             other, more = self._draw_one(rng, samples)
@@ -161,7 +166,7 @@ class NoiseMaker:
             noise = _DRAWN[kind](rng, samples, self._rate)
         else:
             groups = self._corpora[kind]
-            # Nothing is drawn where there is no choice: the lists of old seeds stay what they were.
+            # With a single group nothing is drawn, so that the mixtures of existing seeds stay the same.
             group = groups[int(rng.integers(len(groups)))] if len(groups) > 1 else groups[0]
             index = int(rng.choice(group))
             name = f"{kind}/{self._recordings[index].path.stem}"
@@ -216,15 +221,15 @@ def _in_a_room(rng: np.random.Generator, noise: Samples, sample_rate: int) -> Sa
     seconds = float(rng.uniform(0.1, 0.8))
     time = np.arange(int(min(seconds, 0.4) * sample_rate)) / sample_rate
     response = rng.standard_normal(len(time)) * 10 ** (-3 * time / seconds)
-    # Of energy one: the room changes the sound, not the level.
+    # With energy 1, the room does not change the level.
     response /= max(float(np.sqrt(np.square(response).sum())), 1e-9)
-    # One circular convolution: the tail of the end comes before the beginning, as in a longer recording.
+    # Circular convolution: the reverberation of the end falls on the start, as in a longer recording.
     size = len(noise)
     return np.fft.irfft(np.fft.rfft(noise) * np.fft.rfft(response, size), size).astype(np.float32)
 
 
 def looped(samples: Samples, wanted: int, fade: int) -> Samples:
-    """``samples`` over and over, at least ``wanted`` long, with cross-fades of ``fade`` between."""
+    """``samples`` repeated to the length ``wanted`` or more, with cross-fades of ``fade`` samples."""
     if len(samples) >= wanted:
         return samples
     if fade and len(samples) > 4 * fade:

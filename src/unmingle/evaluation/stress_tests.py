@@ -53,6 +53,10 @@ class Material:
             maker = NoiseMaker(self.recordings, self.noise, self.speech, self.sample_rate, settings.noise)
         return Mixer(self.utterances, self.speech, self.sample_rate, settings, self.seed, maker)
 
+    def by_speaker(self) -> dict[str, dict[str, list[int]]]:
+        """Indices of the utterances that are not silent, as ``{corpus: {speaker: [index, ...]}}``."""
+        return by_speaker(self.utterances, self.speech.silent)
+
     def samples(self, seconds: float) -> int:
         return round(seconds * self.sample_rate)
 
@@ -135,7 +139,7 @@ def _burst(material: Material, index: int) -> Case:
 
 
 def _corpora(material: Material) -> list[Condition]:
-    speakers = by_speaker(material.utterances)
+    speakers = material.by_speaker()
     names = sorted(name for name, speakers in speakers.items() if len(speakers) >= 2)
     return [
         Condition(name, float(number), _crop(corpus_weights={name: 1.0})) for number, name in enumerate(names)
@@ -145,7 +149,7 @@ def _corpora(material: Material) -> list[Condition]:
 def _same_voice(material: Material, index: int) -> Case:
     """Two utterances of one speaker."""
     rng = np.random.default_rng([material.seed, index, 5])
-    speakers = [own for speakers in by_speaker(material.utterances).values() for own in speakers.values()]
+    speakers = [own for speakers in material.by_speaker().values() for own in speakers.values()]
     able = [own for own in speakers if len(own) >= 2]
     picked = [int(u) for u in rng.choice(able[int(rng.integers(len(able)))], 2, replace=False)]
     samples = min(material.speech.length(u) for u in picked)
@@ -386,8 +390,8 @@ STRESS_TESTS = [
 
 def lacking(test: StressTest, material: Material) -> str | None:
     """Why a test cannot be run, or None."""
-    speakers = [own for speakers in by_speaker(material.utterances).values() for own in speakers.values()]
-    corpora = by_speaker(material.utterances).values()
+    speakers = [own for speakers in material.by_speaker().values() for own in speakers.values()]
+    corpora = material.by_speaker().values()
     have = {
         "noise": bool(material.recordings),
         "pyroomacoustics": find_spec("pyroomacoustics") is not None,
