@@ -1,4 +1,4 @@
-"""Training batches: crops drawn and rendered in a worker process while the model computes."""
+"""Training batches: crops that a worker process draws and renders while the model computes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from unmingle.errors import UnmingleError
 
 
 class MixtureSource(Protocol):
-    """What crops are drawn from: :class:`~unmingle.data.mixing.Mixer`, or mixtures made before."""
+    """A source of crops: :class:`~unmingle.data.mixing.Mixer`, or existing mixtures."""
 
     sample_rate: int
     seed: int
@@ -25,15 +25,16 @@ class MixtureSource(Protocol):
 
 
 class Crops(Dataset[MixtureBatch]):
-    """Batch k holds mixtures k * batch_size up to (k + 1) * batch_size of the run.
+    """Batch k contains the mixtures from k * batch_size to (k + 1) * batch_size - 1 of the run.
 
     Args:
-        mixer: draws and renders.
+        mixer: source of the crops.
         seconds: length of each crop.
         batch_size: mixtures in a batch, over all processes.
-        first_batch: the batch to begin with, when a run goes on.
-        batches: number of batches in all, counted from batch 0.
-        rank: number of this process, and ``world_size`` of how many; each takes its share of a batch.
+        first_batch: first batch of a resumed run.
+        batches: total number of batches, counted from batch 0.
+        rank: number of this process. It renders its share of every batch.
+        world_size: number of processes.
     """
 
     def __init__(
@@ -63,8 +64,8 @@ class Crops(Dataset[MixtureBatch]):
         return as_batch([self._mixer.example(k, self._samples) for k in numbers])
 
 
-class _Answers(Dataset[MixtureBatch | UnmingleError]):
-    """Crops in which an error is an answer: a worker process would wrap it in its own traceback."""
+class _BatchesOrErrors(Dataset[MixtureBatch | UnmingleError]):
+    """Crops that return errors instead of raising them, because a worker process would add its own traceback."""
 
     def __init__(self, crops: Crops) -> None:
         self._crops = crops
@@ -80,7 +81,7 @@ class _Answers(Dataset[MixtureBatch | UnmingleError]):
 
 
 def as_batch(examples: Sequence[Example]) -> MixtureBatch:
-    """Examples of one length and one number of sources as a batch."""
+    """Examples of the same length and number of sources as a batch."""
     noisy = any(example.snr is not None for example in examples)
     snrs = [SNR_LIMIT if example.snr is None else example.snr for example in examples]
     return MixtureBatch(
@@ -93,14 +94,14 @@ def as_batch(examples: Sequence[Example]) -> MixtureBatch:
 
 
 def iterate(crops: Crops, workers: int = 1) -> Iterator[MixtureBatch]:
-    """The batches in order, prepared ahead by worker processes (``workers`` 0: in this one)."""
+    """The batches in order. Worker processes prepare them ahead; with ``workers`` 0, this process does."""
     loader: DataLoader[MixtureBatch | UnmingleError] = DataLoader(
-        _Answers(crops),
+        _BatchesOrErrors(crops),
         batch_size=None,
         shuffle=False,
         num_workers=workers,
         prefetch_factor=4 if workers else None,
-        # Its own generator: a loader draws from the global one, and a resumed run makes one loader more.
+        # Its own generator: by default a loader draws from the global one, and a resumed run has one more loader.
         generator=torch.Generator(),
     )
     for answer in loader:

@@ -1,7 +1,7 @@
-"""Codecs: what telephones, calls over the internet and small files do to what was recorded.
+"""Codecs of telephones, internet calls and small files.
 
-Opus, MP3 and AMR are those of PyAV (FFmpeg's libraries). ``telephone`` is G.711 by its equation: 8 kHz, and eight
-bits by the mu-law.
+Opus, MP3 and AMR come from PyAV (FFmpeg's libraries). ``telephone`` is G.711, computed from its equation: 8 kHz, and
+8 bits with the mu-law.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ CodecName = Literal["opus", "mp3", "amr", "telephone"]
 _MU = 255.0
 _TELEPHONE_RATE = 8000
 _LONGEST_LAG = 0.1
-"""In seconds: no codec delays by more."""
+"""Maximum delay of a codec in seconds."""
 
 
 @dataclass(frozen=True)
@@ -32,12 +32,12 @@ class _Library:
     decoder: str
     sample_format: str
     rates: Mapping[int, tuple[int, ...]]
-    """By sample rate in hertz: bits per second, each as likely."""
+    """By sample rate in hertz: bit rates in bits per second, each equally likely."""
     options: Mapping[str, str] = field(default_factory=dict)
 
 
 _LIBRARIES: dict[str, _Library] = {
-    # Quick rather than good: the difference is small against that between bit rates.
+    # Fastest settings: their effect is small compared to that of the bit rate.
     "opus": _Library(
         "libopus", "libopus", "flt", {16000: (8000, 12000, 16000, 24000)}, {"compression_level": "0"}
     ),
@@ -57,7 +57,7 @@ class Codec:
     """In bits per second."""
 
     def __call__(self, audio: Samples, sample_rate: int) -> Samples:
-        """Audio ``(samples,)``, coded and decoded: the same rate, length and place in time."""
+        """Audio ``(samples,)``, coded and decoded, with the same rate, the same length and no delay."""
         if self.name == "telephone":
             coded, rate, lag = mu_law(resample(audio, sample_rate, _TELEPHONE_RATE)), _TELEPHONE_RATE, 0
         else:
@@ -69,7 +69,7 @@ class Codec:
 
 
 def draw_codec(rng: np.random.Generator, name: CodecName) -> Codec:
-    """A codec at one of its bit rates."""
+    """The codec at a random one of its bit rates."""
     if name == "telephone":
         return Codec(name, 64000)
     (rates,) = _LIBRARIES[name].rates.values()
@@ -77,10 +77,10 @@ def draw_codec(rng: np.random.Generator, name: CodecName) -> Codec:
 
 
 def check_codecs(names: list[CodecName]) -> None:
-    """Refuse codecs that are not installed.
+    """Check that the codecs are installed.
 
     Raises:
-        UnmingleError: PyAV, or a library of it, is missing.
+        UnmingleError: PyAV or one of its libraries is missing.
     """
     for name in names:
         if name == "telephone":
@@ -98,8 +98,10 @@ def check_codecs(names: list[CodecName]) -> None:
 
 
 def mu_law(audio: Samples) -> Samples:
-    """``(samples,)`` in [-1, 1] compressed, rounded to eight bits and expanded (ITU-T G.711, in closed form;
-    silence stays silence)."""
+    """``(samples,)`` in [-1, 1], compressed, rounded to 8 bits and expanded (ITU-T G.711 in closed form).
+
+    Silence stays silence.
+    """
     compressed = np.sign(audio) * np.log1p(_MU * np.minimum(np.abs(audio), 1.0)) / np.log1p(_MU)
     rounded = np.round(compressed * 127.0) / 127.0
     expanded: Samples = (np.sign(rounded) * np.expm1(np.abs(rounded) * np.log1p(_MU)) / _MU).astype(
@@ -109,7 +111,7 @@ def mu_law(audio: Samples) -> Samples:
 
 
 def _through(codec: Codec, audio: Samples, rate: int) -> tuple[Samples, int]:
-    """Coded and decoded audio, later by the codec's delay, and its rate."""
+    """Coded and decoded audio with the codec's delay, and its rate."""
     import av
 
     library = _LIBRARIES[codec.name]
@@ -124,7 +126,7 @@ def _through(codec: Codec, audio: Samples, rate: int) -> tuple[Samples, int]:
     size = encoder.frame_size
     if library.sample_format == "s16":
         audio = np.round(audio.clip(-1.0, 1.0) * 32767).astype(np.int16)
-    # What the codec holds back comes out with the silence after the end.
+    # The silence at the end flushes the codec's delay.
     audio = np.pad(audio, (0, -len(audio) % size + round(_LONGEST_LAG * rate) // size * size + size))
     decoded, found = [], rate
     packets = []
@@ -135,15 +137,15 @@ def _through(codec: Codec, audio: Samples, rate: int) -> tuple[Samples, int]:
         frame.sample_rate, frame.pts = rate, start
         packets += encoder.encode(frame)
     for packet in [*packets, *encoder.encode(None)]:
-        for given in decoder.decode(packet):
-            samples, found = given.to_ndarray().reshape(-1), given.sample_rate
+        for piece in decoder.decode(packet):
+            samples, found = piece.to_ndarray().reshape(-1), piece.sample_rate
             decoded.append(samples / np.float32(32768) if samples.dtype == np.int16 else samples)
     return np.concatenate(decoded).astype(np.float32), found
 
 
 @lru_cache(maxsize=32)
 def _lag(codec: Codec) -> int:
-    """By how many samples, at the rate it decodes to, a codec delays: where white noise agrees best with itself."""
+    """A codec's delay in samples of the decoded audio: the maximum of the cross-correlation with white noise."""
     (rate,) = _LIBRARIES[codec.name].rates
     noise = 0.1 * np.random.default_rng(0).standard_normal(2 * rate).astype(np.float32)
     coded, found = _through(codec, noise, rate)

@@ -1,7 +1,7 @@
 """Conversations: who speaks when, with turns, pauses, overlaps and back-channels.
 
-Recordings are rarely two people who talk over each other from the first second to the last. A model
-that is trained on full overlap only puts one speaker into both files wherever one speaks alone.
+Real recordings rarely have full overlap. A model that is trained on full overlap only splits a speaker over both
+outputs where this speaker speaks alone.
 """
 
 from __future__ import annotations
@@ -14,26 +14,26 @@ from pydantic import Field, field_validator
 from unmingle.config import Config
 
 _SAME_SPEAKER = 0.15
-"""Chance that the next turn is the same speaker's, after a pause."""
+"""Chance that the same speaker has the next turn, after a pause."""
 _PAUSE = 0.4
-"""Chance of a pause between two turns that do not overlap; the others follow within the shortest pause."""
+"""Chance of a pause between two turns that do not overlap. Without it, the gap is shorter than the shortest pause."""
 _BACK_CHANNEL_SECONDS = (0.3, 0.9)
 
 
 class ConversationConfig(Config):
-    """How a conversation is drawn."""
+    """Settings of conversations."""
 
     share: float = Field(1.0, ge=0.0, le=1.0)
-    """Share of the mixtures that are conversations; in the others everybody speaks all the time."""
+    """Share of the mixtures that are conversations. In the others all speakers speak all the time."""
     turn: tuple[float, float] = (0.6, 6.0)
-    """Range of a turn's length in seconds, even over its logarithm."""
+    """Range of a turn's length in seconds, uniform over its logarithm."""
     pause: tuple[float, float] = (0.1, 1.5)
     """Range of pauses between turns in seconds."""
     overlap: tuple[float, float] = (0.0, 1.0)
-    """Range of a conversation's overlap: by so much of the shorter one do two neighbouring turns overlap, about.
-    At 1, several speak in about half of the time in which anybody does."""
+    """Range of a conversation's overlap: the approximate share of the shorter of two successive turns that overlaps
+    the other. At 1, several people speak in about half of the speech."""
     back_channel: float = Field(0.15, ge=0.0, le=1.0)
-    """Chance of a turn to hold a short remark of somebody else."""
+    """Chance that another speaker makes a short remark during a turn."""
 
     @field_validator("turn", "pause", "overlap")
     @classmethod
@@ -46,7 +46,7 @@ class ConversationConfig(Config):
     @classmethod
     def _turn_lasts(cls, value: tuple[float, float]) -> tuple[float, float]:
         if value[0] < 0.2:
-            raise ValueError(f"a turn must last 0.2 seconds at least, got {value[0]:g}")
+            raise ValueError(f"a turn must last at least 0.2 seconds, got {value[0]:g}")
         return value
 
     @field_validator("overlap")
@@ -59,7 +59,7 @@ class ConversationConfig(Config):
 
 @dataclass(frozen=True)
 class Turn:
-    """One speaker's stretch of speech, in samples of the mixture."""
+    """One turn of a speaker, in samples of the mixture."""
 
     speaker: int
     first: int
@@ -69,10 +69,10 @@ class Turn:
 def draw_turns(
     rng: np.random.Generator, config: ConversationConfig, speakers: int, samples: int, sample_rate: int
 ) -> list[Turn]:
-    """The turns of one conversation of ``samples``, in the order in which they begin.
+    """The turns of one conversation of ``samples``, sorted by start.
 
-    Turns of one speaker never overlap. The first turn may have begun before the mixture does; with two
-    speakers or more everybody speaks at some time if the conversation is long enough.
+    Turns of the same speaker never overlap. The first turn may start before the mixture does. In a long conversation
+    every speaker has a turn.
     """
     overlap = float(rng.uniform(*config.overlap))
     ends = [0] * speakers  # Where each speaker's last turn ends.
@@ -94,7 +94,7 @@ def draw_turns(
         gap = _gap(
             rng, config, overlap if following != speaker else 0.0, min(length, next_length), sample_rate
         )
-        # Nobody begins before the turn that is interrupted, or before an end of their own.
+        # A turn starts neither before the turn that it interrupts nor before the end of the speaker's own last turn.
         start = max(start, start + length + gap, ends[following])
         speaker, length = following, next_length
     return sorted(turns, key=lambda turn: turn.first)
@@ -108,7 +108,7 @@ def _next_speaker(rng: np.random.Generator, speaker: int, ends: list[int]) -> in
     others = [other for other in range(len(ends)) if other != speaker]
     if not others or rng.random() < _SAME_SPEAKER:
         return speaker
-    silent = [other for other in others if ends[other] == 0]  # Who has not spoken yet comes first.
+    silent = [other for other in others if ends[other] == 0]  # They are preferred.
     choice = silent if silent and rng.random() < 0.5 else others
     return choice[int(rng.integers(len(choice)))]
 
@@ -116,7 +116,7 @@ def _next_speaker(rng: np.random.Generator, speaker: int, ends: list[int]) -> in
 def _gap(
     rng: np.random.Generator, config: ConversationConfig, overlap: float, shorter: int, sample_rate: int
 ) -> int:
-    """Samples between two turns; negative where they overlap, by at most the shorter one."""
+    """Samples between two turns. Negative for an overlap, which is at most the shorter turn."""
     if overlap == 0.0 or rng.random() < 0.5 * (1.0 - overlap):
         low, high = config.pause if rng.random() < _PAUSE else (0.0, config.pause[0])
         return int(rng.uniform(low, high) * sample_rate)
@@ -124,7 +124,7 @@ def _gap(
 
 
 def _back_channel(rng: np.random.Generator, turn: Turn, ends: list[int], sample_rate: int) -> Turn | None:
-    """A short remark of somebody else within a turn, if the turn is long enough and somebody is free."""
+    """A short remark of another speaker within a turn, or None if the turn is too short or nobody is free."""
     length = int(rng.uniform(*_BACK_CHANNEL_SECONDS) * sample_rate)
     free = [other for other, end in enumerate(ends) if other != turn.speaker and end <= turn.first]
     if not free or turn.last - turn.first < 2 * length:

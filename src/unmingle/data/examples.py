@@ -1,4 +1,4 @@
-"""What a mixture is made of: its plan, and what came of it."""
+"""The plan of a mixture, and the rendered mixture."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from unmingle.batch import GENDERS
 from unmingle.data.rooms import Room
 
 SNR_LIMIT = 100.0
-"""In dB: SNRs of speech without noise, and, negative, of noise without speech."""
+"""SNR in dB of speech without noise. Noise without speech has the negative value."""
 
 
 @dataclass(frozen=True)
 class Segment:
-    """A stretch of one utterance in a mixture; times in samples after the change of speed."""
+    """A part of one utterance in a mixture. Lengths and positions are in samples after the change of speed."""
 
     utterance: int
     start: int
-    """Where the stretch begins, in samples of the utterance as it was decoded."""
+    """Start of the part, in samples of the decoded utterance."""
     position: int
-    """Where it goes in the mixture."""
+    """Its start in the mixture."""
     length: int
-    """How long it is in the mixture."""
+    """Its length in the mixture."""
 
 
 @dataclass(frozen=True)
@@ -36,12 +36,12 @@ class Voice:
     speed: float
     gain_db: float
     ramps: bool = False
-    """Every segment rises and falls over 20 ms: turns of a conversation cut utterances anywhere."""
+    """Fade every segment in and out over 20 ms, because the turns of a conversation cut utterances anywhere."""
 
 
 @dataclass(frozen=True)
 class MixturePlan:
-    """All that is random about one mixture."""
+    """All random choices about the speech of one mixture."""
 
     voices: tuple[Voice, ...]
     samples: int
@@ -49,20 +49,20 @@ class MixturePlan:
 
 @dataclass(frozen=True)
 class Example:
-    """One mixture with what is known of it."""
+    """One mixture with its sources, noise and facts."""
 
     sources: Samples
     """``(speakers, samples)``."""
     noise: Samples | None = None
-    """``(samples,)``: what the mixture holds beside the sources."""
+    """``(samples,)``: the mixture minus the sources."""
     snr: float | None = None
-    """Active level of the speakers over the level of the noise, in dB; -100 where nobody talks."""
+    """Active level of the speakers over the level of the noise, in dB; -100 without speech."""
     gender: str = "unknown"
     """Of the first speaker."""
     noise_name: str = ""
-    """What the noise is."""
+    """Name of the noise."""
     room: Room | None = None
-    """Where the speakers were heard."""
+    """The speakers' room, if any."""
 
     @property
     def mixture(self) -> Samples:
@@ -72,12 +72,12 @@ class Example:
 
 
 def active_sources(example: Example) -> NDArray[np.bool_]:
-    """Which of ``(speakers,)`` talk: those within 40 dB of the mixture's energy."""
+    """Which speakers speak, ``(speakers,)``: those with an energy within 40 dB of the mixture's."""
     energy = np.square(example.sources).sum(axis=-1)
     active: NDArray[np.bool_] = energy > 1e-4 * max(float(np.square(example.mixture).sum()), 1e-12)
     return active
 
 
 def gender_index(example: Example) -> int:
-    """The place of the first speaker's gender among :data:`~unmingle.batch.GENDERS`."""
+    """Index of the first speaker's gender in :data:`~unmingle.batch.GENDERS`."""
     return GENDERS.index(example.gender)

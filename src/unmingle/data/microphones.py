@@ -1,7 +1,7 @@
-"""Microphones: how telephones, cheap microphones and old recordings colour what they hear, and what they cut off.
+"""Microphones: the frequency responses of telephones, cheap microphones and old recordings.
 
-Corpora are recorded well, and a network that heard nothing else takes a missing octave for something that was
-said. So some crops for training go through a filter of gains over frequency, the same for all that is heard.
+Corpora are recorded with good microphones. A network that is trained on them alone fails on recordings that lack a
+part of the spectrum. So some training crops are filtered: speakers and noise with the same gains over frequency.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from unmingle.config import Config
 
 _POINTS = 8
 _LOWEST = 20.0
-"""Hertz: a band that begins here cuts nothing off."""
+"""In hertz. A band that starts at this frequency has no low cut."""
 
 
 class MicrophoneConfig(Config):
-    """Through which microphones crops are heard."""
+    """Microphones of training crops."""
 
     share: float = Field(0.5, gt=0.0, le=1.0)
-    """Of the crops; the others stay as they were recorded."""
+    """Share of the crops that are filtered."""
     response_db: float = Field(10.0, ge=0.0, le=40.0)
-    """A random smooth response goes up and down by at most so many dB."""
+    """Maximum deviation of the random smooth response from 0 dB."""
     low_cut: tuple[float, float] = (_LOWEST, 800.0)
-    """Range of frequencies in hertz below which little is heard."""
+    """Range of the lower cutoff frequency in hertz."""
     high_cut: tuple[float, float] = (1500.0, 8000.0)
-    """Range of frequencies above which little is heard; beyond half the sample rate nothing is cut."""
+    """Range of the upper cutoff frequency in hertz. A cutoff above half the sample rate has no effect."""
 
     @model_validator(mode="after")
     def _ranges(self) -> MicrophoneConfig:
@@ -44,22 +44,22 @@ class MicrophoneConfig(Config):
 
 
 KNOWN = {"muffled": (0.0, 1000.0, 2.0), "thin": (1000.0, np.inf, 2.0), "narrow": (300.0, 3400.0, 8.0)}
-"""Microphones to test with: where they cut off below and above, in hertz, and both slopes' order; behind a wall;
-a small loudspeaker; a telephone."""
+"""Microphones for tests: lower and upper cutoff frequency in hertz, and the filter order. Sound through a wall, a
+small loudspeaker, and a telephone."""
 
 
 def draw_response(
     rng: np.random.Generator, config: MicrophoneConfig, samples: int, sample_rate: int
 ) -> Samples | None:
-    """Gains over the frequencies of a transform of ``samples``, or None where the crop stays as it is.
+    """Gains at the frequencies of a Fourier transform of ``samples``, or None if the crop is not filtered.
 
-    The slopes at both ends have between 6 and 96 dB an octave (those of Butterworth filters).
+    The slopes at both ends are those of Butterworth filters, 6 to 96 dB per octave.
     """
     if rng.random() >= config.share:
         return None
     frequency = np.linspace(0.0, sample_rate / 2, samples // 2 + 1)
     gains = smooth_response(rng, len(frequency), config.response_db, sample_rate).astype(np.float64)
-    # Evenly over the logarithm: telephones and loudspeakers differ by octaves.
+    # Uniform over the logarithm of frequency, because devices differ by octaves.
     low, high = (float(np.exp(rng.uniform(*np.log(cut)))) for cut in (config.low_cut, config.high_cut))
     if low > _LOWEST:
         gains *= _band(frequency, low, np.inf, 2.0 ** rng.uniform(0.0, 4.0))
@@ -69,13 +69,13 @@ def draw_response(
 
 
 def known_response(name: str, samples: int, sample_rate: int) -> Samples:
-    """Gains of a microphone of :data:`KNOWN` over the frequencies of a transform of ``samples``."""
+    """Gains of a microphone of :data:`KNOWN` at the frequencies of a Fourier transform of ``samples``."""
     low, high, order = KNOWN[name]
     return _band(np.linspace(0.0, sample_rate / 2, samples // 2 + 1), low, high, order).astype(np.float32)
 
 
 def _band(frequency: NDArray[np.float64], low: float, high: float, order: float) -> NDArray[np.float64]:
-    """Gains of Butterworth filters that cut off below ``low`` and above ``high``."""
+    """Gains of Butterworth filters with the cutoff frequencies ``low`` and ``high``."""
     with np.errstate(divide="ignore", over="ignore"):
         power = 1.0 / (1.0 + (low / frequency) ** (2 * order)) if low else np.ones_like(frequency)
         gains: NDArray[np.float64] = np.sqrt(power / (1.0 + (frequency / high) ** (2 * order)))
@@ -83,12 +83,12 @@ def _band(frequency: NDArray[np.float64], low: float, high: float, order: float)
 
 
 def apply_response(response: Samples, audio: Samples) -> Samples:
-    """Audio ``(..., samples)`` filtered by the gains of :func:`draw_response`, without delay."""
+    """Audio ``(..., samples)`` filtered with the gains of :func:`draw_response`, without delay."""
     return np.fft.irfft(np.fft.rfft(audio) * response, audio.shape[-1]).astype(np.float32)
 
 
 def smooth_response(rng: np.random.Generator, size: int, decibels: float, sample_rate: int) -> Samples:
-    """Gains ``(size,)``, smooth over the logarithm of frequency, at most ``decibels`` up or down."""
+    """Random gains ``(size,)`` within +-``decibels``, smooth over the logarithm of frequency."""
     points = rng.uniform(-decibels, decibels, _POINTS)
     frequency = np.linspace(0.0, sample_rate / 2, size)
     places = np.geomspace(60.0, sample_rate / 2, _POINTS)

@@ -122,7 +122,8 @@ class Mixer(MixturePlanner):
     ) -> tuple[Samples | None, float | None, str]:
         """The noise for ``speech`` ``(samples,)``, the SNR in dB, and the noise's name.
 
-        Without noise it returns None, None and "". It uses its own random generators, so that noise does not change the speech of a seed.
+        Without noise it returns None, None and "". The noise has its own random generators, so it does not change the
+        speech of a seed.
         """
         noise, noise_only, name = None, False, ""
         recorder = self.config.recorder if crop else None

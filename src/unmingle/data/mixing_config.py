@@ -1,4 +1,4 @@
-"""What mixtures are drawn from: the key ``mixing`` of a recipe."""
+"""Settings of mixtures: the key ``mixing`` of a recipe."""
 
 from __future__ import annotations
 
@@ -13,48 +13,47 @@ from unmingle.data.rooms import RoomConfig
 
 
 class MixingConfig(Config):
-    """How mixtures are drawn."""
+    """Settings of mixtures. "Crops" are training mixtures of a fixed length."""
 
     speakers: int = Field(2, ge=1)
     fewest_speakers: int | None = Field(None, ge=1)
-    """Crops for training draw their number of speakers from this one up to ``speakers``, evenly."""
+    """Crops have this many speakers up to ``speakers``, each number equally often (default: always ``speakers``)."""
     snr: tuple[float, float] = (0.0, 5.0)
-    """Range in dB of the active level of the first speaker over that of the second. With three or
-    more speakers each draws a gain of +- half of a value from this range."""
+    """Range in dB of the first speaker's active level over the second's. With three or more speakers, each draws a
+    value from this range and has a gain of plus or minus half of it."""
     corpus_weights: dict[str, float] = {}
-    """Chance of each corpus to give a mixture's speakers, by name, relative to the others; 1 for one not named."""
+    """By corpus: relative chance that a speaker is drawn from it (default: 1)."""
     speed: tuple[float, float] = (1.0, 1.0)
-    """Range of speeds; speed changes pitch and formants too."""
+    """Range of speeds. The speed also changes pitch and formants."""
     partial_overlap: float = Field(0.0, ge=0.0, le=1.0)
-    """Share of mixtures in which all speakers but the first speak only for a part of the time."""
+    """Share of crops in which all speakers except the first speak only part of the time."""
     single_speaker: float = Field(0.0, ge=0.0, le=1.0)
-    """Share of mixtures in which the first speaker alone speaks."""
+    """Share of crops in which only the first speaker speaks."""
     second_speaker: float = Field(0.0, ge=0.0, le=1.0)
-    """Of one speaker's mixtures, the share of the crops for training in which two converse. Both are the one source,
-    so that a denoiser keeps whoever speaks. ``conversation`` and ``snr`` say how they do."""
+    """For mixtures of one speaker: share of crops in which two people converse. Both belong to the single source, so
+    that a denoiser keeps every speaker. ``conversation`` and ``snr`` set their turns and levels."""
     late: float = Field(0.0, ge=0.0, le=1.0)
-    """Share of crops for training in which the first speaker begins late, within the first third: recordings begin
-    before anybody talks, and a network that never heard that takes the first noise for speech."""
+    """Share of crops in which the first speaker starts later, within the first third. Recordings often start before
+    the speech does, and without such crops a network takes the first noise for speech."""
     overlap: tuple[float, float] | None = None
-    """Whole utterances follow one another like turns of a conversation: each next one begins before the end of
-    what came before, by a share of the shorter of both from this range. 0: one after the other; 1: full overlap."""
+    """In test lists, whole utterances follow one another. Each overlaps the one before by a share of the shorter of
+    both, drawn from this range. 0: one after the other; 1: full overlap (default: all start together)."""
     conversation: ConversationConfig | None = None
-    """Crops for training that are conversations, with turns and pauses (default: none)."""
+    """Crops that are conversations, with turns and pauses (default: none)."""
     moving_level: float = Field(0.0, ge=0.0, le=20.0)
-    """In crops for training each speaker's level moves slowly, by at most so many dB up or down."""
+    """In crops, each speaker's level moves slowly within plus or minus this many dB."""
     room: RoomConfig | None = None
-    """Rooms in which the speakers are heard (default: none)."""
+    """Rooms of the speakers (default: none)."""
     noise: NoiseConfig | None = None
-    """Noise beside the speakers (default: none)."""
+    """Noise in the mixtures (default: none)."""
     microphone: MicrophoneConfig | None = None
-    """Microphones through which crops for training are heard (default: those of the recordings)."""
+    """Microphones of crops (default: those of the recordings)."""
     recorder: RecorderConfig | None = None
-    """What recorders do to crops for training: noise of their own, jumps of level, clipping, codecs (default:
-    nothing)."""
+    """Effects of recorders on crops: device noise, jumps of level, clipping, codecs (default: none)."""
 
     @property
     def most_at_once(self) -> int:
-        """The largest number of different speakers in a mixture."""
+        """Maximum number of different speakers in a mixture."""
         return max(self.speakers, 2 if self.second_speaker else 1)
 
     @model_validator(mode="after")

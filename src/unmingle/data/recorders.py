@@ -1,7 +1,7 @@
-"""Recorders: what devices do to all that reaches them: noise of their own, jumps of level, clipping, codecs.
+"""Recorders: effects of a recording device: its own noise, jumps of level, clipping, codecs.
 
-The target is the speech as the same recorder keeps it without the noise: a mask can take noise away, but cannot give
-back what was clipped or coded away. So clean speech from a bad recorder is to stay as it is.
+The training target is the speech alone through the same recorder. A mask can remove noise, but cannot restore what
+clipping or a codec has removed. So a system learns to leave clean speech from a bad recorder as it is.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ _JUMP_SECONDS = (0.005, 0.2)
 
 
 class RecorderConfig(Config):
-    """Shares of the crops for training to which recorders do something; each is drawn on its own."""
+    """Shares of the training crops with each effect. The effects are drawn independently."""
 
     device_noise: float = Field(0.0, ge=0.0, le=1.0)
-    """Share with noise of the device: hiss, and mains hum in half of them. It belongs to the noise."""
+    """Share with device noise: hiss, and in half of these crops mains hum. It is part of the noise."""
     device_snr: tuple[float, float] = (20.0, 45.0)
-    """Range of the speakers' active level over that noise, in dB."""
+    """Range of the speakers' active level over the device noise, in dB."""
     level_jump: float = Field(0.0, ge=0.0, le=1.0)
-    """Share in which the level of everything jumps once, as when a gain is changed or a microphone moved."""
+    """Share in which the level jumps once, as after a change of gain."""
     jump_db: float = Field(12.0, ge=0.0, le=40.0)
-    """By at most so many dB, up or down."""
+    """Maximum jump in dB, up or down."""
     clipping: float = Field(0.0, ge=0.0, le=1.0)
     """Share that is clipped."""
     clipped_db: tuple[float, float] = (1.0, 12.0)
-    """Range of the mixture's peak over the level at which it is clipped, in dB."""
+    """Range of the mixture's peak over the clipping level, in dB."""
     codec: float = Field(0.0, ge=0.0, le=1.0)
-    """Share that goes through a codec."""
+    """Share that is coded and decoded."""
     codecs: list[CodecName] = Field(["opus", "mp3", "amr", "telephone"], min_length=1)
-    """Which; each as likely."""
+    """The codecs, each equally likely."""
 
     @field_validator("device_snr", "clipped_db")
     @classmethod
@@ -52,16 +52,16 @@ class RecorderConfig(Config):
 
 @dataclass(frozen=True)
 class Recorder:
-    """What one recorder does to what reaches it."""
+    """The effects of one recorder, applied in the order of the fields."""
 
     gains: Samples | None
-    """Of every sample, ``(samples,)``."""
+    """One gain per sample, ``(samples,)``."""
     limit: float | None
-    """The largest magnitude that it holds."""
+    """Maximum magnitude; larger samples are clipped."""
     codec: Codec | None
 
     def __call__(self, audio: Samples, sample_rate: int) -> Samples:
-        """Audio ``(samples,)`` as it is recorded."""
+        """Recorded audio ``(samples,)``."""
         if self.gains is not None:
             audio = audio * self.gains
         if self.limit is not None:
@@ -69,22 +69,22 @@ class Recorder:
         return audio if self.codec is None else self.codec(audio, sample_rate)
 
     def record(self, sources: Samples, rest: Samples, sample_rate: int) -> tuple[Samples, Samples]:
-        """Sources ``(speakers, samples)`` as each is recorded alone, and what the recorded mixture holds beside them.
+        """Each source recorded alone, ``(speakers, samples)``, and the recorded mixture minus these sources.
 
         Args:
-            sources: what is kept.
-            rest: ``(samples,)``: noise.
+            sources: the targets, ``(speakers, samples)``.
+            rest: the noise, ``(samples,)``.
             sample_rate: of both, in hertz.
         """
         mixture = self(sources.sum(axis=0) + rest, sample_rate)
-        kept = np.stack([self(source, sample_rate) for source in sources])
-        return kept, mixture - kept.sum(axis=0)
+        recorded = np.stack([self(source, sample_rate) for source in sources])
+        return recorded, mixture - recorded.sum(axis=0)
 
 
 def draw_recorder(
     rng: np.random.Generator, config: RecorderConfig, mixture: Samples, sample_rate: int
 ) -> Recorder | None:
-    """The recorder of a mixture ``(samples,)``; None where it changes nothing."""
+    """A recorder for a mixture ``(samples,)``, or None if no effect was drawn."""
     gains, limit, codec = None, None, None
     if rng.random() < config.level_jump:
         gains = level_jump(rng, len(mixture), config.jump_db, sample_rate)
@@ -98,7 +98,7 @@ def draw_recorder(
 
 
 def level_jump(rng: np.random.Generator, samples: int, decibels: float, sample_rate: int) -> Samples:
-    """Gains ``(samples,)``: 1 on the louder side, and up to ``decibels`` less before or after, from some point on."""
+    """Gains ``(samples,)`` with one jump at a random time: 1 on one side, up to ``decibels`` less on the other."""
     drop = 10 ** (-float(rng.uniform(0.0, decibels)) / 20)
     before, after = (1.0, drop) if rng.random() < 0.5 else (drop, 1.0)
     middle = float(rng.uniform(0.1, 0.9)) * samples
@@ -108,7 +108,7 @@ def level_jump(rng: np.random.Generator, samples: int, decibels: float, sample_r
 
 
 def device_noise(rng: np.random.Generator, samples: int, sample_rate: int) -> Samples:
-    """Steady noise ``(samples,)`` of root mean square 1: hiss, and, in half of the cases, mains hum over it."""
+    """Steady noise ``(samples,)`` of root mean square 1: hiss, and in half of the cases also mains hum."""
     spectrum = np.fft.rfft(rng.standard_normal(samples, dtype=np.float32))
     hiss = np.fft.irfft(spectrum * smooth_response(rng, len(spectrum), 6.0, sample_rate), samples)
     noise = hiss / max(float(np.sqrt(np.mean(np.square(hiss)))), 1e-9)

@@ -1,4 +1,4 @@
-"""A bank of rooms: room responses that are computed once, cached, and drawn from in training."""
+"""A bank of rooms: room responses that are computed once, cached, and reused in training."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ class RoomBank:
 def open_room_bank(
     config: RoomConfig, speakers: int, sample_rate: int, seed: int, cache: Path | None = None
 ) -> RoomBank:
-    """The bank of ``config.bank`` rooms for ``speakers`` speakers; computed if the cache does not hold it.
+    """The bank of ``config.bank`` rooms for ``speakers`` speakers. It is computed if it is not in the cache.
 
     Raises:
         UnmingleError: pyroomacoustics is not installed, or the distances fit into no room.
     """
     assert config.bank is not None
-    # How often a room is used, and how much of it belongs to the speaker, does not change the rooms.
+    # ``share`` and ``early`` do not change the rooms.
     named = config.model_copy(update={"share": 1.0}).model_dump_json(exclude={"early"})
     digest = hashlib.sha256(f"{named}|{speakers}|{sample_rate}|{seed}".encode()).hexdigest()[:16]
     path = (cache or default_cache_folder()) / f"rooms-{sample_rate}-{digest}.npy"

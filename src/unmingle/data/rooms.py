@@ -1,8 +1,8 @@
-"""Rooms: how a speaker some way off sounds at the microphone.
+"""Rooms: the response from a distant speaker to the microphone.
 
-A response has two parts: image sources (Allen & Berkley 1979, by pyroomacoustics) for a tenth of a second at
-most, where single echoes matter, and then noise that decays by 60 dB in the reverberation time (Polack 1988),
-which is what many echoes come to, and costs nothing. So the reverberation time is the one that was asked for.
+A response has two parts. Up to the first 0.1 s are single echoes, from image sources (Allen & Berkley 1979, by
+pyroomacoustics). After them comes noise that decays by 60 dB in the reverberation time (Polack 1988). Many echoes
+sound like this noise, it is cheap, and it gives exactly the requested reverberation time.
 """
 
 from __future__ import annotations
@@ -24,31 +24,32 @@ Point = NDArray[np.float64]
 _SOUND_SPEED = 343.0
 _ECHOES_SECONDS = 0.1
 _CROSSFADE = 0.3
-"""The share of the echoes' time in which they fade over into noise."""
+"""Share of the echoes' duration in which they cross-fade into noise."""
 _WALL_DISTANCE = 0.3
-"""In metres: nobody and no microphone stands closer to a wall."""
+"""Minimum distance of speakers and microphone from a wall, in metres."""
 _TRIES = 200
 
 
 class RoomConfig(Config):
-    """In what rooms mixtures are heard."""
+    """Rooms of mixtures."""
 
     setting: Literal["random", "loudspeakers"] = "random"
-    """``random``: another room for every mixture, levels as planned at the microphone. ``loudspeakers``: one room
-    and one set-up for all, levels as planned at the loudspeakers, the first near the microphone, the others far
-    from it, as RealTalkLibri was recorded (Mobin et al. 2018)."""
+    """``random``: a different room for every mixture; the planned levels are those at the microphone.
+    ``loudspeakers``: one room and one set-up for all mixtures; the planned levels are those at the loudspeakers. The
+    first is near the microphone, the others are far from it, as in RealTalkLibri (Mobin et al. 2018)."""
     rt60: tuple[float, float] = (0.2, 0.6)
     """Range of reverberation times in seconds."""
     distance: tuple[float, float] = (0.5, 2.0)
-    """Range of distances to the microphone in metres; of loudspeakers, the near one's and the others'."""
+    """Range of distances to the microphone in metres. With ``loudspeakers``: distance of the first, and of the
+    others."""
     share: float = Field(1.0, ge=0.0, le=1.0)
-    """Share of the crops for training that are in a room; of test lists every mixture is."""
+    """Share of the training crops that are in a room. In test lists every mixture is."""
     early: float | None = Field(None, ge=0.0, le=5.0)
-    """So many seconds of reflections after the direct sound belong to the speaker; what arrives later is in the
-    mixture but in no source (default: all belongs to the speaker)."""
+    """Seconds after the direct sound in which reflections belong to the speaker. Later ones are in the mixture, but
+    in no source (default: all reflections belong to the speaker)."""
     bank: int | None = Field(None, ge=1, le=100_000)
-    """Number of rooms that training draws from; they are computed once and cached (default: another room for
-    every mixture, which takes longer than training does)."""
+    """Number of rooms that training draws from. They are computed once and cached (default: a new room for every
+    mixture, which takes longer than the training itself)."""
 
     @field_validator("rt60", "distance")
     @classmethod
@@ -74,9 +75,9 @@ class RoomMaker:
     """Draws rooms; a room is a pure function of the generator's state.
 
     Args:
-        config: in what ranges.
+        config: ranges of the rooms.
         sample_rate: in hertz.
-        seed: of the run: the one room of ``loudspeakers`` comes from it.
+        seed: of the run. It decides the room of ``loudspeakers``.
 
     Raises:
         UnmingleError: pyroomacoustics is not installed.
@@ -93,10 +94,10 @@ class RoomMaker:
         self._only: Room | None = None
 
     def draw(self, rng: np.random.Generator, speakers: int) -> Room:
-        """The room of a mixture of so many speakers.
+        """The room of a mixture of ``speakers`` speakers.
 
         Raises:
-            UnmingleError: no room was found in which the distances fit.
+            UnmingleError: the distances fit into no room.
         """
         if self.config.setting == "random":
             return self._draw(rng, [float(rng.uniform(*self.config.distance)) for _ in range(speakers)])
@@ -125,9 +126,9 @@ class RoomMaker:
 def random_place(
     rng: np.random.Generator, microphone: Point, distance: float, low: Point, high: Point
 ) -> Point | None:
-    """A point at a distance from the microphone and away from the walls, if one is found in a few tries."""
+    """A point at ``distance`` from the microphone and away from the walls, or None if a few tries find none."""
     for _ in range(10):
-        direction = rng.standard_normal(3) * (1.0, 1.0, 0.3)  # Mouths are at about one height.
+        direction = rng.standard_normal(3) * (1.0, 1.0, 0.3)  # Speakers' mouths are at similar heights.
         place: Point = microphone + direction * (distance / np.linalg.norm(direction))
         if (place >= low).all() and (place <= high).all():
             return place
@@ -146,10 +147,10 @@ def _responses(
 
     volume = float(np.prod(size))
     surface = 2 * float(size[0] * size[1] + size[0] * size[2] + size[1] * size[2])
-    # Eyring's formula; Sabine's has no answer for small reverberation times.
+    # Eyring's formula: Sabine's has no solution for small reverberation times.
     absorption = 1.0 - np.exp(-0.161 * volume / (surface * rt60))
     order = int(np.ceil(_echoes_seconds(rt60) * _SOUND_SPEED / size.min())) + 1
-    # With several threads it adds up in another order, and the same room is other bytes.
+    # With several threads the order of additions varies, and the same room gives different bytes.
     pyroomacoustics.constants.set("num_threads", 1)
     room = pyroomacoustics.ShoeBox(
         size, fs=sample_rate, materials=pyroomacoustics.Material(float(absorption)), max_order=order
@@ -158,18 +159,18 @@ def _responses(
         room.add_source(place)
     room.add_microphone(microphone)
     room.compute_rir()
-    # The filters that place echoes between samples begin before their middle: that is no delay of the room.
+    # The fractional delay filters start before their centre. This delay does not belong to the room.
     ahead = pyroomacoustics.constants.get("frac_delay_length") // 2
     return [_with_tail(rng, np.asarray(echoes)[ahead:], rt60, sample_rate) for echoes in room.rir[0]]
 
 
 def _echoes_seconds(rt60: float) -> float:
-    """How long single echoes last: they decay a little slower than was asked, so less of a short response."""
+    """Duration of single echoes. They decay a little too slowly, so short responses have a smaller part of them."""
     return min(_ECHOES_SECONDS, 0.3 * rt60)
 
 
 def _with_tail(rng: np.random.Generator, echoes: Samples, rt60: float, sample_rate: int) -> Samples:
-    """Single echoes, faded over into decaying noise of the energy that they have there."""
+    """Single echoes that cross-fade into decaying noise. The noise has their energy in the cross-fade."""
     end = round(_echoes_seconds(rt60) * sample_rate)
     fade = round(_CROSSFADE * end)
     length = max(end, round(rt60 * sample_rate))
@@ -188,18 +189,18 @@ def _with_tail(rng: np.random.Generator, echoes: Samples, rt60: float, sample_ra
 
 
 def early_part(room: Room, seconds: float, sample_rate: int) -> Room:
-    """The room without the reflections that arrive more than so many seconds after the direct, loudest sound."""
+    """The room without the reflections that arrive more than ``seconds`` after the direct (loudest) sound."""
     ends = (int(np.abs(each).argmax()) + 1 + round(seconds * sample_rate) for each in room.responses)
     kept = tuple(each[:end] for each, end in zip(room.responses, ends, strict=True))
     return Room(kept, room.rt60, room.distances)
 
 
 def in_room(sources: Samples, room: Room) -> Samples:
-    """Sources ``(speakers, samples)`` as they arrive at the microphone; what rings on after the end is cut."""
+    """Sources ``(speakers, samples)`` at the microphone. Reverberation after the last sample is cut."""
     from scipy.signal import fftconvolve
 
-    heard = [
+    received = [
         fftconvolve(source, response)[: len(source)]
         for source, response in zip(sources, room.responses, strict=True)
     ]
-    return np.stack(heard).astype(np.float32)
+    return np.stack(received).astype(np.float32)

@@ -1,10 +1,10 @@
-"""The active speech level of ITU-T P.56: how loud somebody talks while talking.
+"""The active speech level of ITU-T P.56: the level of speech without its pauses.
 
-Method B smooths the rectified signal into an envelope, calls speech *active* while the envelope lies above a
-threshold and for a hangover after it, and looks for the threshold that is 15.9 dB below the level of what it lets
-through. Silence between words, which would lower a root mean square, does not count.
+Method B smooths the rectified signal into an envelope. Speech is *active* while the envelope is above a threshold,
+and for a hangover after that. The threshold is the one that is 15.9 dB below the level of the active speech. Silence
+between words lowers a root mean square, but not this level.
 
-SciPy does the filtering; it comes with ``pip install 'unmingle[evaluate]'``.
+SciPy does the filtering. It comes with ``pip install 'unmingle[evaluate]'``.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from unmingle.errors import UnmingleError
 
 TIME_CONSTANT = 0.03
-"""Of the envelope, in seconds."""
+"""Time constant of the envelope in seconds."""
 HANGOVER = 0.2
-"""How long speech stays active after the envelope fell below the threshold, in seconds."""
+"""Time for which speech stays active after the envelope falls below the threshold, in seconds."""
 MARGIN_DB = 15.9
-"""By how much the active level lies above its threshold."""
+"""Difference between the active level and its threshold."""
 WSJ0_LEVEL_RATE = 8000
 """The rate in hertz at which WSJ0-mix measures levels."""
 _PADDING = 0.35
@@ -35,11 +35,11 @@ AnySamples = NDArray[np.float32] | NDArray[np.float64]
 def speech_level(samples: AnySamples, sample_rate: int) -> float:
     """Active level of speech ``(samples,)`` as an amplitude, by ITU-T P.56 (12/2011) method B.
 
-    The square root of the power of the active part; 0.0 for silence or no samples. The thresholds are powers of
-    two, and the level between two of them is interpolated linearly in decibels, in closed form where the
-    Recommendation halves until it is within a tolerance. Scaling by a power of two scales the level exactly, any
-    other gain within 0.3 dB. The optional filter of the Recommendation is not applied. The level of a click, or of
-    a few milliseconds, is the root mean square from its beginning on.
+    It is the square root of the power of the active part, and 0.0 for silence or no samples. The thresholds are
+    powers of two, with linear interpolation in decibels between them. The interpolation has a closed form; the
+    Recommendation uses bisection. A gain that is a power of two scales the level exactly, any other gain within
+    0.3 dB. The optional filter of the Recommendation is not applied. The level of a click, or of a few milliseconds,
+    is the root mean square from its start on.
 
     Raises:
         UnmingleError: SciPy is not installed.
@@ -50,12 +50,16 @@ def speech_level(samples: AnySamples, sample_rate: int) -> float:
 def wsj0_mix_level(samples: AnySamples) -> float:
     """The level by which the scripts of WSJ0-mix divide speech ``(samples,)`` at 8 kHz.
 
-    They call ``activlev`` of the toolbox VOICEBOX (copies of the scripts hold its revision 9407), whose defaults
-    differ from `speech_level`, all of them followed here: 0.35 s of silence is added at the end, a Chebyshev filter
-    takes away what is below 200 Hz (its low-pass at 5.5 kHz is left out at this rate), and there are two thresholds
-    a doubling. The filter is computed from its definition; levels of speech agree up to rounding. The filter
-    matters: on the shipped speech this level is 0.1 to 2 dB below `speech_level`. Older revisions add no silence,
-    which makes speech that is cut off at the end of 3 s up to 0.4 dB louder, and other speech no louder.
+    They call ``activlev`` of the toolbox VOICEBOX (copies of the scripts contain its revision 9407). Its defaults
+    differ from `speech_level`, and this function follows them:
+
+    - it adds 0.35 s of silence at the end;
+    - a Chebyshev filter removes frequencies below 200 Hz (its low-pass at 5.5 kHz has no effect at this rate);
+    - it has two thresholds per doubling.
+
+    The filter is computed from its definition; levels of speech agree up to rounding. On the speech in ``examples/``
+    this level is 0.1 to 2 dB below `speech_level`, because of the filter. Older revisions add no silence. Their level
+    is up to 0.4 dB higher for speech that is cut off at the end of 3 s, and the same for other speech.
 
     Raises:
         UnmingleError: SciPy is not installed.
@@ -67,9 +71,9 @@ def wsj0_mix_level(samples: AnySamples) -> float:
 def halve_rate(samples: AnySamples) -> NDArray[np.float64]:
     """Resample ``(samples,)`` to half the rate, rounded up to whole samples, as MATLAB's ``resample(x, 1, 2)`` does.
 
-    Both filter with a sinc of 41 taps under a Kaiser window of 5.0, which is 6 dB down at the new upper edge and
-    lets some of what is above fold back. A steeper resampler gives what sounds the same, but is another reference to
-    score against: the difference is 22 to 31 dB below the shipped speech.
+    Both filter with a sinc of 41 taps and a Kaiser window of 5.0. The filter is 6 dB down at the new Nyquist
+    frequency and lets some aliasing through. The result of a steeper resampler sounds the same, but is a different
+    reference: on the speech in ``examples/`` the difference is 22 to 31 dB below the speech.
 
     Raises:
         UnmingleError: SciPy is not installed.
@@ -96,14 +100,14 @@ def _active_level(samples: NDArray[np.float64], sample_rate: int, thresholds_per
 
 
 def _where_margin_is_met(levels: NDArray[np.float64], excess: NDArray[np.float64]) -> float:
-    """The level in decibels at which ``excess`` over the margin is nought; thresholds go down.
+    """The level in decibels at which ``excess`` over the margin is 0. Thresholds are in descending order.
 
-    Where it crosses nought twice, as a short shout among whispers can make it, the higher threshold counts.
+    If there are two zeros, as for a short shout among whispers, the higher threshold counts.
     """
     crossings = np.flatnonzero((excess[:-1] < 0) & (excess[1:] >= 0))
     if len(crossings) == 0:
         # A click, or a few milliseconds: the envelope stays far below their power. The lowest threshold leaves out
-        # nothing but silence; VOICEBOX takes the highest, which can say a level above the largest sample.
+        # only silence. VOICEBOX takes the highest, whose level can be above the largest sample.
         return float(levels[-1])
     above = int(crossings[0])
     share = excess[above] / (excess[above] - excess[above + 1])
@@ -130,7 +134,7 @@ def _scipy_signal() -> Any:
 
 
 def _held(values: NDArray[np.int16], window: int) -> NDArray[np.int16]:
-    """The largest of every value and the ``window - 1`` before it."""
+    """Maximum of every value and the ``window - 1`` values before it."""
     held = np.concatenate([np.full(window - 1, _NEVER, dtype=np.int16), values])
     width = 1
     while width < window:
@@ -141,9 +145,9 @@ def _held(values: NDArray[np.int16], window: int) -> NDArray[np.int16]:
 
 
 def _high_pass(samples: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Take away what is below 200 Hz: Chebyshev type 2, order 5, -0.25 dB at 200 Hz and -50 dB at its stop band."""
+    """Chebyshev high-pass, type 2, order 5: -0.25 dB at 200 Hz, and -50 dB in its stop band."""
     order, stop_db, pass_db, edge = 5, 50.0, 0.25, 200.0
-    # SciPy wants the edge of the stop band; the analogue prototype says how far below the pass band it lies.
+    # SciPy needs the edge of the stop band. Its distance from the pass band follows from the analogue prototype.
     ratio = math.cosh(math.acosh(math.sqrt((10 ** (stop_db / 10) - 1) / (10 ** (pass_db / 10) - 1))) / order)
     stop = WSJ0_LEVEL_RATE / math.pi * math.atan(math.tan(math.pi * edge / WSJ0_LEVEL_RATE) / ratio)
     sections = _scipy_signal().cheby2(order, stop_db, stop, "highpass", output="sos", fs=WSJ0_LEVEL_RATE)

@@ -16,10 +16,10 @@ _STEPS_A_BEAT = 2
 
 
 def music(rng: np.random.Generator, samples: int, sample_rate: int) -> Samples:
-    """Notes of one scale on half beats, plucked or held, in one timbre, mostly with drums: ``(samples,)``.
+    """A melody, plucked or held, in one timbre, mostly with drums: ``(samples,)``.
 
-    Six notes over two octaves from between 55 and 440 Hz, at 60 to 180 beats a minute; a bar of eight beats repeats
-    itself.
+    Six notes of one scale over two octaves, the lowest between 55 and 440 Hz, on half beats at 60 to 180 beats per
+    minute. A bar of eight beats repeats.
     """
     step = 60.0 / float(rng.uniform(60.0, 180.0)) / _STEPS_A_BEAT
     scale = SCALES[int(rng.integers(len(SCALES)))]
@@ -39,14 +39,14 @@ def music(rng: np.random.Generator, samples: int, sample_rate: int) -> Samples:
     for sound in sounds:
         spectrum += np.fft.rfft(_bar(rng, first, step, samples, sample_rate)) * np.fft.rfft(sound, samples)
     shape = smooth_response(rng, size, 6.0, sample_rate)
-    # A circular convolution: what still sounds at the end was played before the beginning too.
+    # Circular convolution: the decay after the end falls on the start.
     return np.fft.irfft(spectrum * shape, samples).astype(np.float32)
 
 
 def _bar(
     rng: np.random.Generator, first: float, step: float, samples: int, sample_rate: int
 ) -> NDArray[np.float64]:
-    """Strengths of one sound's hits at their samples: a bar that repeats itself, with at least one hit in it."""
+    """Strengths of one sound's hits, by sample: a repeating bar with at least one hit."""
     strengths = np.where(rng.random(8 * _STEPS_A_BEAT) < 0.3, rng.uniform(0.3, 1.0, 8 * _STEPS_A_BEAT), 0.0)
     strengths[int(rng.integers(len(strengths)))] = 1.0
     times = first + step * np.arange(int(samples / sample_rate / step) + 2)
@@ -55,14 +55,14 @@ def _bar(
     hits = np.zeros(samples)
     np.add.at(hits, places[inside], np.resize(strengths, len(places))[inside])
     if not hits.any():
-        hits[0] = 1.0  # A crop that is shorter than the wait for the next hit.
+        hits[0] = 1.0  # The crop ends before the next hit.
     return hits
 
 
 def _note(
     pitch: float, harmonics: NDArray[np.float64], decay: float, samples: int, sample_rate: int
 ) -> Samples:
-    """A tone of so many hertz that decays by 1/e in so many seconds, its higher harmonics faster."""
+    """A tone that decays by 1/e in ``decay`` seconds, its higher harmonics faster."""
     length = min(samples, int(6.0 * decay * sample_rate) + 1)
     time = np.arange(length, dtype=np.float32) / np.float32(sample_rate)
     sound = np.zeros(length, dtype=np.float32)
@@ -76,7 +76,7 @@ def _note(
 
 
 def _drum(rng: np.random.Generator, samples: int, sample_rate: int) -> Samples:
-    """A burst of noise, or a low tone that falls, of 20 to 200 ms."""
+    """A burst of noise or a low falling tone, 20 to 200 ms long."""
     decay = 0.02 * 10 ** float(rng.random())
     time = np.arange(min(samples, int(6.0 * decay * sample_rate) + 1)) / sample_rate
     sound = rng.standard_normal(len(time))

@@ -1,7 +1,7 @@
-"""Synthetic noise: sounds of no one thing, and sounds that come about as those of many things do.
+"""Synthetic noise: shaped random noise, and physical models of common sounds.
 
-Each kind draws anew what it sounds like (the modes of what is struck, a call, an engine's speed), so two noises of a
-kind have little more in common than how they come about. Nothing here is a recording or was measured on one.
+Every draw has new random parameters, such as the modes of a struck object or the speed of an engine. So two noises of
+one kind share only the mechanism. Nothing here is a recording or derived from one.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _VARIANTS = 3
 
 
 def shaped_noise(rng: np.random.Generator, samples: int, sample_rate: int) -> Samples:
-    """Gaussian noise with a random smooth spectrum that falls by 0 to 12 dB an octave: ``(samples,)``."""
+    """Gaussian noise with a random smooth spectrum that falls by 0 to 12 dB per octave: ``(samples,)``."""
     spectrum = np.fft.rfft(rng.standard_normal(samples, dtype=np.float32))
     octaves = np.log2(np.maximum(np.arange(len(spectrum)) * sample_rate / samples, 60.0) / 60.0)
     tilt = 10 ** (-rng.uniform(0.0, 12.0) * octaves / 20)
@@ -26,12 +26,12 @@ def shaped_noise(rng: np.random.Generator, samples: int, sample_rate: int) -> Sa
 
 
 def modulated_noise(rng: np.random.Generator, samples: int, sample_rate: int) -> Samples:
-    """:func:`shaped_noise` that rises and falls: ``(samples,)``."""
+    """:func:`shaped_noise` with a varying level: ``(samples,)``."""
     return shaped_noise(rng, samples, sample_rate) * _modulation(rng, samples, sample_rate)
 
 
 def tones(rng: np.random.Generator, samples: int, sample_rate: int) -> Samples:
-    """Up to eight harmonics of a tone that wanders by a few percent, or glides like a siren: ``(samples,)``."""
+    """Up to eight harmonics of a tone that varies by a few percent or glides like a siren: ``(samples,)``."""
     lowest = 60.0 * 2 ** rng.uniform(0.0, 5.0)
     points = rng.uniform(-1.0, 1.0, max(2, 4 * samples // sample_rate + 2)) * rng.choice([0.03, 0.4])
     bend = 2.0 ** np.interp(np.linspace(0, len(points) - 1, samples), np.arange(len(points)), points)
@@ -45,7 +45,7 @@ def tones(rng: np.random.Generator, samples: int, sample_rate: int) -> Samples:
 
 
 def impulses(rng: np.random.Generator, samples: int, sample_rate: int) -> Samples:
-    """:func:`shaped_noise` in bursts that decay in 5 to 300 ms, one to twelve a second: ``(samples,)``."""
+    """Bursts of :func:`shaped_noise` that decay in 5 to 300 ms, 1 to 12 per second: ``(samples,)``."""
     noise = shaped_noise(rng, samples, sample_rate)
     time = np.arange(len(noise)) / sample_rate
     decay, envelope = 0.005 * 60 ** rng.random(), np.zeros(len(noise), dtype=np.float32)
@@ -57,10 +57,10 @@ def impulses(rng: np.random.Generator, samples: int, sample_rate: int) -> Sample
 
 
 def struck(rng: np.random.Generator, samples: int, sample_rate: int) -> Samples:
-    """Something that rings is struck: bells and clocks, steps and keys, drops, rain, crackling: ``(samples,)``.
+    """Struck objects: bells, clocks, steps, keys, drops, rain, crackling: ``(samples,)``.
 
-    One to twelve modes between 80 Hz and 7 kHz that decay in 2 ms to 2 s, struck once in two seconds up to 200 times
-    a second, regularly or not, each time a little different or (drops) quite.
+    An object has 1 to 12 modes between 80 Hz and 7 kHz that decay in 2 ms to 2 s. It is struck 0.5 to 200 times per
+    second, at regular or random times. The strokes differ a little, or much for drops.
     """
     lowest = 80.0 * 2 ** rng.uniform(0.0, 5.5)
     ratios = np.concatenate([[1.0], 1.0 + rng.exponential(1.5, int(rng.integers(12)))])
@@ -78,7 +78,7 @@ def struck(rng: np.random.Generator, samples: int, sample_rate: int) -> Samples:
         hits = np.zeros(samples, dtype=np.float32)
         np.add.at(hits, (times[which == variant] * sample_rate).astype(int), strengths[which == variant])
         spectrum += np.fft.rfft(hits) * np.fft.rfft(ring, samples)
-    # A circular convolution: what still rings at the end was struck before the beginning too.
+    # Circular convolution: the decay after the end falls on the start.
     return np.fft.irfft(spectrum, samples).astype(np.float32)
 
 
@@ -90,7 +90,7 @@ def ringing(
     samples: int,
     sample_rate: int,
 ) -> Samples:
-    """One blow: modes of so many hertz that decay by 1/e in so many seconds, and a click of 3 ms."""
+    """One stroke: modes with ``pitch`` in hertz that decay by 1/e in ``decays`` seconds, and a click of 3 ms."""
     ring = np.zeros(samples, dtype=np.float32)
     for frequency, decay, gain in zip(pitch, decays, gains, strict=True):
         if frequency < 0.45 * sample_rate:
@@ -105,7 +105,7 @@ def ringing(
 
 
 def calls(rng: np.random.Generator, samples: int, sample_rate: int) -> Samples:
-    """Harmonic calls that glide and trill, with pauses: birds, dogs, horns, insects, infants: ``(samples,)``."""
+    """Harmonic calls with glides, trills and pauses: birds, dogs, horns, insects, infants: ``(samples,)``."""
     seconds = samples / sample_rate
     pitch = 150.0 * 2 ** rng.uniform(0.0, 5.0)
     call, pause = 0.03 * 50 ** rng.random(), 0.02 * 60 ** rng.random()
@@ -113,7 +113,7 @@ def calls(rng: np.random.Generator, samples: int, sample_rate: int) -> Samples:
     onsets -= onsets[0] + rng.uniform(0.0, 1.0) * (call + pause)
     if not np.any((onsets > -call) & (onsets < seconds)):
         onsets -= onsets[0] + call / 2  # The crop is shorter than the pause.
-    # Five points a call: pitch goes its way between them, and loudness from nothing to nothing.
+    # Pitch and loudness are interpolated between five points per call. The loudness is 0 at both ends.
     places = (onsets[:, None] + call * np.array([0.0, 0.15, 0.5, 0.85, 1.0])).ravel()
     shape = rng.uniform(-1.0, 1.0, 5) * rng.choice([0.05, 0.3, 0.8])
     vary = rng.uniform(0.0, 0.15)
@@ -133,14 +133,14 @@ def calls(rng: np.random.Generator, samples: int, sample_rate: int) -> Samples:
 
 
 def engines(rng: np.random.Generator, samples: int, sample_rate: int) -> Samples:
-    """Pulses of an engine, a rotor or a saw whose speed wanders, with noise in their rhythm: ``(samples,)``."""
+    """Pulses of an engine, rotor or saw with varying speed, and noise in their rhythm: ``(samples,)``."""
     speed = 8.0 * 2 ** rng.uniform(0.0, 5.0)
     count = max(2, int(samples / sample_rate * rng.uniform(0.2, 4.0)) + 2)
     wander = np.interp(np.linspace(0, count - 1, samples), np.arange(count), rng.uniform(-1.0, 1.0, count))
     track = speed * 2.0 ** (wander * rng.choice([0.01, 0.08, 0.5]))
     phase = 2 * np.pi * np.cumsum(track) / sample_rate
     pulses = pulse_train(rng, phase, track.max(), sample_rate, most=80)
-    # Cylinders differ: the pattern comes back every few pulses.
+    # Cylinders differ, so a pattern of a few pulses repeats.
     cylinders = 10 ** (rng.uniform(-10.0, 0.0, int(rng.integers(1, 9))) / 20)
     turn = (phase / (2 * np.pi) + 0.5).astype(int)
     pulses *= cylinders[turn % len(cylinders)].astype(np.float32)
@@ -150,23 +150,23 @@ def engines(rng: np.random.Generator, samples: int, sample_rate: int) -> Samples
 
 
 def flowing(rng: np.random.Generator, samples: int, sample_rate: int) -> Samples:
-    """Noise whose bands rise and fall each on its own, as wind, water and crowds do: ``(samples,)``."""
+    """Noise whose bands vary independently, like wind, water and crowds: ``(samples,)``."""
     white = rng.standard_normal(samples, dtype=np.float32)
     noise = in_bands(_coloured(rng, white, sample_rate), sample_rate)
     rates, depth = rng.uniform(0.5, 2.0) * 10 ** rng.uniform(0.0, 1.3, _BANDS), rng.uniform(6.0, 40.0)
     together = np.ones(samples, dtype=np.float32)
     if rng.random() < 0.5:
         together = _modulation(rng, samples, sample_rate)
-    gains = [_wandering(rng, samples, sample_rate, float(rate), depth) for rate in rates]
+    gains = [_varying_gains(rng, samples, sample_rate, float(rate), depth) for rate in rates]
     mixed: Samples = together * np.sum(noise * np.stack(gains), axis=0)
     return mixed
 
 
 def crossed(sound: Samples, rhythm: Samples, sample_rate: int) -> Samples:
-    """The sound ``(samples,)`` of one noise with the loudness over time, band by band, of another one."""
+    """The noise ``sound`` ``(samples,)`` with the level of the noise ``rhythm`` over time in each band."""
     window = max(1, int(0.016 * sample_rate))
     noise = np.zeros_like(sound)
-    # Bands in which the sound has nothing are not raised.
+    # Empty bands of the sound are not amplified.
     least = np.float32(1e-3 * np.sqrt(np.mean(np.square(sound))) + 1e-9)
     for band, other in zip(in_bands(sound, sample_rate), in_bands(rhythm, sample_rate), strict=True):
         noise += band * slow_envelope(other, window) / (slow_envelope(band, window) + least)
@@ -174,7 +174,7 @@ def crossed(sound: Samples, rhythm: Samples, sample_rate: int) -> Samples:
 
 
 def in_bands(noise: Samples, sample_rate: int) -> Samples:
-    """Six bands ``(6, samples)``, even over the logarithm of frequency from 100 Hz, whose sum is the noise."""
+    """Six bands ``(6, samples)``, uniform over the logarithm of frequency from 100 Hz. Their sum is the noise."""
     spectrum = np.fft.rfft(noise)
     place = np.log2(np.maximum(np.linspace(0.0, sample_rate / 2, len(spectrum)), 100.0) / 100.0)
     place *= (_BANDS - 1) / place[-1]
@@ -183,7 +183,7 @@ def in_bands(noise: Samples, sample_rate: int) -> Samples:
 
 
 def event_times(rng: np.random.Generator, rate: float, seconds: float) -> NDArray[np.float64]:
-    """Seconds at which something happens, about ``rate`` times a second: by the clock, or at any time."""
+    """Times of events in seconds, about ``rate`` per second: nearly regular, or random."""
     if rng.random() < 0.5:
         count = int(seconds * rate) + 1
         times = (np.arange(count) + rng.random() + rng.normal(0.0, rng.choice([0.01, 0.15]), count)) / rate
@@ -196,9 +196,9 @@ def event_times(rng: np.random.Generator, rate: float, seconds: float) -> NDArra
 def pulse_train(
     rng: np.random.Generator, phase: NDArray[np.float64], highest: float, sample_rate: int, most: int
 ) -> Samples:
-    """A sum of the harmonics of ``phase``, all as strong, at most ``most`` and as many as the rate holds."""
+    """A sum of equally strong harmonics of ``phase``: at most ``most``, all below half the sample rate."""
     count = int(rng.integers(1, int(np.clip(0.45 * sample_rate / highest, 1, most)) + 1))
-    # Lagrange's identity for the sum of cosines; at the peaks it is their number.
+    # Lagrange's identity for the sum of cosines. At the peaks, the sum is their number.
     below = np.sin(phase / 2)
     peaks = np.abs(below) < 1e-6
     ratio = np.sin((2 * count + 1) * phase / 2) / np.where(peaks, 1.0, below)
@@ -209,7 +209,7 @@ def pulse_train(
 
 
 def _coloured(rng: np.random.Generator, sound: Samples, sample_rate: int) -> Samples:
-    """Through a resonant body: up to 20 dB up or down, and falling by up to 6 dB an octave."""
+    """``sound`` through a resonant body: +-20 dB, and a slope of 0 to -6 dB per octave."""
     spectrum = np.fft.rfft(sound)
     octaves = np.log2(np.maximum(np.linspace(0.0, sample_rate / 2, len(spectrum)), 60.0) / 60.0)
     tilt = (10 ** (-rng.uniform(0.0, 6.0) * octaves / 20)).astype(np.float32)
@@ -218,14 +218,14 @@ def _coloured(rng: np.random.Generator, sound: Samples, sample_rate: int) -> Sam
 
 
 def _modulation(rng: np.random.Generator, samples: int, sample_rate: int) -> Samples:
-    """Gains ``(samples,)`` that wander between 0 and -25 dB, one to ten times a second."""
-    return _wandering(rng, samples, sample_rate, rng.uniform(1.0, 10.0), 25.0)
+    """Random gains ``(samples,)`` between 0 and -25 dB that change 1 to 10 times per second."""
+    return _varying_gains(rng, samples, sample_rate, rng.uniform(1.0, 10.0), 25.0)
 
 
-def _wandering(
+def _varying_gains(
     rng: np.random.Generator, samples: int, sample_rate: int, rate: float, depth: float
 ) -> Samples:
-    """Gains ``(samples,)`` that wander between 0 and -``depth`` dB, ``rate`` times a second."""
+    """Random gains ``(samples,)`` between 0 and -``depth`` dB that change ``rate`` times per second."""
     count = max(2, int(samples / sample_rate * rate) + 2)
     decibels = rng.uniform(-depth, 0.0, count)
     gains = 10 ** (np.interp(np.linspace(0, count - 1, samples), np.arange(count), decibels) / 20)

@@ -1,4 +1,4 @@
-"""CSV tables: reading accepts any UTF-8 file of a spreadsheet program; writing prevents that it runs formulas."""
+"""CSV tables: read any UTF-8 file of a spreadsheet program; write files in which it runs no formulas."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from unmingle.errors import UnmingleError
 
 _FORMULA = re.compile(r"[=+\-@\t\r]")
-"""First characters that a spreadsheet program takes for a formula."""
+"""First characters of a formula in a spreadsheet program."""
 
 
 def read_table(path: Path, what: str = "") -> tuple[list[str], list[dict[str, str]]]:

@@ -1,4 +1,4 @@
-"""The mixtures of a run: those it learns from, and the fixed ones that tell how good it is."""
+"""The mixtures of a run: for training, and fixed ones for validation."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ _BATCH = 25
 
 
 def prepare(recipe: Recipe, cache: Path | None, on_decoded: Callable[[int, int], None] | None = None) -> None:
-    """Decode what the run will read, once, before processes multiply.
+    """Decode the data of a run once, before worker processes start.
 
     Raises:
         UnmingleError: the data is missing or malformed.
     """
     if any_premixed(recipe.data):
-        for stage in recipe.stages:  # What lacks is known before any work.
+        for stage in recipe.stages:  # Missing data is an error before any work.
             training_mixer(recipe, cache, stage)
             validation_mixer(recipe, cache, stage)
     for split in ("train", "valid"):
@@ -47,7 +47,7 @@ def prepare(recipe: Recipe, cache: Path | None, on_decoded: Callable[[int, int],
 
 
 def training_mixer(recipe: Recipe, cache: Path | None, stage: Stage | None = None) -> MixtureSource:
-    """Mixes the training split as the recipe, or one of its stages, says."""
+    """Mixtures of the training split by the recipe, or by one of its stages."""
     mixing = _of_stage(recipe.mixing, stage)
     source = open_mixtures(
         recipe.data, "train", recipe.system.sample_rate, mixing, recipe.seed, cache, recipe.noise_data
@@ -56,7 +56,7 @@ def training_mixer(recipe: Recipe, cache: Path | None, stage: Stage | None = Non
 
 
 def _of_stage(mixing: MixingConfig, stage: Stage | None) -> MixingConfig:
-    """The recipe's, with a stage's own numbers of speakers."""
+    """The recipe's settings with the numbers of speakers of a stage."""
     if stage is None:
         return mixing
     most = stage.most_speakers or mixing.speakers
@@ -65,7 +65,7 @@ def _of_stage(mixing: MixingConfig, stage: Stage | None) -> MixingConfig:
 
 
 class _WithAllSources:
-    """Mixtures of fewer speakers, with silence for the other sources that the system was built for."""
+    """Mixtures with silent sources added, up to the system's number of speakers."""
 
     def __init__(self, source: MixtureSource, speakers: int) -> None:
         self._source, self._speakers = source, speakers
@@ -84,11 +84,10 @@ def _with_all_sources(source: MixtureSource, recipe: Recipe, mixing: MixingConfi
 
 
 def validation_mixer(recipe: Recipe, cache: Path | None, stage: Stage | None = None) -> MixtureSource:
-    """Mixes the validation split at original speed, through the recordings' own microphones.
+    """Mixtures of the validation split at original speed, without effects of microphones and recorders.
 
-    The numbers of speakers are those of the stage, or of the recipe. A share of the mixtures are conversations, if
-    the recipe says so; in the others all speak all the time. Speakers who begin ``late`` do so here too, as in
-    recordings.
+    The numbers of speakers are those of the stage, or of the recipe. A share of ``validation.conversations`` are
+    conversations; in the others all speakers speak all the time. A share of ``mixing.late`` starts late.
     """
     mixing = _of_stage(_of_validation(recipe), stage)
     fewest, noise, talk = mixing.fewest_speakers, mixing.noise, mixing.conversation
@@ -119,7 +118,7 @@ def validation_mixer(recipe: Recipe, cache: Path | None, stage: Stage | None = N
 
 
 def _of_validation(recipe: Recipe) -> MixingConfig:
-    """The recipe's, without shares for corpora that have no validation speakers or noises."""
+    """The recipe's settings without weights of corpora that are not in the validation split."""
     mixing = recipe.mixing
     weights, noise = mixing.corpus_weights, mixing.noise
     if weights and not any_premixed(recipe.data):
@@ -141,9 +140,9 @@ def open_mixtures(
     cache: Path | None,
     noise_data: Sequence[str] = (),
 ) -> MixtureSource:
-    """Mixtures of a split: drawn from corpora, or from folders of mixtures that were made before.
+    """Mixtures of a split: drawn from corpora, or from folders of existing mixtures.
 
-    Where ``mixing`` wants noise, it comes from ``noise_data``, or from ``noise.csv`` in the corpora if that is empty.
+    Noise comes from ``noise_data``, or from ``noise.csv`` in the corpora if ``noise_data`` is empty.
 
     Raises:
         UnmingleError: the data is missing or malformed.
@@ -158,10 +157,10 @@ def open_mixtures(
     if mixing.noise is not None:
         recordings = _noise(noise_data, data, split)
         decoded = decode(recordings, sample_rate, cache)
-        # A corpus that is left out is not heard in babble either.
+        # A corpus with weight 0 is not used for babble either.
         wanted = mixing.corpus_weights
-        heard = [k for k, one in enumerate(utterances) if wanted.get(one.corpus, 1.0) > 0]
-        noise = NoiseMaker(recordings, decoded, speech, sample_rate, mixing.noise, heard)
+        babblers = [k for k, one in enumerate(utterances) if wanted.get(one.corpus, 1.0) > 0]
+        noise = NoiseMaker(recordings, decoded, speech, sample_rate, mixing.noise, babblers)
     banked = mixing.room is not None and mixing.room.bank
     rooms = _room_bank(mixing, sample_rate, seed, cache) if banked else None
     return Mixer(utterances, speech, sample_rate, mixing, seed, noise, rooms)
@@ -177,21 +176,21 @@ def _noise(noise_data: Sequence[str], data: Sequence[str], split: str) -> list[U
 
 
 def any_premixed(data: Sequence[str]) -> bool:
-    """Whether the data are folders of mixtures that were made before.
+    """Whether the data are folders of existing mixtures.
 
     Raises:
-        UnmingleError: some are, and others are corpora.
+        UnmingleError: some are folders of mixtures and others are corpora.
     """
     premixed = [is_premixed(Path(source)) for source in data]
     if any(premixed) and not all(premixed):
         raise UnmingleError(
-            "Folders of mixtures and corpora cannot be trained on together; give --data of one kind."
+            "Training cannot combine folders of mixtures with corpora; give --data of one kind."
         )
     return any(premixed)
 
 
 class Validation:
-    """The validation mixtures of one process, of one stage's numbers of speakers, rendered once."""
+    """The validation mixtures of one process and one stage, rendered once."""
 
     def __init__(
         self, recipe: Recipe, cache: Path | None, rank: int, world_size: int, stage: Stage | None = None
@@ -203,7 +202,7 @@ class Validation:
         for index in mine:
             example = mixer.example(index, samples)
             active = active_sources(example)
-            # Speakers first, silence after them.
+            # Silent sources come last.
             ordered = np.concatenate([example.sources[active], example.sources[~active]])
             groups.setdefault(int(active.sum()), []).append(replace(example, sources=ordered))
         self._batches = [
@@ -213,10 +212,10 @@ class Validation:
         ]
 
     def sums(self, system: System, device: torch.device) -> torch.Tensor:
-        """SI-SDR improvement in dB, mixtures of it, loss, mixtures of it; sums over mixtures: ``(4,)``.
+        """Four sums over mixtures, ``(4,)``: SI-SDR improvement in dB and its count, loss and its count.
 
-        The system is told how many speakers there are; a single speaker without noise cannot be improved.
-        Before the second part of a system of two is trained, the first part alone is scored.
+        The number of speakers is given to the system. The improvement is counted where there is one: not for a single
+        speaker without noise. A two-stage system whose second part is not trained yet is scored by its first part.
         """
         system.eval()
         sums = torch.zeros(4)
