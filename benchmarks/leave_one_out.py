@@ -28,7 +28,8 @@ from unmingle.data.noise import SYNTHETIC, NoiseConfig
 from unmingle.evaluation.scores import score_mixture
 from unmingle.evaluation.summary import bootstrap_interval
 from unmingle.models import load_system
-from unmingle.training.loop import Options, Report, train
+from unmingle.training.launch import train
+from unmingle.training.loop import Options, Report
 from unmingle.training.mixtures import open_mixtures
 from unmingle.training.recipe import Recipe, read_recipe, shrink
 

@@ -22,7 +22,8 @@ from unmingle.systems import (
 )
 from unmingle.systems.gates import SpecialistGate
 from unmingle.temporary import Replacement
-from unmingle.training.loop import Options, train
+from unmingle.training.launch import train
+from unmingle.training.loop import Options
 from unmingle.training.recipe import Recipe, read_recipe, shrink
 from unmingle.training.run_folder import LogRow, Progress, RunFolder
 

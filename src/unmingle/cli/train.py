@@ -64,7 +64,8 @@ def command(
     from rich.progress import BarColumn, Progress, TextColumn
 
     from unmingle.temporary import check_writable
-    from unmingle.training.loop import Options, train
+    from unmingle.training.launch import train
+    from unmingle.training.loop import Options
     from unmingle.training.recipe import read_recipe, shrink
     from unmingle.training.run_folder import RunFolder
 

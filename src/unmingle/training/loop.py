@@ -7,25 +7,21 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import cast
 
 import torch
 from lightning_fabric import Fabric
-from lightning_fabric.strategies.ddp import DDPStrategy
-from torch.multiprocessing.spawn import ProcessRaisedException
 
 from unmingle.batch import MixtureBatch
 from unmingle.data.batches import Crops, iterate
 from unmingle.errors import UnmingleError
-from unmingle.memory import keep_freed_memory
 from unmingle.models import save_system
 from unmingle.systems import EmbeddingSeparator
 from unmingle.training.averaging import WeightAverage
 from unmingle.training.fixed_attractors import collect_fixed_attractors, store_fixed_attractors
 from unmingle.training.initial import fresh_system, system_from_model
-from unmingle.training.mixtures import Validation, prepare, training_mixer
+from unmingle.training.mixtures import Validation, training_mixer
 from unmingle.training.recipe import Recipe, Stage
 from unmingle.training.run_folder import LogRow, Progress, RunFolder
 from unmingle.training.schedule import adapt_rate, build_optimizer, learning_rate
@@ -64,93 +60,13 @@ class Report:
     seconds_left: float
 
 
-def train(
-    recipe: Recipe,
-    run: Path,
-    options: Options,
-    on_step: Callable[[Report], None] | None = None,
-    on_decoded: Callable[[int, int], None] | None = None,
-) -> Progress:
-    """Train a system by ``recipe`` in the folder ``run``.
-
-    Raises:
-        UnmingleError: there is no data, the run exists already (or, with ``resume``, does not exist), or the model
-            of ``init_from`` does not fit.
-    """
-    folder = RunFolder(run)
-    if folder.checkpoint.exists() and not options.resume:
-        raise UnmingleError(
-            f"{run} contains a run already; add --resume to continue it, or choose another folder."
-        )
-    if options.resume:
-        state, _ = folder.load()
-        folder.check_same(recipe)
-        if state.get("config") != recipe.system.model_dump_json():
-            raise UnmingleError(
-                f"{run} was trained with another system than that of the recipe {recipe.name}."
-            )
-        if state.get("optimizer_name", "adam") != recipe.optimizer:
-            raise UnmingleError(f"{run} was trained with another optimizer than {recipe.optimizer}.")
-    if options.init_from and not options.resume:
-        system_from_model(
-            recipe, options.init_from
-        )  # Raises an error if the model does not fit, before any work.
-    if options.device == "cuda" and not torch.cuda.is_available():
-        raise UnmingleError("PyTorch finds no CUDA device on this machine; choose cpu.")
-    if options.device not in ("cpu", "cuda"):
-        raise UnmingleError(f"There is no device {options.device!r}; choose cpu or cuda.")
-    if any(stage.batch_size % options.processes for stage in recipe.stages):
-        raise UnmingleError(
-            f"{options.processes} processes cannot share every batch evenly; change batch_size."
-        )
-    prepare(recipe, options.cache, on_decoded)
-    folder.create(recipe)
-    fabric = Fabric(
-        accelerator="cuda" if options.device == "cuda" else "cpu",
-        devices=options.processes,
-        # A system of two stages trains one part at a time.
-        strategy=DDPStrategy(start_method="spawn", find_unused_parameters=True)
-        if options.processes > 1
-        else "auto",
-    )
-    if options.processes > 1:
-        # A partial, because Fabric inspects the other arguments and fails on frozen ones.
-        process = partial(_train_process, recipe=recipe, folder=folder, options=options, on_step=None)
-        try:
-            fabric.launch(process)
-        except ProcessRaisedException as error:
-            # The error of another process exists only as a printed traceback. Its last line has the text.
-            name, _, message = str(error).strip().splitlines()[-1].partition(": ")
-            if name != f"{UnmingleError.__module__}.{UnmingleError.__qualname__}":
-                raise
-            raise UnmingleError(message) from None
-        return folder.load()[1]
-    return _train_process(fabric, recipe, folder, options, on_step)
-
-
-def _train_process(
-    fabric: Fabric,
-    recipe: Recipe,
-    folder: RunFolder,
-    options: Options,
-    on_step: Callable[[Report], None] | None,
-) -> Progress:
-    keep_freed_memory()
-    if options.threads:
-        torch.set_num_threads(max(1, options.threads // options.processes))
-    try:
-        return _Loop(fabric, recipe, folder, options, on_step).run()
-    finally:
-        # A process that ends while threads of its group still run is aborted.
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()
-
-
 def _speakers(stage: Stage) -> tuple[int | None, int | None]:
     return stage.fewest_speakers, stage.most_speakers
 
 
-class _Loop:
+class TrainingLoop:
+    """Trains a system by a recipe in this process, one of ``fabric.world_size``."""
+
     def __init__(
         self,
         fabric: Fabric,
@@ -181,6 +97,7 @@ class _Loop:
         self.stopped = False
 
     def run(self) -> Progress:
+        """Train until the last stage ends or the time is up."""
         self.began = time.monotonic() - self.progress.work_seconds
         self.session_began = time.monotonic()
         self.saved_at = time.monotonic()

@@ -1,0 +1,105 @@
+"""Start a training run: check the options, prepare the data, and run the loop in one or several processes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import torch
+from lightning_fabric import Fabric
+from lightning_fabric.strategies.ddp import DDPStrategy
+from torch.multiprocessing.spawn import ProcessRaisedException
+
+from unmingle.errors import UnmingleError
+from unmingle.memory import keep_freed_memory
+from unmingle.training.initial import system_from_model
+from unmingle.training.loop import Options, Report, TrainingLoop
+from unmingle.training.mixtures import prepare
+from unmingle.training.recipe import Recipe
+from unmingle.training.run_folder import Progress, RunFolder
+
+
+def train(
+    recipe: Recipe,
+    run: Path,
+    options: Options,
+    on_step: Callable[[Report], None] | None = None,
+    on_decoded: Callable[[int, int], None] | None = None,
+) -> Progress:
+    """Train a system by ``recipe`` in the folder ``run``.
+
+    Raises:
+        UnmingleError: there is no data, the run exists already (or, with ``resume``, does not exist), or the model
+            of ``init_from`` does not fit.
+    """
+    folder = RunFolder(run)
+    _check(recipe, folder, options)
+    prepare(recipe, options.cache, on_decoded)
+    folder.create(recipe)
+    fabric = Fabric(
+        accelerator="cuda" if options.device == "cuda" else "cpu",
+        devices=options.processes,
+        # A system of two stages trains one part at a time.
+        strategy=DDPStrategy(start_method="spawn", find_unused_parameters=True)
+        if options.processes > 1
+        else "auto",
+    )
+    if options.processes > 1:
+        # A partial, because Fabric inspects the other arguments and fails on frozen ones.
+        process = partial(_train_process, recipe=recipe, folder=folder, options=options, on_step=None)
+        try:
+            fabric.launch(process)
+        except ProcessRaisedException as error:
+            # The error of another process exists only as a printed traceback. Its last line has the text.
+            name, _, message = str(error).strip().splitlines()[-1].partition(": ")
+            if name != f"{UnmingleError.__module__}.{UnmingleError.__qualname__}":
+                raise
+            raise UnmingleError(message) from None
+        return folder.load()[1]
+    return _train_process(fabric, recipe, folder, options, on_step)
+
+
+def _check(recipe: Recipe, folder: RunFolder, options: Options) -> None:
+    """Refuse options that do not fit the recipe, the run or the machine, before any work."""
+    if folder.checkpoint.exists() and not options.resume:
+        raise UnmingleError(
+            f"{folder.path} contains a run already; add --resume to continue it, or choose another folder."
+        )
+    if options.resume:
+        state, _ = folder.load()
+        folder.check_same(recipe)
+        if state.get("config") != recipe.system.model_dump_json():
+            raise UnmingleError(
+                f"{folder.path} was trained with another system than that of the recipe {recipe.name}."
+            )
+        if state.get("optimizer_name", "adam") != recipe.optimizer:
+            raise UnmingleError(f"{folder.path} was trained with another optimizer than {recipe.optimizer}.")
+    if options.init_from and not options.resume:
+        system_from_model(recipe, options.init_from)  # Raises an error if the model does not fit.
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise UnmingleError("PyTorch finds no CUDA device on this machine; choose cpu.")
+    if options.device not in ("cpu", "cuda"):
+        raise UnmingleError(f"There is no device {options.device!r}; choose cpu or cuda.")
+    if any(stage.batch_size % options.processes for stage in recipe.stages):
+        raise UnmingleError(
+            f"{options.processes} processes cannot share every batch evenly; change batch_size."
+        )
+
+
+def _train_process(
+    fabric: Fabric,
+    recipe: Recipe,
+    folder: RunFolder,
+    options: Options,
+    on_step: Callable[[Report], None] | None,
+) -> Progress:
+    keep_freed_memory()
+    if options.threads:
+        torch.set_num_threads(max(1, options.threads // options.processes))
+    try:
+        return TrainingLoop(fabric, recipe, folder, options, on_step).run()
+    finally:
+        # A process that ends while threads of its group still run is aborted.
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
