@@ -16,8 +16,9 @@ from unmingle.data.corpora import read_corpora, read_noise
 from unmingle.errors import UnmingleError
 from unmingle.evaluation.candidates import CandidateConfig
 from unmingle.evaluation.stress import measure, measure_single_speaker, pick_tests, stress, windowed_scores
+from unmingle.evaluation.stress_cases import BURST_DB, BURST_SECONDS, Case, Material
 from unmingle.evaluation.stress_page import stress_page
-from unmingle.evaluation.stress_tests import BURST_DB, BURST_SECONDS, STRESS_TESTS, Case, Material, StressTest
+from unmingle.evaluation.stress_tests import STRESS_TESTS, StressTest
 from unmingle.metrics import si_sdr
 
 RATE = 8000

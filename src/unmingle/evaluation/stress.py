@@ -25,8 +25,9 @@ from unmingle.evaluation.external import EstimateError
 from unmingle.evaluation.processes import ordered_map
 from unmingle.evaluation.report_figures import spectrogram_picture
 from unmingle.evaluation.scores import fit_estimates
+from unmingle.evaluation.stress_cases import Case, Material
 from unmingle.evaluation.stress_page import stress_page
-from unmingle.evaluation.stress_tests import STRESS_TESTS, Case, Material, StressTest, lacking
+from unmingle.evaluation.stress_tests import STRESS_TESTS, StressTest, lacking
 from unmingle.evaluation.summary import bootstrap_interval
 from unmingle.metrics import si_sdr
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from unmingle.evaluation.pages import COLOURS, figure_uri, new_figure, render
-from unmingle.evaluation.stress_tests import SECONDS
+from unmingle.evaluation.stress_cases import SECONDS
 
 
 def stress_page(found: dict[str, Any], spectrograms: Mapping[str, str] | None = None) -> str:

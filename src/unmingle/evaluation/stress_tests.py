@@ -1,77 +1,37 @@
 """The tests of ``unmingle stress``: Mobin et al.'s tests of generalization (2018, 5.4.1 to 5.4.3), and more.
 
-A test is a list of conditions. A condition makes case k from a corpus, as a pure function of (seed, k). So all
-systems get the same mixtures, and all conditions of a test have the same speakers.
+A test is a list of conditions. A condition makes case k from a corpus (:mod:`unmingle.evaluation.stress_cases`).
+All conditions of a test have the same speakers.
 """
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 
-import numpy as np
-import soundfile
-
-from unmingle.audio import Samples, active_level, resample
-from unmingle.data.cache import DecodedSpeech
-from unmingle.data.corpora import Utterance, by_speaker
-from unmingle.data.examples import MixturePlan, Segment, Voice
-from unmingle.data.microphones import KNOWN, apply_response, known_response
-from unmingle.data.mixing import Mixer
-from unmingle.data.mixing_config import MixingConfig
-from unmingle.data.noise import NoiseConfig, NoiseMaker
+from unmingle.data.microphones import KNOWN
+from unmingle.data.noise import NoiseConfig
 from unmingle.data.rooms import RoomConfig
-
-SECONDS = 9.0
-"""Default length of a case in seconds."""
-BURST_SECONDS = 0.25
-_CODEC_RATES = (8000, 16000, 24000, 48000)
-"""In hertz: MP3, Opus and mu-law support all of them."""
-BURST_DB = 10.0
-"""Level of the burst relative to the active level of the mixture."""
-
-
-@dataclass(frozen=True)
-class Material:
-    """Speech and noise from which cases are made."""
-
-    utterances: Sequence[Utterance]
-    speech: DecodedSpeech
-    sample_rate: int
-    seed: int
-    recordings: Sequence[Utterance] = ()
-    noise: DecodedSpeech | None = None
-
-    def mixer(self, **config: object) -> Mixer:
-        """A mixer, by default of two speakers at 0 to 5 dB."""
-        settings = MixingConfig.model_validate({"speakers": 2, "snr": (0.0, 5.0)} | config)
-        maker = None
-        if settings.noise is not None:
-            assert self.noise is not None
-            maker = NoiseMaker(self.recordings, self.noise, self.speech, self.sample_rate, settings.noise)
-        return Mixer(self.utterances, self.speech, self.sample_rate, settings, self.seed, maker)
-
-    def by_speaker(self) -> dict[str, dict[str, list[int]]]:
-        """Indices of the utterances that are not silent, as ``{corpus: {speaker: [index, ...]}}``."""
-        return by_speaker(self.utterances, self.speech.silent)
-
-    def samples(self, seconds: float) -> int:
-        return round(seconds * self.sample_rate)
-
-
-@dataclass(frozen=True)
-class Case:
-    """One mixture to separate."""
-
-    mixture: Samples
-    """``(samples,)``."""
-    references: Samples
-    """``(speakers, samples)``, to score against."""
-    sample_rate: int
-    outputs: int = 2
-    """Number of speakers that the system is asked for."""
+from unmingle.evaluation.stress_cases import (
+    BURST_DB,
+    BURST_SECONDS,
+    SECONDS,
+    Case,
+    Material,
+    at_rate,
+    burst,
+    changed,
+    coded,
+    crop,
+    recorded_by,
+    same_voice,
+    single_speaker,
+    telephone,
+    three_speakers,
+    whole,
+    with_gain,
+)
 
 
 @dataclass(frozen=True)
@@ -105,119 +65,12 @@ class StressTest:
     """Requirements on the material or the machine, see :func:`lacking`."""
 
 
-def _crop(seconds: float = SECONDS, **config: object) -> Callable[[Material, int], Case]:
-    def make(material: Material, index: int) -> Case:
-        example = material.mixer(**config).example(index, material.samples(seconds))
-        return Case(example.mixture, example.sources, material.sample_rate)
-
-    return make
-
-
-def _changed(change: Callable[[Case], Case]) -> Callable[[Material, int], Case]:
-    plain = _crop()
-    return lambda material, index: change(plain(material, index))
-
-
-def _whole(mode: str, **config: object) -> Callable[[Material, int], Case]:
-    def make(material: Material, index: int) -> Case:
-        mixer = material.mixer(**config)
-        example = mixer.realize(index, mixer.whole(index, mode))
-        return Case(example.mixture, example.sources, material.sample_rate)
-
-    return make
-
-
-def _burst(material: Material, index: int) -> Case:
-    case = _crop()(material, index)
-    length = material.samples(BURST_SECONDS)
-    first = (len(case.mixture) - length) // 2
-    level = active_level(case.mixture, case.sample_rate) * 10 ** (BURST_DB / 20)
-    noise = np.random.default_rng([material.seed, index, 4]).standard_normal(length) * level
-    mixture = case.mixture.copy()
-    mixture[first : first + length] += noise.astype(np.float32)
-    return Case(mixture, case.references, case.sample_rate)
-
-
 def _corpora(material: Material) -> list[Condition]:
     speakers = material.by_speaker()
     names = sorted(name for name, speakers in speakers.items() if len(speakers) >= 2)
     return [
-        Condition(name, float(number), _crop(corpus_weights={name: 1.0})) for number, name in enumerate(names)
+        Condition(name, float(number), crop(corpus_weights={name: 1.0})) for number, name in enumerate(names)
     ]
-
-
-def _same_voice(material: Material, index: int) -> Case:
-    """Two utterances of one speaker."""
-    rng = np.random.default_rng([material.seed, index, 5])
-    speakers = [own for speakers in material.by_speaker().values() for own in speakers.values()]
-    able = [own for own in speakers if len(own) >= 2]
-    picked = [int(u) for u in rng.choice(able[int(rng.integers(len(able)))], 2, replace=False)]
-    samples = min(material.speech.length(u) for u in picked)
-    gains = (0.0, -float(rng.uniform(0.0, 5.0)))
-    voices = tuple(
-        Voice((Segment(utterance, 0, 0, samples),), 1.0, gain)
-        for utterance, gain in zip(picked, gains, strict=True)
-    )
-    sources = material.mixer().render(MixturePlan(voices, samples))
-    return Case(sources.sum(axis=0), sources, material.sample_rate)
-
-
-def _with_gain(decibels: float) -> Callable[[Case], Case]:
-    """A change of level, stored as 16-bit samples: samples beyond full scale are clipped."""
-    gain = np.float32(10 ** (decibels / 20))
-
-    def change(case: Case) -> Case:
-        mixture = np.clip(np.round(gain * case.mixture * 32768.0), -32768, 32767) / 32768.0
-        return Case(mixture.astype(np.float32), gain * case.references, case.sample_rate)
-
-    return change
-
-
-def _at_rate(rate: int) -> Callable[[Case], Case]:
-    return lambda case: Case(
-        resample(case.mixture, case.sample_rate, rate),
-        resample(case.references, case.sample_rate, rate),
-        rate,
-    )
-
-
-def _coded(file_format: str, subtype: str) -> Callable[[Case], Case]:
-    def change(case: Case) -> Case:
-        decoded = _through(case.mixture, case.sample_rate, file_format, subtype)
-        return Case(decoded, case.references, case.sample_rate)
-
-    return change
-
-
-def _through(audio: Samples, rate: int, file_format: str, subtype: str) -> Samples:
-    """``(samples,)`` encoded and decoded, at the next rate that the codec supports."""
-    known = next((each for each in _CODEC_RATES if each >= rate), _CODEC_RATES[-1])
-    encoded = io.BytesIO()
-    soundfile.write(encoded, resample(audio, rate, known), known, subtype, format=file_format)
-    encoded.seek(0)
-    decoded = resample(soundfile.read(encoded, dtype="float32")[0], known, rate)
-    fitted = np.zeros_like(audio)
-    fitted[: len(decoded)] = decoded[: len(audio)]
-    return fitted
-
-
-def _telephone(case: Case) -> Case:
-    """300 to 3400 Hz, 8 kHz, mu-law. The references pass only the band-pass filter."""
-    from scipy.signal import butter, sosfiltfilt
-
-    low = resample(np.concatenate([case.mixture[None], case.references]), case.sample_rate, 8000)
-    band = butter(4, (300, 3400), "bandpass", fs=8000, output="sos")
-    narrow = sosfiltfilt(band, low, axis=-1).astype(np.float32)
-    return Case(_through(narrow[0], 8000, "WAV", "ULAW"), narrow[1:], 8000)
-
-
-def _recorded_by(name: str) -> Callable[[Case], Case]:
-    def change(case: Case) -> Case:
-        response = known_response(name, case.references.shape[1], case.sample_rate)
-        mixture, references = (apply_response(response, each) for each in (case.mixture, case.references))
-        return Case(mixture, references, case.sample_rate)
-
-    return change
 
 
 def _conditions(
@@ -227,7 +80,7 @@ def _conditions(
 
 
 def _noisy(snr: float) -> Callable[[Material, int], Case]:
-    return _crop(noise=NoiseConfig(snr_levels=[snr]))
+    return crop(noise=NoiseConfig(snr_levels=[snr]))
 
 
 def _in_rooms(_: Material) -> list[Condition]:
@@ -235,22 +88,12 @@ def _in_rooms(_: Material) -> list[Condition]:
         Condition(
             f"{rt60:g} s, {distance:g} m",
             rt60,
-            _crop(room=RoomConfig(rt60=(rt60, rt60), distance=(distance, distance))),
+            crop(room=RoomConfig(rt60=(rt60, rt60), distance=(distance, distance))),
             f"{distance:g} m",
         )
         for distance in (0.5, 1.0, 2.0)
         for rt60 in (0.2, 0.4, 0.6, 0.8)
     ]
-
-
-def _three(material: Material, index: int) -> Case:
-    case = _crop(speakers=3)(material, index)
-    return Case(case.mixture, case.references, case.sample_rate, outputs=2)
-
-
-def _single_speaker(material: Material, index: int) -> Case:
-    case = _crop(single_speaker=1.0)(material, index)
-    return Case(case.mixture, case.references[:1], case.sample_rate, outputs=2)
 
 
 STRESS_TESTS = [
@@ -260,7 +103,7 @@ STRESS_TESTS = [
         "Two speakers in recordings of increasing length, scored as a whole and by windows; the windows use the "
         "permutation of the whole recording (Mobin 5.4.1).",
         "length (s)",
-        _conditions((10, 20, 40, 80, 160), "{:g} s", lambda seconds: _crop(seconds)),
+        _conditions((10, 20, 40, 80, 160), "{:g} s", lambda seconds: crop(seconds)),
         score="windows",
         share=0.25,
     ),
@@ -270,7 +113,7 @@ STRESS_TESTS = [
         f"{BURST_SECONDS:g} s of white noise, {BURST_DB:g} dB above the mixture, in the middle of {SECONDS:g} s: how "
         "soon does the system recover? (Mobin 5.4.2)",
         "",
-        lambda _: [Condition("without", 0.0, _crop(), "without"), Condition("with", 1.0, _burst, "with")],
+        lambda _: [Condition("without", 0.0, crop(), "without"), Condition("with", 1.0, burst, "with")],
         score="windows",
         spectrogram=True,
     ),
@@ -297,7 +140,7 @@ STRESS_TESTS = [
         "One louder than the other",
         "Active level of the first speaker over the second's.",
         "SNR (dB)",
-        _conditions((0, 5, 10, 15, 20), "{:g} dB", lambda snr: _crop(snr=(snr, snr))),
+        _conditions((0, 5, 10, 15, 20), "{:g} dB", lambda snr: crop(snr=(snr, snr))),
     ),
     StressTest(
         "noise",
@@ -312,7 +155,7 @@ STRESS_TESTS = [
         "Level",
         "The same mixtures, quieter and louder, stored as 16-bit samples: samples beyond full scale are clipped.",
         "gain (dB)",
-        _conditions((-40, -20, 0, 10, 20), "{:+g} dB", lambda gain: _changed(_with_gain(gain))),
+        _conditions((-40, -20, 0, 10, 20), "{:+g} dB", lambda gain: changed(with_gain(gain))),
     ),
     StressTest(
         "rates",
@@ -320,7 +163,7 @@ STRESS_TESTS = [
         "The same mixtures, resampled.",
         "sample rate (Hz)",
         _conditions(
-            (8000, 11025, 16000, 22050, 44100, 48000), "{:g} Hz", lambda rate: _changed(_at_rate(int(rate)))
+            (8000, 11025, 16000, 22050, 44100, 48000), "{:g} Hz", lambda rate: changed(at_rate(int(rate)))
         ),
         share=0.5,
     ),
@@ -330,7 +173,7 @@ STRESS_TESTS = [
         "Whole utterances. The second begins before the end of the first; the overlap is a share of the shorter one.",
         "overlap (share of the shorter utterance)",
         _conditions(
-            (0.0, 0.25, 0.5, 0.75, 1.0), "{:.0%}", lambda overlap: _whole("max", overlap=(overlap, overlap))
+            (0.0, 0.25, 0.5, 0.75, 1.0), "{:.0%}", lambda overlap: whole("max", overlap=(overlap, overlap))
         ),
     ),
     StressTest(
@@ -338,7 +181,7 @@ STRESS_TESTS = [
         "One speaker only",
         "One person speaks alone: does one output keep the speech, and does the other stay silent?",
         "",
-        lambda _: [Condition("one speaker", 0.0, _single_speaker)],
+        lambda _: [Condition("one speaker", 0.0, single_speaker)],
         score="single_speaker",
     ),
     StressTest(
@@ -346,7 +189,7 @@ STRESS_TESTS = [
         "Three speakers for two outputs",
         "The two speakers that fit the outputs best are scored.",
         "",
-        lambda _: [Condition("three speakers", 0.0, _three)],
+        lambda _: [Condition("three speakers", 0.0, three_speakers)],
         needs=("three speakers",),
     ),
     StressTest(
@@ -355,8 +198,8 @@ STRESS_TESTS = [
         "Two utterances of one speaker at the same time, cut to the shorter, compared with those of two speakers.",
         "",
         lambda _: [
-            Condition("two speakers", 0.0, _whole("min")),
-            Condition("one voice twice", 1.0, _same_voice),
+            Condition("two speakers", 0.0, whole("min")),
+            Condition("one voice twice", 1.0, same_voice),
         ],
         needs=("two utterances of one speaker",),
     ),
@@ -367,10 +210,10 @@ STRESS_TESTS = [
         "band-pass filter too.",
         "",
         lambda _: [
-            Condition("none", 0.0, _crop()),
-            Condition("MP3", 1.0, _changed(_coded("MP3", "MPEG_LAYER_III"))),
-            Condition("Opus", 2.0, _changed(_coded("OGG", "OPUS"))),
-            Condition("telephone", 3.0, _changed(_telephone)),
+            Condition("none", 0.0, crop()),
+            Condition("MP3", 1.0, changed(coded("MP3", "MPEG_LAYER_III"))),
+            Condition("Opus", 2.0, changed(coded("OGG", "OPUS"))),
+            Condition("telephone", 3.0, changed(telephone)),
         ],
     ),
     StressTest(
@@ -380,8 +223,8 @@ STRESS_TESTS = [
         "below 1 kHz), narrow (300 to 3400 Hz). The filter acts on mixture and references.",
         "",
         lambda _: [
-            Condition("as recorded", 0.0, _crop()),
-            *(Condition(name, 1.0 + k, _changed(_recorded_by(name))) for k, name in enumerate(KNOWN)),
+            Condition("as recorded", 0.0, crop()),
+            *(Condition(name, 1.0 + k, changed(recorded_by(name))) for k, name in enumerate(KNOWN)),
         ],
     ),
 ]
