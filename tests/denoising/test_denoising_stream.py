@@ -20,7 +20,7 @@ from unmingle.errors import UnmingleError
 from unmingle.frontend import FrontEnd, StftConfig, level, running_level
 from unmingle.stft import Stft
 from unmingle.systems import DenoisingSystem, LocalExperts
-from unmingle.systems.gates import Decision
+from unmingle.systems.gate_base import Decision
 
 RATE = 16000
 

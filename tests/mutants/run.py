@@ -61,6 +61,7 @@ TESTS = {
     "systems/denoiser.py": [f"{WHOLE}::test_loss_and_masks_of_a_denoiser", *EXPERTS],
     "systems/embedding_steps.py": ["systems/test_embedding_steps.py"],
     "systems/local_experts.py": [f"{WHOLE}::test_losses_and_masks_of_local_experts", *EXPERTS],
+    "systems/gate_base.py": ["systems/test_gates.py", *EXPERTS],
     "systems/gates.py": ["systems/test_gates.py", *EXPERTS],
 }
 """The modules, below ``src/unmingle``, and the test files that hold them."""

@@ -9,7 +9,7 @@ from unmingle.audio_stream import Frames
 from unmingle.errors import UnmingleError
 from unmingle.networks import LstmState
 from unmingle.systems import DenoisingSystem
-from unmingle.systems.gates import Gate
+from unmingle.systems.gate_base import Gate
 
 _KEPT_SECONDS = 1.0
 """How much a specialist that takes over is warmed with, and when the gate of a stream chooses first."""

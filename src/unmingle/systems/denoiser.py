@@ -15,7 +15,7 @@ from unmingle.frontend import Spectra, StftConfig
 from unmingle.networks import Bands, Lstm, LstmConfig
 from unmingle.padding import frame_counts
 from unmingle.systems.base import MaskingSystem, SystemConfig
-from unmingle.systems.gates import Gate
+from unmingle.systems.gate_base import Gate
 from unmingle.systems.objectives import ObjectiveName, mask_objective
 
 DENOISING_STFT = StftConfig(window_length=1024, hop=256, level="running")

@@ -21,7 +21,8 @@ from unmingle.errors import UnmingleError
 from unmingle.frontend import Spectra
 from unmingle.networks import Lstm
 from unmingle.systems.denoiser import DenoisingConfig, DenoisingSystem
-from unmingle.systems.gates import AnyGateConfig, Begun, Gate, LstmGateConfig, build_gate
+from unmingle.systems.gate_base import Begun, Gate
+from unmingle.systems.gates import AnyGateConfig, LstmGateConfig, build_gate
 
 _BANDS = 32
 """Of the profile by which the latent space ``spectrum`` tells mixtures apart."""
@@ -159,7 +160,7 @@ class LocalExperts(DenoisingSystem):
             magnitude: of the mixtures, of the same shape.
             frames: ``(batch,)``, the number of frames that are not padding; all, if not given.
             outputs: of the network that the gate listens with, if they are known already; see
-                :meth:`~unmingle.systems.gates.Gate.score`.
+                :meth:`~unmingle.systems.gate_base.Gate.score`.
         """
         if outputs is None:
             outputs = self._gate_outputs(features[:, : self.gate.listening_frames])
