@@ -19,8 +19,8 @@ import torch
 
 from unmingle.counting import ENERGY_RANGE_DB
 from unmingle.errors import UnmingleError
-from unmingle.exported import FORMAT_VERSION, GRAPHS, MODEL_JSON
-from unmingle.graphs import Graph, graphs_of
+from unmingle.exported_files import FORMAT_VERSION, MODEL_JSON
+from unmingle.graphs import GRAPHS, Graph, graphs_of
 from unmingle.models import find_weights, load_system, read_facts
 from unmingle.systems import (
     DenoisingSystem,

@@ -1,26 +1,24 @@
-"""Run exported models: systems like any other, whose networks run in onnxruntime.
+"""Run exported models: systems whose networks run in onnxruntime.
 
-A folder that :mod:`unmingle.export` wrote becomes a system of the same kind, with the same doors. What is no graph,
-the Fourier transform, clustering, counting and choosing, runs in PyTorch as always.
+A folder of :mod:`unmingle.export` becomes a system of the same kind, with the same methods. The Fourier transform,
+clustering, counting and the choice of specialists are not in the graphs. They run in PyTorch.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from unmingle.attractors import FORMATIONS
 from unmingle.errors import UnmingleError
+from unmingle.exported_files import MODEL_JSON, OnnxGraph, graph_files, read_description, read_parameters
 from unmingle.frontend import FrontEnd, LevelState, Spectra, StftConfig
 from unmingle.networks import Lstm, LstmState
 from unmingle.systems import (
-    SYSTEM_CONFIG,
     Denoiser,
     DenoiserConfig,
     DenoisingSystem,
@@ -38,95 +36,12 @@ from unmingle.systems import (
 from unmingle.systems.base import MaskSteps
 from unmingle.systems.gates import LstmGate, LstmGateConfig, SpecialistGate
 
-FORMAT_VERSION = "1"
-MODEL_JSON = "model.json"
-GRAPHS = {
-    "embed": "magnitudes to an embedding of every bin, and which bins form attractors",
-    "masks": "masks of the sources; from embeddings also their attractors",
-    "refine": "better masks from the masks of the first stage",
-    "features": "some more frames relative to the running level; sums are its state, zero at first",
-    "expert": "the mask of some more frames; h and c are its state, zero at first",
-    "gate": "scores of the experts; the highest is chosen",
-}
-"""The graphs, by the beginning of their files' names."""
 FRAMES_AT_ONCE = 10_000
-"""Of the running level; its sums would leave the range of double beyond 200,000."""
-
-
-class Graph:
-    """One ONNX graph, called with named tensors on the processor.
-
-    Raises:
-        UnmingleError: onnxruntime is not installed, or the file is no graph.
-    """
-
-    def __init__(self, path: Path) -> None:
-        try:
-            import onnxruntime
-        except ImportError:
-            raise UnmingleError(
-                "An exported model needs onnxruntime; install with: pip install 'unmingle[onnx]'"
-            ) from None
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
-        # Threads that wait must not spin: beside other busy programs they slow everything down.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.log_severity_level = 3
-        try:
-            content = path.read_bytes()
-            self._session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-        except OSError as error:
-            raise UnmingleError(f"{path} cannot be read; export the model again.") from error
-        except Exception as error:  # onnxruntime has an error class for each of its reasons.
-            raise UnmingleError(
-                f"{path} is damaged, or not for this onnxruntime; export it again."
-            ) from error
-
-    def __call__(self, *outputs: str, **inputs: Tensor) -> list[Tensor]:
-        """The named outputs. Inputs that a graph has no use for are not among its inputs, and may be given."""
-        wanted = (each.name for each in self._session.get_inputs())
-        given = {name: np.ascontiguousarray(inputs[name].detach().cpu().numpy()) for name in wanted}
-        return [torch.from_numpy(value) for value in self._session.run(list(outputs), given)]
-
-
-def read_description(folder: Path) -> tuple[SystemConfig, dict[str, Any]]:
-    """Config and facts of an exported model.
-
-    Raises:
-        UnmingleError: ``model.json`` is damaged, or of another release.
-    """
-    described = _read(folder)
-    try:
-        return SYSTEM_CONFIG.validate_python(described["config"]), dict(described["facts"])
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise UnmingleError(f"{folder / MODEL_JSON} is damaged; export the model again.") from error
-
-
-def graph_files(folder: Path) -> list[Path]:
-    """The graphs of an exported model. The folder may hold others, of an earlier export.
-
-    Raises:
-        UnmingleError: ``model.json`` is damaged, or of another release.
-    """
-    return [folder / Path(name).name for name in sorted(_read(folder)["graphs"])]
-
-
-def _read(folder: Path) -> dict[str, Any]:
-    path = folder / MODEL_JSON
-    try:
-        described = dict(json.loads(path.read_text(encoding="utf-8")))
-        version, _ = described["format_version"], dict(described["graphs"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise UnmingleError(f"{path} is damaged; export the model again.") from error
-    if version != FORMAT_VERSION:
-        raise UnmingleError(
-            f"{path} has format {version!r}, this release reads {FORMAT_VERSION!r}; export the model again."
-        )
-    return described
+"""Maximum number of frames per call of the graph ``features``: its sums overflow double beyond 200,000."""
 
 
 def load_exported(folder: Path) -> System:
-    """The system of a folder with exported graphs, ready to separate; it runs on the processor.
+    """The system of a folder with exported graphs, ready to separate. It runs on the processor.
 
     Raises:
         UnmingleError: onnxruntime is missing, or a file is missing or damaged.
@@ -136,11 +51,11 @@ def load_exported(folder: Path) -> System:
 
 
 class _StftOnly(FrontEnd):
-    """The front end where a graph holds all of it but the Fourier transform."""
+    """A front end of which only the Fourier transform is not in a graph."""
 
     def features(self, relative: Tensor) -> Tensor:
         raise UnmingleError(
-            "An exported model's features are inside its graph; load the model it was made from."
+            "An exported model computes its features inside a graph; load the model from which it was exported."
         )
 
 
@@ -150,22 +65,22 @@ def _check_unpadded(lengths: Tensor | None) -> None:
 
 
 class ExportedEmbeddingSeparator(EmbeddingSeparator):
-    """Embeds in a graph; forms attractors and masks in others, or clusters in PyTorch."""
+    """One graph computes embeddings. Others compute attractors and masks, or PyTorch clusters the embeddings."""
 
     def __init__(self, config: EmbeddingSeparatorConfig, folder: Path) -> None:
-        # Sizes without memory: weights are in the graphs.
+        # The meta device needs no memory: the weights are in the graphs.
         with torch.device("meta"):
             super().__init__(config)
         self.frontend = _StftOnly(config.stft)
-        self._embed = Graph(folder / "embed.onnx")
+        self._embed = OnnxGraph(folder / "embed.onnx")
         found = {path.stem.removeprefix("masks_"): path for path in graph_files(folder)}
-        self._graphs = {int(count): Graph(path) for count, path in found.items() if count.isdecimal()}
+        self._graphs = {int(count): OnnxGraph(path) for count, path in found.items() if count.isdecimal()}
         if not self._graphs:
             self._read_clustering(folder)
 
     def _read_clustering(self, folder: Path) -> None:
-        """A formation that is no graph, and the scale of the dot products with its attractors."""
-        stored = {name: torch.tensor(value) for name, value in _read(folder).get("parameters", {}).items()}
+        """Read a formation that is not in a graph, and the scale of the dot products with its attractors."""
+        stored = {name: torch.tensor(value) for name, value in read_parameters(folder).items()}
         if self.config.learned_scale:
             self.log_scale = nn.Parameter(stored.pop("log_scale", torch.tensor(0.0)))
         formation = FORMATIONS[self.config.formation].build(self.config)
@@ -190,7 +105,7 @@ class ExportedEmbeddingSeparator(EmbeddingSeparator):
         return spectra, embedding
 
     def steps(self, speakers: int) -> MaskSteps | None:
-        return None  # Graphs of embeddings take whole windows.
+        return None  # The graph of the embeddings needs whole windows.
 
     def masks_of(
         self, embedding: Tensor, weight: Tensor, speakers: int, sources: Tensor | None = None
@@ -204,13 +119,13 @@ class ExportedEmbeddingSeparator(EmbeddingSeparator):
 
 
 class ExportedMaskInference(MaskInference):
-    """Its network, with all before and after it, is one graph."""
+    """One graph from magnitudes to masks."""
 
     def __init__(self, config: MaskInferenceConfig, folder: Path) -> None:
         with torch.device("meta"):
             super().__init__(config)
         self.frontend = _StftOnly(config.stft)
-        self._graph = Graph(folder / "masks.onnx")
+        self._graph = OnnxGraph(folder / "masks.onnx")
 
     def all_masks(self, spectra: Spectra, lengths: Tensor | None = None) -> Tensor:
         _check_unpadded(lengths)
@@ -219,14 +134,14 @@ class ExportedMaskInference(MaskInference):
 
 
 class ExportedTwoStage(TwoStage):
-    """The first system's graphs, and one for the refiner."""
+    """The graphs of the first system, and one for the refiner."""
 
     def __init__(self, config: TwoStageConfig, folder: Path) -> None:
         with torch.device("meta"):
             super().__init__(config)
         self.frontend = _StftOnly(config.stft)
         self.first = _EXPORTED[type(config.first)](config.first, folder)  # type: ignore[assignment]
-        self._graph = Graph(folder / "refine.onnx")
+        self._graph = OnnxGraph(folder / "refine.onnx")
 
     def refine(self, spectra: Spectra, masks: Tensor, lengths: Tensor | None = None) -> Tensor:
         _check_unpadded(lengths)
@@ -235,9 +150,9 @@ class ExportedTwoStage(TwoStage):
 
 
 class _RunningFrontEnd(FrontEnd):
-    """The front end of denoisers: its running level and its features are a graph."""
+    """The front end of denoisers. A graph computes its running level and its features."""
 
-    def __init__(self, config: StftConfig, graph: Graph) -> None:
+    def __init__(self, config: StftConfig, graph: OnnxGraph) -> None:
         super().__init__(config)
         self._graph = graph
 
@@ -256,10 +171,10 @@ class _RunningFrontEnd(FrontEnd):
 
 
 class _RecurrentGraph(Lstm):
-    """An LSTM that is a graph of a step with its states."""
+    """An LSTM whose step is a graph."""
 
-    def use(self, graph: Graph, output: str) -> Self:
-        """Run in ``graph`` from now on."""
+    def use(self, graph: OnnxGraph, output: str) -> Self:
+        """Use this graph, and its output of this name."""
         self._graph, self._output = graph, output
         return self
 
@@ -283,10 +198,10 @@ class _LstmGateGraph(_RecurrentGraph, LstmGate):
 
 
 class _SpecialistGateGraph(SpecialistGate):
-    """The gate that judges a specialist's mask; its scores are a graph."""
+    """A gate that uses a specialist's mask. A graph computes its scores."""
 
-    def use(self, graph: Graph) -> Self:
-        """Score by ``graph`` from now on."""
+    def use(self, graph: OnnxGraph) -> Self:
+        """Use this graph."""
         self._graph = graph
         return self
 
@@ -301,21 +216,21 @@ class ExportedDenoiser(Denoiser):
     def __init__(self, config: DenoiserConfig, folder: Path) -> None:
         with torch.device("meta"):
             super().__init__(config)
-        self.frontend = _RunningFrontEnd(config.stft, Graph(folder / "features.onnx"))
+        self.frontend = _RunningFrontEnd(config.stft, OnnxGraph(folder / "features.onnx"))
         self.network = _expert(self, self.network, folder, 0)
 
 
 class ExportedLocalExperts(LocalExperts):
-    """Local experts; each, the gate and the features are graphs."""
+    """Local experts. The features, the gate and each expert are graphs."""
 
     def __init__(self, config: LocalExpertsConfig, folder: Path) -> None:
         with torch.device("meta"):
             super().__init__(config)
-        self.frontend = _RunningFrontEnd(config.stft, Graph(folder / "features.onnx"))
+        self.frontend = _RunningFrontEnd(config.stft, OnnxGraph(folder / "features.onnx"))
         self.specialists = nn.ModuleList(
             _expert(self, blank, folder, number) for number, blank in enumerate(self.experts)
         )
-        scores, gate = Graph(folder / "gate.onnx"), config.gate
+        scores, gate = OnnxGraph(folder / "gate.onnx"), config.gate
         if isinstance(gate, LstmGateConfig):
             with torch.device("meta"):
                 blank = _LstmGateGraph(self.frontend.stft.freqs, config.specialists, gate)
@@ -330,7 +245,7 @@ def _expert(system: DenoisingSystem, blank: Lstm, folder: Path, number: int) -> 
     freqs = system.frontend.stft.freqs
     with torch.device("meta"):
         expert = _RecurrentGraph(freqs, freqs, system.config.network, blank.bands)
-    return expert.use(Graph(folder / f"expert_{number}.onnx"), "logits")
+    return expert.use(OnnxGraph(folder / f"expert_{number}.onnx"), "logits")
 
 
 _EXPORTED: dict[type[SystemConfig], Callable[[Any, Path], System]] = {
@@ -340,4 +255,4 @@ _EXPORTED: dict[type[SystemConfig], Callable[[Any, Path], System]] = {
     DenoiserConfig: ExportedDenoiser,
     LocalExpertsConfig: ExportedLocalExperts,
 }
-"""What a folder becomes, by the config in its ``model.json``."""
+"""The class of a folder's system, by the config in its ``model.json``."""

@@ -1,4 +1,4 @@
-"""What of a system is a graph: the modules that are traced, with their inputs and outputs."""
+"""The graphs of a system: modules that are traced for ONNX, with their inputs and outputs."""
 
 from __future__ import annotations
 
@@ -24,22 +24,31 @@ from unmingle.systems import (
 )
 from unmingle.systems.gates import LstmGate, SpecialistGate
 
+GRAPHS = {
+    "embed": "magnitudes to an embedding of every bin, and which bins form attractors",
+    "masks": "masks of the sources; from embeddings also their attractors",
+    "refine": "better masks from the masks of the first stage",
+    "features": "features of the next frames relative to the running level; sums are its state, zero at first",
+    "expert": "the mask of the next frames; h and c are its state, zero at first",
+    "gate": "scores of the experts; the highest is chosen",
+}
+"""Descriptions of the graphs, by the start of their files' names."""
 _TRACED_FRAMES = 50
 _MOST_SUBSETS = 64
-"""A graph weighs all subsets of anchors at once. For more speakers than the system was built for, there is a graph
-as long as they have no more anchors together: each takes an array of the spectrogram's size."""
+"""Maximum number of anchors in all subsets, for graphs of more speakers than the system has. A graph computes all
+subsets of anchors at once, and every anchor needs an array of the spectrogram's size."""
 
 
 @dataclass(frozen=True)
 class Graph:
-    """One graph that is to be written."""
+    """One graph to write."""
 
     module: nn.Module
     inputs: dict[str, Tensor]
-    """Examples, by which the module is traced."""
+    """Example inputs for tracing."""
     outputs: Sequence[str]
     axes: dict[str, dict[int, str]]
-    """Of inputs and outputs, the dimensions that may have any length."""
+    """By input or output: the dimensions of variable length, with their names."""
 
 
 def graphs_of(system: System) -> dict[str, Graph]:
@@ -60,11 +69,10 @@ def graphs_of(system: System) -> dict[str, Graph]:
         axes = {"magnitude": {0: "batch", 1: "frames"}, "masks": {0: "batch", 2: "frames"}}
         return {"masks.onnx": Graph(_Inferred(system), {"magnitude": _magnitude(system)}, ["masks"], axes)}
     if not isinstance(system, EmbeddingSeparator):
-        raise UnmingleError("This kind of system cannot be exported: it is not known how its graph looks.")
+        raise UnmingleError("This kind of system cannot be exported: graphs.py has no graph for it.")
     if system.needs_sources:
         raise UnmingleError(
-            "Oracle attractors cannot be exported: they need the true sources, which no recording comes with; "
-            "export a model whose formation is another."
+            "Oracle attractors cannot be exported: they need the true sources; export a model with another formation."
         )
     return _graphs_of_embedding(system)
 
@@ -94,7 +102,7 @@ def _graphs_of_embedding(system: EmbeddingSeparator) -> dict[str, Graph]:
 
 
 def formed_counts(system: EmbeddingSeparator) -> list[int]:
-    """For how many attractors there is a graph; none where bins are clustered, which is no graph."""
+    """Numbers of attractors with a graph. The list is empty for formations that cluster bins: they run in PyTorch."""
     formation = system.formation
     if isinstance(formation, FixedAttractors):
         counts = list(range(1, len(formation.points) + 1))
@@ -127,7 +135,7 @@ def _graphs_of_denoiser(system: DenoisingSystem) -> dict[str, Graph]:
 
 
 def _recurrent(module: nn.Module, network: Lstm, outputs: list[str]) -> Graph:
-    """A step with its states: as many frames at a time as one likes."""
+    """The graph of a recurrent step: any number of frames, with the states before and after them."""
     h, c = network.initial_state(1)
     bins = network.layers.input_size if network.bands is None else len(network.bands.index)
     given = {"features": torch.rand(1, _TRACED_FRAMES, bins), "h": h, "c": c}
@@ -150,7 +158,7 @@ class _Embedded(nn.Module):
 
 
 def _relative(system: MaskingSystem, magnitude: Tensor) -> Tensor:
-    """As :meth:`~unmingle.frontend.FrontEnd.relative` of whole mixtures, whose loop a graph cannot have."""
+    """Like :meth:`~unmingle.frontend.FrontEnd.relative` of whole mixtures, but without its loop."""
     if system.config.stft.level == "whole":
         return system.frontend.relative(magnitude)
     before = torch.zeros(2, 1, dtype=torch.float64)
@@ -158,9 +166,10 @@ def _relative(system: MaskingSystem, magnitude: Tensor) -> Tensor:
 
 
 def _fading_sums(magnitude: Tensor, before: Tensor) -> Tensor:
-    """Sums ``(2, batch, frames)`` of the running level, by cumulation, after those ``before`` ``(2, batch)``.
+    """Sums ``(2, batch, frames)`` of the running level, starting from ``before`` ``(2, batch)``.
 
-    ``sums[t] = fade^t (before + p[1] / fade + p[2] / fade^2 ...)``, in double, which holds for 200,000 frames.
+    ``sums[t] = fade^t (before + p[1] / fade + p[2] / fade^2 ...)``, as a cumulative sum in double precision. It
+    overflows beyond 200,000 frames.
     """
     power = magnitude.square().sum(dim=-1).double()
     both = torch.stack([power, power.square()])
@@ -169,7 +178,7 @@ def _fading_sums(magnitude: Tensor, before: Tensor) -> Tensor:
 
 
 def _weights(rule: WeightConfig, magnitude: Tensor) -> Tensor:
-    """As :func:`~unmingle.frontend.bin_weights`; ONNX has no k-th smallest value, but the k smallest."""
+    """Like :func:`~unmingle.frontend.bin_weights`. ONNX has no k-th smallest value, so it takes the k smallest."""
     if rule.rule != "loudest":
         return bin_weights(rule, magnitude)
     values = magnitude.flatten(1)
@@ -212,7 +221,7 @@ class _Refined(nn.Module):
 
 
 class _Features(nn.Module):
-    """Features of some more frames by the running level, as :meth:`~unmingle.frontend.FrontEnd.step` gives them."""
+    """Features of the next frames with the running level, like :meth:`~unmingle.frontend.FrontEnd.step`."""
 
     def __init__(self, frontend: FrontEnd) -> None:
         super().__init__()

@@ -14,7 +14,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from unmingle.errors import UnmingleError
-from unmingle.exported import MODEL_JSON, graph_files, load_exported, read_description
+from unmingle.exported import load_exported
+from unmingle.exported_files import MODEL_JSON, graph_files, read_description
 from unmingle.systems import SYSTEM_CONFIG, System, SystemConfig, build_system
 from unmingle.temporary import replace_files
 

@@ -25,6 +25,7 @@ LAYERS = [
     {"permutation", "frontend"},
     {"attractors", "counting", "losses"},
     {"systems"},
+    {"exported_files"},
     {"exported", "graphs"},
     {"models"},
     {"export"},
