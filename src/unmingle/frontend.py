@@ -111,7 +111,7 @@ class FrontEnd(nn.Module):
     def relative(self, magnitude: Tensor, state: LevelState | None = None) -> Tensor:
         """Magnitudes of whole mixtures relative to their level, both ``(batch, frames, freqs)``.
 
-        With the ``state`` of a running level: of some more frames; it is updated in place.
+        With the ``state`` of a running level, these are the next frames of a stream. It is updated in place.
         """
         if self._running:
             state = self.initial_state(len(magnitude)) if state is None else state

@@ -26,7 +26,7 @@ DEFAULT_DENOISER = "denoiser-16khz"
 
 
 class ModelFacts(BaseModel):
-    """What a model file says of its origin, beside its config."""
+    """Facts about the origin of a model, stored in its file beside the config."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -129,9 +129,9 @@ def read_facts(path: Path) -> tuple[SystemConfig, ModelFacts]:
         UnmingleError: the file is damaged, or is no model of this program.
     """
     if path.is_dir():
-        config, told = read_description(path)
+        config, facts = read_description(path)
         try:
-            return config, ModelFacts.model_validate(told)
+            return config, ModelFacts.model_validate(facts)
         except ValidationError as error:
             raise UnmingleError(f"{path / MODEL_JSON} is damaged; export the model again.") from error
     try:

@@ -98,15 +98,15 @@ def command(
         TextColumn("{task.description}"), BarColumn(), console=console, disable=not console.is_terminal
     ) as progress:
         task = progress.add_task("starting", total=None)
-        told: float | None = None
+        printed: float | None = None
 
         def show(report: Report) -> None:
-            nonlocal told
+            nonlocal printed
             line = _describe(report)
             progress.update(task, description=line, completed=report.progress.step, total=report.stage.steps)
             # Into a file goes one line a validation instead of a bar.
-            if not console.is_terminal and report.score != told:
-                told = report.score
+            if not console.is_terminal and report.score != printed:
+                printed = report.score
                 print(line, flush=True)
 
         def show_decoding(done: int, total: int) -> None:

@@ -45,7 +45,7 @@ class RunningGains:
         self._before = np.zeros((speakers, max(0, round(_SMOOTHED_SECONDS / frame_seconds) - 1)))
 
     def push(self, power: Samples) -> Samples:
-        """Shares ``(speakers, frames)`` of some more frames, from their power of that shape."""
+        """Push the power of the next frames ``(speakers, frames)``; returns their shares of the same shape."""
         joined = np.concatenate([self._before, power], axis=1)
         reach = self._before.shape[1] + 1
         self._before = joined[:, joined.shape[1] - reach + 1 :]

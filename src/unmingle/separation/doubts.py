@@ -1,4 +1,4 @@
-"""What a user is told of a recording that could be separated all the same."""
+"""Warnings about a recording that was separated."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ from unmingle.separation.order import speaking
 from unmingle.separation.windows import Tracks
 
 _SURE_JOIN = 0.8
-"""Below this share of the recording, the join of its windows is in doubt."""
+"""Minimum share of the recording in which the windows are joined with confidence."""
 _NEARLY_SILENT = 1e-3
-"""Energy of an estimate against the loudest one's: 30 dB below."""
+"""Energy of an estimate relative to the loudest one: -30 dB."""
 NOISY_DB = 14.0
-"""Steady noise less than this below the speech is told; see `benchmarks/noise_warning.py`."""
+"""Minimum SNR in dB of speech over steady noise, without a warning; see `benchmarks/noise_warning.py`."""
 _HARDLY_OVERLAP = 0.03
-"""Of the time in which somebody speaks."""
+"""Minimum share of the speech in which speakers overlap, without a warning."""
 
 
 def doubts(tracks: Tracks, *, cleaned: bool) -> list[str]:
-    """Sentences, without a file's name: what may have gone wrong without an error.
+    """Warnings without the file's name: what may be wrong with the estimates.
 
     Args:
         tracks: who speaks when.
-        cleaned: noise is removed from the estimates.
+        cleaned: whether noise is removed from the estimates.
     """
     found = []
     if tracks.join_confidence < _SURE_JOIN:

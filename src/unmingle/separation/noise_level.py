@@ -30,8 +30,8 @@ class NoiseLevel:
     def add(self, magnitude: Tensor) -> None:
         """Some more frames ``(frames, freqs)``."""
         power = magnitude.double().square().cpu()
-        heard = power.sum(dim=1) > 0  # Digital silence is no quiet moment.
-        power = power[heard]
+        not_zero = power.sum(dim=1) > 0  # Digital silence says nothing about the noise.
+        power = power[not_zero]
         self._energy += float(power.sum())
         self._frames += len(power)
         level = 10 * torch.log10(power.clamp_min(1e-30))

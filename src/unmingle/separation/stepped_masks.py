@@ -1,4 +1,4 @@
-"""Masks of a stream from a system that runs frame by frame."""
+"""Masks for a stream, from a system that runs frame by frame."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from unmingle.systems import MaskingSystem, MaskSteps
 
 
 class SteppedMasks:
-    """Masks and gains of one recording as it comes.
+    """Masks and gains of one stream.
 
     Args:
-        steps: a fresh run of the system.
-        system: whose run it is.
+        steps: a new run of the system.
+        system: the system.
     """
 
     def __init__(self, steps: MaskSteps, system: MaskingSystem) -> None:
@@ -26,11 +26,11 @@ class SteppedMasks:
         self._gains: RunningGains | None = None
 
     def push(self, audio: Samples, spectrum: Tensor, *, ended: bool) -> tuple[Tensor, Samples]:
-        """Frames of the ``spectrum`` ``(1, frames, freqs)``; the ``audio`` is not needed.
+        """Push the next frames of the ``spectrum`` ``(1, frames, freqs)``. The ``audio`` is not used.
 
         Returns:
-            Masks ``(speakers, frames, freqs)`` of the frames that are known now, and each speaker's share of
-            their residual, ``(speakers, frames)``. With ``ended`` all frames that are left come.
+            Masks ``(speakers, frames, freqs)`` of the frames that are ready, and each speaker's share of their
+            residual, ``(speakers, frames)``. With ``ended`` all remaining frames are ready.
         """
         magnitude = spectrum.abs()
         self._waiting.add(magnitude)

@@ -1,8 +1,8 @@
-"""Masks of a stream from a model that hears whole windows.
+"""Masks for a stream, from a model that needs whole windows.
 
-Every step the network runs on the last seconds, and the masks of the frames that lie far enough back come out.
-Speakers are joined from step to step as windows of a recording are, but causally: by the masks of the frames
-that both windows have, and by a memory of every speaker's attractor. What came out is never revised.
+At every step, the network runs on a window of the last seconds. The output is the masks of those new frames that have
+enough frames after them. Speakers are joined from window to window by the masks of common frames and by a memory of
+every speaker's attractor. Past output is never revised.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from unmingle.separation.tracking import SpeakerMemory, WindowSources, overlap_a
 from unmingle.systems import MaskingSystem
 
 _FADE_FRAMES = 4
-"""Over which the masks of one step turn into those of the next."""
+"""Length of the cross-fade between the masks of two steps."""
 
 
 class WindowMasks:
-    """Masks and gains of one recording as it comes, by windows that look ahead.
+    """Masks and gains of one stream.
 
     Args:
         system: gives the masks of whole windows.
-        speakers: how many.
-        lag_frames: masks are at most so many frames behind the audio; at least 2.
-        context_frames: what the network hears of the past at each step.
+        speakers: number of speakers.
+        lag_frames: maximum delay of the masks behind the audio, at least 2.
+        context_frames: number of past frames in each window.
     """
 
     def __init__(self, system: MaskingSystem, speakers: int, lag_frames: int, context_frames: int) -> None:
@@ -37,24 +37,24 @@ class WindowMasks:
         self._system, self._speakers = system, speakers
         self._stft, self._hop = system.frontend.stft, system.hop
         self._step = lag_frames // 2
-        """Frames from one run of the network to the next."""
+        """Number of frames between two runs of the network."""
         self._ahead = lag_frames - self._step
-        """Frames that a frame has after it, at least, when its mask is taken."""
+        """Minimum number of later frames in the window from which a frame's mask is taken."""
         self._context = lag_frames + context_frames
         self._memory = SpeakerMemory(speakers)
         self._audio = np.zeros(0, dtype=np.float32)
-        """What the network may still hear, from the sample of frame ``_first`` on."""
+        """Audio of the next windows, from frame ``_first`` on."""
         self._first = self._samples = 0
         self._done = 0
-        """Frames whose masks came out."""
+        """Number of frames whose masks are output."""
         self._before: tuple[int, Tensor] | None = None
 
     def push(self, audio: Samples, spectrum: Tensor, *, ended: bool) -> tuple[Tensor, Samples]:
-        """Some more audio ``(samples,)``; its ``spectrum`` is computed anew, for whole windows.
+        """Push audio ``(samples,)``. The ``spectrum`` is not used, because windows compute their own.
 
         Returns:
-            Masks ``(speakers, frames, freqs)`` of the frames that are known now, and each speaker's share of
-            their residual, ``(speakers, frames)``. With ``ended`` all frames that are left come.
+            Masks ``(speakers, frames, freqs)`` of the frames that are ready, and each speaker's share of their
+            residual, ``(speakers, frames)``. With ``ended`` all remaining frames are ready.
         """
         self._audio = np.concatenate([self._audio, audio])
         self._samples += len(audio)
@@ -66,7 +66,7 @@ class WindowMasks:
             masks.append(made)
             gains.append(shares)
 
-        # A step is taken as soon as the samples of its frames are there, whatever the blocks.
+        # Steps depend only on the number of samples so far, not on the block size.
         while self._samples >= (self._done + self.lag_frames) * self._hop:
             take(self._done + self.lag_frames, self._done + self._step)
         if ended and (frames := self._stft.frames(self._samples)) > self._done:
@@ -96,7 +96,7 @@ class WindowMasks:
     def _speakers_of(
         self, first: int, masks: Tensor, magnitude: Tensor, attractors: Tensor | None
     ) -> NDArray[np.intp]:
-        """The speaker of each source of a window that begins at frame ``first``; the memory learns from it."""
+        """The speaker of each source of a window from frame ``first`` on. This updates the memory."""
         power = (masks * magnitude).square().sum(dim=2).numpy()
         agreement = None
         if self._before is not None:
@@ -113,7 +113,7 @@ class WindowMasks:
         return self._memory.assign(window)
 
     def _faded(self, first: int, masks: Tensor) -> Tensor:
-        """The masks, which begin as those of the step before at the first frames that come out."""
+        """The masks, with a cross-fade from those of the previous step at the first new frames."""
         if self._before is None:
             return masks
         before_first, before = self._before

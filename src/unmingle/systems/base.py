@@ -38,7 +38,7 @@ class MaskSteps(Protocol):
     """The mask of a frame comes at the latest when so many frames after it have been pushed."""
 
     def push(self, magnitude: Tensor, *, ended: bool) -> Tensor:
-        """Magnitudes ``(1, frames, freqs)`` of some more frames: masks ``(speakers, frames, freqs)`` that are known.
+        """Push magnitudes ``(1, frames, freqs)``; returns the masks that are ready, ``(speakers, frames, freqs)``.
 
         With ``ended`` the masks of all frames that are left come.
         """

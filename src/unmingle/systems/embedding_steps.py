@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 
 class EmbeddingSteps:
-    """One run through one mixture; the masks are those of :meth:`EmbeddingSeparator.mask` of the whole.
+    """One run on one mixture. The masks equal those of :meth:`EmbeddingSeparator.mask` for the whole mixture.
 
     Args:
-        system: with a running level, and weights that need no later frame.
-        network: the system's.
-        formation: the system's.
-        speakers: how many masks come out.
+        system: its level is running, and its weights do not depend on later frames.
+        network: of the system.
+        formation: of the system.
+        speakers: number of masks.
     """
 
     def __init__(
@@ -35,19 +35,19 @@ class EmbeddingSteps:
         self.lag_frames = network.lag_frames + formation.lag_frames
         self._system, self._network, self._formation = system, network, formation
         self._level = system.frontend.initial_state(1)
-        self._heard = network.initial_state(1)
+        self._network_state = network.initial_state(1)
         self._attractors = RunningState(speakers)
         blank = system.frontend.mean.new_zeros(1, 0, system.frontend.stft.freqs)
         self._weight = blank
-        """Of frames whose embeddings are not there yet."""
+        """Weights of frames that have no embedding yet."""
         self._embedding = blank.new_zeros(*blank.shape, system.config.dimension)
-        """Of frames whose attractors are not there yet."""
+        """Embeddings of frames that have no attractors yet."""
 
     @torch.no_grad()
     def push(self, magnitude: Tensor, *, ended: bool) -> Tensor:
-        """Magnitudes ``(1, frames, freqs)`` of some more frames: masks ``(speakers, frames, freqs)`` that are known.
+        """Push magnitudes ``(1, frames, freqs)``; returns the masks that are ready, ``(speakers, frames, freqs)``.
 
-        With ``ended`` the masks of all frames that are left come.
+        With ``ended`` the masks of all remaining frames are ready.
         """
         frontend, features = self._system.frontend, magnitude
         if magnitude.shape[1]:
@@ -55,7 +55,7 @@ class EmbeddingSteps:
             features = frontend.features(relative)
             weight = bin_weights(self._system.test_weight, relative)
             self._weight = torch.cat([self._weight, weight], dim=1)
-        embedding = self._system.normalized(self._network.step(features, self._heard, ended=ended))
+        embedding = self._system.normalized(self._network.step(features, self._network_state, ended=ended))
         count = embedding.shape[1]
         known, self._weight = self._weight[:, :count], self._weight[:, count:]
         path = self._formation.step(embedding, known, self._attractors, ended=ended)

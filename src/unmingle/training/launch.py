@@ -40,7 +40,7 @@ def train(
     fabric = Fabric(
         accelerator="cuda" if options.device == "cuda" else "cpu",
         devices=options.processes,
-        # A system of two stages trains one part at a time.
+        # Two-stage systems train one part at a time.
         strategy=DDPStrategy(start_method="spawn", find_unused_parameters=True)
         if options.processes > 1
         else "auto",

@@ -1,4 +1,4 @@
-"""Recipes: one YAML file holds everything that decides a training run. Never code."""
+"""Recipes: one YAML file contains all settings of a training run, and no code."""
 
 from __future__ import annotations
 
@@ -24,61 +24,62 @@ _LARGEST = {
     "snr": 200, "snr_levels": 200, "snr_spread": 200, "bank": 10**6, "iterations": 10**5, "sample_rate": 768_000,
     "learning_rate": 1e30,
 }  # fmt: skip
-"""Of numbers that decide how much memory and time a system takes, whichever part of a recipe they stand in."""
+"""Limits by name, in any part of a recipe, of numbers that decide the memory and time of a system."""
 
 
 class ValidationConfig(Config):
-    """Fixed validation mixtures at original speed, from the validation split; full overlap unless said."""
+    """Fixed validation mixtures of the validation split, at original speed and by default with full overlap."""
 
     count: int = Field(100, ge=1, le=100_000)
     seconds: float = Field(4.0, ge=0.05, le=600.0)
     seed: int = Field(1, ge=0, lt=2**32)
     conversations: float = Field(0.0, ge=0.0, le=1.0)
-    """Share of the validation mixtures that are conversations as ``mixing.conversation`` has them."""
+    """Share of the validation mixtures that are conversations with the settings of ``mixing.conversation``."""
 
 
 class Stage(Config):
-    """One stage of the curriculum. It starts from the weights that the last one hands over."""
+    """One stage of the curriculum. It starts from the weights with which the previous stage ends."""
 
     seconds: float = Field(ge=0.05, le=600.0)
-    """Length of a crop; at a hop of 8 ms, 0.8 is the papers' 100 frames and 3.2 their 400."""
+    """Length of a crop. At a hop of 8 ms, the papers' 100 frames are 0.8 s and their 400 frames 3.2 s."""
     steps: int = Field(ge=1, le=10**9)
-    """At most so many."""
+    """Maximum number of steps."""
     batch_size: int = Field(16, ge=1, le=4096)
     learning_rate: float = Field(1e-3, gt=0.0, le=1e30)
     warmup_steps: int = Field(0, ge=0, le=10**9)
-    """Steps over which the rate rises from zero."""
+    """Number of steps in which the learning rate rises from zero."""
     schedule: Literal["plateau", "constant", "halving", "decay", "exponential"] = "plateau"
-    """``plateau``: halved after ``halve_after`` validations without a better loss, as Luo does;
-    ``halving``: halved after every ``halve_after`` validations, as Isik does; ``decay``: linear to zero over
-    the stage; ``exponential``: times ``decay_factor`` every ``decay_steps`` steps, as Mobin trains DANet."""
+    """Learning rate. ``plateau``: halved after ``halve_after`` validations without a better loss (Luo et al.).
+    ``halving``: halved after every ``halve_after`` validations (Isik et al.). ``decay``: linear to zero over the
+    stage. ``exponential``: multiplied by ``decay_factor`` every ``decay_steps`` steps (Mobin et al. for DANet)."""
     fewest_speakers: int | None = Field(None, ge=1, le=64)
-    """Of this stage's mixtures, those of its validation, too (default: as ``mixing`` has it)."""
+    """Minimum number of speakers in this stage's mixtures, also in validation (default: that of ``mixing``)."""
     most_speakers: int | None = Field(None, ge=1, le=64)
-    """Likewise; the other sources are silence (default: all)."""
+    """Maximum number of speakers, likewise. Other sources are silent (default: that of ``mixing``)."""
     part: str = "all"
-    """What is trained, one of the system's ``trainable_parts``. Of a system of two stages: ``first``, then
-    ``second`` with the first held fixed, then ``all``. Of local experts: ``apart`` (or ``gate`` alone, or its
-    ``choice`` by score), then ``all``, together through the soft gate."""
+    """The part to train, one of the system's ``trainable_parts``. For two-stage systems: ``first``; ``second`` with
+    the first fixed; ``all``. For local experts: ``apart``, each part by itself; ``gate``, only the gate; ``choice``,
+    only the gate, by scores; ``all``, together through the soft gate."""
     halve_after: int = Field(3, ge=1, le=10**6)
     decay_factor: float = Field(0.95, gt=0.0, lt=1.0)
     decay_steps: int = Field(2000, ge=1, le=10**9)
     stop_after: int | None = Field(None, ge=1, le=10**6)
-    """The stage ends after so many validations without a better loss (default: 10 with ``plateau``, else never)."""
+    """Number of validations without a better loss after which the stage ends (default: 10 with ``plateau``, else no
+    limit)."""
     hand_over: Literal["best", "last"] | None = None
-    """The weights with which the stage ends: those of its least validation loss, or of its last step (default:
-    ``best`` where it stops early, as the papers do; else ``last``)."""
+    """The weights with which the stage ends: those with the lowest validation loss, or those of the last step
+    (default: ``best`` if the stage can stop early, as in the papers; else ``last``)."""
     validate_every: int = Field(250, ge=1, le=10**9)
-    """Steps between validations; with ``plateau`` and ``halving``, the length of an epoch."""
+    """Number of steps between validations. It is the length of an epoch for ``plateau`` and ``halving``."""
 
     @property
     def patience(self) -> int | None:
-        """Validations without a better loss after which the stage ends; None for any number."""
+        """Number of validations without a better loss after which the stage ends; None for no limit."""
         return 10 if self.stop_after is None and self.schedule == "plateau" else self.stop_after
 
     @property
     def keeps_best(self) -> bool:
-        """Whether it hands over the weights of its least validation loss."""
+        """Whether the stage ends with the weights of its lowest validation loss."""
         return self.patience is not None if self.hand_over is None else self.hand_over == "best"
 
     @model_validator(mode="after")
@@ -94,40 +95,42 @@ class Recipe(Config):
     """A training run."""
 
     name: str
-    """Of the run and its folder (default: the file's stem, with its folders below ``recipes`` before it)."""
+    """Name of the run and its folder (default: the file's stem, after the names of its folders below ``recipes``)."""
     seed: int = Field(0, ge=0, lt=2**32)
     data: list[str] = []
-    """Corpora: manifests or folders; the command line's ``--data`` goes before it."""
+    """Corpora: manifests or folders. ``--data`` on the command line replaces them."""
     noise_data: list[str] = []
-    """Corpora of noise, where ``mixing`` wants noise; ``noise.csv`` beside the speech if not given."""
+    """Corpora of noise, if ``mixing`` has noise (default: ``noise.csv`` beside the speech)."""
     system: AnySystemConfig
     mixing: MixingConfig = MixingConfig()
     statistics_minutes: float | None = Field(None, gt=0.0, le=1e5)
-    """Minutes of training mixtures whose features give the front end its mean and deviation (default: 64 crops of
-    the first stage, 400 for local experts)."""
+    """Minutes of training mixtures for the mean and deviation of the front end's features (default: 64 crops of the
+    first stage, 400 for local experts)."""
     validation: ValidationConfig = ValidationConfig()
     stages: list[Stage] = Field(min_length=1, max_length=100)
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     optimizer: Literal["adam", "rmsprop"] = "adam"
     clip_norm: float | None = Field(5.0, gt=0.0, le=1e9)
-    """Limit of the gradient's norm; null for none."""
+    """Maximum norm of the gradient; null for no limit."""
     average: float | None = Field(None, gt=0.0, lt=1.0)
-    """Validate and save an exponential average of the weights: after every step it moves by ``1 - average`` of
-    the way to the weights of that step (default: the weights themselves)."""
+    """Decay of an exponential moving average of the weights. The average is validated and saved: average * old +
+    (1 - average) * new after every step (default: no averaging)."""
     facts: ModelFacts = ModelFacts()
     """Origin and licence of the data, written into the model."""
 
     @field_validator("name")
     @classmethod
     def _plain(cls, name: str) -> str:
-        # It becomes a folder's name: it must not lead to another place.
+        # It becomes the name of a folder and must not lead out of it.
         if (
             not name.isprintable()
             or not 0 < len(name) <= 120
             or name[0] in ". "
             or set(name) & set('/\\:*?"<>|')
         ):
-            raise ValueError("a name is plain words, without / and \\ and without a dot at the beginning")
+            raise ValueError(
+                'a name has no / \\ : * ? " < > |, no dot or space at the start, and up to 120 letters'
+            )
         return name
 
     @model_validator(mode="after")
@@ -136,7 +139,7 @@ class Recipe(Config):
             limit = _LARGEST.get(name.rpartition(".")[2], 1e12)
             if not abs(value) <= limit:
                 raise ValueError(f"{name} is {value:g}; it must be a number within +-{limit:g}")
-        # Weights, gradient and the optimizer's two averages.
+        # 4 bytes each for the weight, the gradient and the optimizer's two averages.
         with torch.device("meta"):
             parameters = sum(each.numel() for each in build_system(self.system).parameters())
         available = available_memory()
@@ -166,14 +169,14 @@ class Recipe(Config):
 
 
 def read_recipe(path: Path, *, small: bool = False) -> Recipe:
-    """Read and check a recipe; ``base`` names others (one, or a list) whose values it inherits.
+    """Read and check a recipe. It inherits the values of one or several other recipes that ``base`` names.
 
     Args:
         path: of the YAML file.
-        small: lay the values under its key ``small`` over the others: the same shape, in minutes.
+        small: use the small variant: the values of the key ``small`` replace others, for a run of minutes.
 
     Raises:
-        UnmingleError: missing, not YAML, a value that the typed configs refuse, or no small variant.
+        UnmingleError: the file is missing or not YAML, a value is not valid, or there is no small variant.
     """
     values = _read(path, {})
     changes = values.pop("small", None)
@@ -191,14 +194,14 @@ def read_recipe(path: Path, *, small: bool = False) -> Recipe:
 
 
 def _default_name(path: Path) -> str:
-    """The file's stem; below a folder ``recipes``, the folders' names are put in front of it."""
+    """The file's stem, after the names of its folders below ``recipes``."""
     folders = path.resolve().parent.parts
     below = folders[len(folders) - folders[::-1].index("recipes") :] if "recipes" in folders else ()
     return "-".join([*below, path.stem])
 
 
 def _read(path: Path, known: dict[Path, dict[str, Any] | None]) -> dict[str, Any]:
-    """The values of a recipe over those of its bases; each file is read once, and kept in ``known``."""
+    """The values of a recipe, with those that it inherits. Each file is read once and stored in ``known``."""
     real = path.resolve()
     if real in known:
         if (read := known[real]) is None:
@@ -214,7 +217,7 @@ def _read(path: Path, known: dict[Path, dict[str, Any] | None]) -> dict[str, Any
     merged: dict[str, Any] = {}
     for base in bases if isinstance(bases, list) else [bases]:
         inherited = _read(path.parent / str(base), known)
-        inherited.pop("name", None)  # It names the base's own run.
+        inherited.pop("name", None)  # The name of the base's own run.
         merged = _merge(merged, inherited)
     known[real] = _merge(merged, values)
     return dict(known[real] or {})
@@ -235,7 +238,7 @@ def _load(path: Path) -> dict[str, Any]:
             f"The recipe {path} cannot be read ({(error.strerror or '').lower()})."
         ) from error
     except Exception as error:
-        # Beside its own errors yaml lets out ValueError (a date), RecursionError, TypeError, OverflowError ...
+        # Besides its own errors, yaml raises ValueError (a date), RecursionError, TypeError, OverflowError ...
         raise UnmingleError(f"The recipe {path} is not YAML.") from error
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
         raise UnmingleError(f"The recipe {path} is not a mapping of names to values.")
@@ -243,7 +246,7 @@ def _load(path: Path) -> dict[str, Any]:
 
 
 def _check_size(path: Path, values: Any) -> None:
-    """Refuse values that are few in the file and, by references to each other, many when they are gone through."""
+    """Refuse recipes with too many values: YAML references can make a small file expand to many."""
     waiting, count = [values], 0
     while waiting:
         count += 1
@@ -254,7 +257,7 @@ def _check_size(path: Path, values: Any) -> None:
 
 
 def _numbers(values: Any, name: str = "") -> Iterator[tuple[str, float]]:
-    """All numbers in a config, under their names: ``system.network.layers``."""
+    """All numbers of a config with their names, such as ``system.network.layers``."""
     if isinstance(values, dict):
         for key, value in values.items():
             yield from _numbers(value, f"{name}.{key}".strip("."))
@@ -269,7 +272,7 @@ def _merge(base: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]
     merged = dict(base)
     for key, value in values.items():
         before = merged.get(key)
-        # Of another kind, nothing is inherited: a CNN's channels mean nothing to a BLSTM.
+        # A part of another ``kind`` inherits nothing: a BLSTM has no use for the channels of a CNN.
         if (
             isinstance(value, Mapping)
             and isinstance(before, Mapping)
@@ -282,7 +285,7 @@ def _merge(base: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]
 
 
 def shrink(recipe: Recipe) -> Recipe:
-    """The same recipe for ``--smoke``: two steps a stage, short crops, small batches, a tiny system."""
+    """The same recipe for ``--smoke``: two steps per stage, short crops, small batches, a tiny system."""
     stages = [
         stage.model_copy(
             update={
@@ -298,12 +301,12 @@ def shrink(recipe: Recipe) -> Recipe:
     validation = recipe.validation.model_copy(update={"count": 2, "seconds": 1.0})
     system = _tiny(recipe.system)
     changes = {"stages": stages, "validation": validation, "system": system}
-    # A front end's statistics of a few mixtures are enough to run.
+    # Statistics of a few mixtures are enough.
     return recipe.model_copy(update=changes | {"statistics_minutes": None})
 
 
 def _tiny(config: Config) -> Config:
-    """Networks of their ``tiny_sizes``, wherever in a system's config they stand."""
+    """The config with all parts reduced to their ``tiny_sizes``."""
     changes: dict[str, Any] = {
         name: min(getattr(config, name), size) for name, size in getattr(config, "tiny_sizes", {}).items()
     }
