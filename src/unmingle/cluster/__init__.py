@@ -1,1 +1,1 @@
-"""A corpus: a command's work is cut into shards, done by shells, a job array or Ray, and goes on after a stop."""
+"""Run a command on a corpus: in shards, by shells, a job array or Ray. A stopped run can be continued."""

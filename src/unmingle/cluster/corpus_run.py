@@ -1,4 +1,4 @@
-"""Run a job over a corpus: one process's share of the shards, or all of them on Ray."""
+"""Run a job on a corpus: one process's share of the shards, or all shards on Ray."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from unmingle.cluster.shards import Corpus, Row, begin, clear, join_results, rea
 from unmingle.errors import UnmingleError
 
 Engine = Callable[[Sequence[Shard], Corpus, Place], Iterator[list[Row]]]
-"""Works through shards in any order and yields the rows of each."""
+"""Processes shards in any order and yields the rows of each."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """Where a corpus is and where its results go."""
+    """Inputs and output of a run."""
 
     inputs: Sequence[str]
     """See :func:`~unmingle.cluster.manifests.read_corpus`."""
@@ -29,7 +29,7 @@ class Options:
     tar: bool = False
     """Write the outputs of a shard as one tar file."""
     overwrite: bool = False
-    """Start anew."""
+    """Replace existing results."""
 
 
 @dataclass(frozen=True)
@@ -42,15 +42,15 @@ class Share:
     """N."""
 
     def pick(self, shards: Sequence[Shard]) -> list[Shard]:
-        """Its shards."""
+        """The shards of this share."""
         return list(shards[self.number - 1 :: self.of])
 
 
 def parse_share(text: str) -> Share:
-    """``I/N`` as a share.
+    """The share ``I/N``.
 
     Raises:
-        UnmingleError: it is none.
+        UnmingleError: the text does not have this form.
     """
     parts = text.split("/")
     if len(parts) == 2 and all(part.isascii() and part.isdigit() for part in parts):
@@ -62,21 +62,21 @@ def parse_share(text: str) -> Share:
 
 @dataclass
 class Progress:
-    """How far a run is."""
+    """Progress of a run."""
 
     all_shards: int
     shards: int = 0
     files: int = 0
     failed: int = 0
-    """Or skipped, those of earlier runs included."""
+    """Files that failed or were skipped, in this run or before."""
     new_shards: int = 0
-    """Done by this run; so are the files and seconds below."""
+    """Shards of this run, like the files and seconds below."""
     new_files: int = 0
     new_audio_seconds: float = 0.0
     began: float = field(default_factory=time.monotonic)
 
     def add(self, rows: Iterable[Row], *, new: bool) -> None:
-        """Count a shard that is done, by its rows."""
+        """Count a finished shard by its rows."""
         self.shards += 1
         self.new_shards += new
         for row in rows:
@@ -102,17 +102,17 @@ def run_corpus(
     share: Share = Share(),
     tell: Callable[[Progress], None] | None = None,
 ) -> Progress:
-    """Do a job over a corpus, or a share of it. What is done already is not redone; what failed is tried again.
+    """Run a job on a corpus, or on a share of it. Finished files are not repeated; failed ones are tried again.
 
     Args:
-        job: what is done to every file.
+        job: the work on every file.
         options: inputs and output.
         engine: :func:`in_this_process`, or Ray.
-        share: which shards.
-        tell: called whenever a shard is done.
+        share: the shards of this process.
+        tell: called after every shard.
 
     Raises:
-        UnmingleError: the options are impossible, or the output folder cannot be written to. The same call goes on.
+        UnmingleError: the options are not valid, or the output folder cannot be written. Call again to continue.
     """
     place = open_place(options.output)
     shards = read_corpus(options.inputs, options.shard_size)

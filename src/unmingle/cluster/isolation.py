@@ -1,4 +1,4 @@
-"""Work in a process of its own, so that a file that ends its process ends no other work."""
+"""Work in a separate process, so that a file that crashes its process does not stop other work."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from unmingle.cluster.jobs import Job, Work
 from unmingle.workers import worker_pool
 
 _ATTEMPTS = 2
-"""Beside the death after which work is isolated."""
+"""Number of attempts, after the crash that causes the isolation."""
 
 
 class Isolation:
-    """Does a job's work in another process; used as a context, it ends that process."""
+    """Does a job's work in another process. As a context manager, it ends that process."""
 
     def __init__(self, job: Job) -> None:
         self._job, self._closing = job, ExitStack()
         self._pool: ProcessPoolExecutor | None = None
 
     def __call__(self, path: Path, stem: str, folder: Path) -> dict[str, Any]:
-        """A file's row; that of a file which ends every process has the status ``skipped``."""
+        """A file's row. A file that crashes every process has the status ``skipped``."""
         for _ in range(_ATTEMPTS):
             if self._pool is None:
                 context = multiprocessing.get_context("spawn")
                 self._pool = self._closing.enter_context(worker_pool(1, _begin, (self._job,), context))
-                self._pool.submit(_ready).result()  # A process that cannot even begin is no file's fault.
+                self._pool.submit(_ready).result()  # If a process cannot start, the file is not the reason.
             try:
                 return self._pool.submit(_do, path, stem, folder).result()
             except BrokenProcessPool:
@@ -48,7 +48,7 @@ class Isolation:
 
 
 _work: Work
-"""Of the process."""
+"""The work of this process."""
 
 
 def _begin(job: Job) -> None:
@@ -57,7 +57,7 @@ def _begin(job: Job) -> None:
 
 
 def _ready() -> None:
-    """There is a process."""
+    """Does nothing: if it returns, the process has started."""
 
 
 def _do(path: Path, stem: str, folder: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What is done to every file of a corpus. A job is a plain value, so that it can be sent to other machines."""
+"""The work on every file of a corpus. A job is a plain value, so that it can be sent to other machines."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ Work = Callable[[Path, str, Path], dict[str, Any]]
 
 
 class Job(Protocol):
-    """What is done to every file. Equal jobs give equal bytes, whatever the number of workers."""
+    """The work on every file. Equal jobs give equal bytes; the number of workers changes nothing."""
 
     @property
     def threads(self) -> int:
-        """Of PyTorch, per process."""
+        """Number of PyTorch threads per process."""
 
     @property
     def device(self) -> str:
         """``cpu`` or ``cuda``."""
 
     def describe(self) -> dict[str, Any]:
-        """What the results depend on, for JSON.
+        """All settings that change the results, for JSON.
 
         Raises:
-            UnmingleError: no such model, or the format or the template will not do.
+            UnmingleError: the model does not exist, or the format or the template is not valid.
         """
 
     def open(self) -> Work:
@@ -124,6 +124,6 @@ class DenoisingJob:
 
 
 def _model_facts(model: str) -> dict[str, str]:
-    """Its name and digits that stand for its bytes, wherever the file lies."""
+    """The model's name and a hash of its bytes. They do not depend on the location of the file."""
     path = find_model(model)
     return {"model": path.stem, "model_sha256": hashlib.sha256(path.read_bytes()).hexdigest()[:12]}

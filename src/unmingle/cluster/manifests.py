@@ -1,7 +1,7 @@
-"""What a corpus consists of: the files of manifests, folders, globs and URLs, cut into shards; tar files are shards.
+"""The inputs of a corpus: files of manifests, folders, globs and URLs, in shards. A tar file is one shard.
 
-A manifest is a CSV file or JSON lines with the column ``path``, relative to the manifest. The column ``id``,
-which may be left out, names the outputs. Every audio file in a tar file is an input.
+A manifest is a CSV file or JSON lines with the column ``path``, relative to the manifest. The optional column ``id``
+names the outputs. Every audio file in a tar file is an input.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Item:
     """One file of a corpus."""
 
     id: str
-    """Names its outputs; no other file has it. A folder in it becomes one: ``monday/talk``."""
+    """Unique name of its outputs. It may contain folders: ``monday/talk``."""
     source: str
     """Absolute path, URL, or ``TAR!MEMBER``."""
 
@@ -44,16 +44,16 @@ class Shard:
     """The unit of work: some files, or one tar file."""
 
     name: str
-    """``00012``; names its results."""
+    """Name of its results, such as ``00012``."""
     items: tuple[Item, ...] = ()
     tar: str | None = None
-    """Path or URL of a tar file, whose members are found when it is read."""
+    """Path or URL of a tar file. Its members are listed when it is read."""
     stem: str = ""
-    """What the ids of the tar's members begin with."""
+    """Prefix of the ids of the tar file's members."""
 
 
 def read_corpus(names: Sequence[str], shard_size: int) -> list[Shard]:
-    """The shards of a corpus, in order: every ``shard_size`` files are one, and every tar file is one.
+    """The shards of a corpus, in order. A shard has ``shard_size`` files, or is a tar file.
 
     Args:
         names: manifests, audio files, folders, globs, tar files; paths, or URLs that fsspec knows.
@@ -83,7 +83,7 @@ def read_corpus(names: Sequence[str], shard_size: int) -> list[Shard]:
 
 
 def corpus_hash(shards: Sequence[Shard]) -> str:
-    """Twelve digits that stand for the ids and their order, wherever the files lie."""
+    """A hash of the ids in their order, 12 digits. It does not depend on the location of the files."""
     digest = hashlib.sha256()
     for shard in shards:
         for line in (shard.name, shard.stem, *(item.id for item in shard.items)):
@@ -96,7 +96,7 @@ class _Found:
     source: str
     stem: str
     given: bool = False
-    """By a manifest: kept as it is."""
+    """Whether a manifest has the id. Then it is not changed."""
 
 
 def _find(name: str) -> Iterator[_Found]:
@@ -175,12 +175,12 @@ def _rows(name: str, text: str) -> Iterator[tuple[int, dict[str, object]]]:
         except ValueError:
             row = None
         if not isinstance(row, dict):
-            raise UnmingleError(f"The manifest {name} is not JSON lines; row {number} is no object.")
+            raise UnmingleError(f"The manifest {name} is not JSON lines; row {number} is not an object.")
         yield number, row
 
 
 def _distinct(found: Sequence[_Found]) -> Iterator[Item]:
-    """Ids as the manifests give them, and numbers where files share a name."""
+    """Items with the ids of the manifests, and with numbers where files have the same name."""
     taken: set[str] = set()
     for each in found:
         if each.given:
@@ -206,12 +206,12 @@ def _numbered(stem: str, taken: set[str]) -> str:
 def open_files(
     shard: Shard, done: Collection[str], folder: Path
 ) -> Iterator[tuple[Item, Path | UnmingleError]]:
-    """The files of a shard that are not done yet, each at a local path, or why it cannot be had.
+    """The remaining files of a shard, each with a local path, or with the error if it cannot be read.
 
-    What is not local is copied into ``folder``, one file ahead of the one that is worked on; remove each after use.
+    Remote files are copied into ``folder``, one file ahead of the current one. The caller removes each after use.
 
     Args:
-        shard: whose files.
+        shard: the shard.
         done: ids to leave out.
         folder: for copies.
     """
@@ -283,7 +283,7 @@ Taken = TypeVar("Taken")
 
 
 def _ahead(items: Iterator[Taken]) -> Iterator[Taken]:
-    """The same, each fetched in a thread while the one before is worked on."""
+    """The same items. A thread fetches each one while the caller processes the one before."""
     with ThreadPoolExecutor(1) as pool:
         coming = pool.submit(next, items, None)
         while (item := coming.result()) is not None:

@@ -1,4 +1,4 @@
-"""Folders named by a path or a URL: local ones, and through fsspec ``s3://``, ``gs://``, ``memory://`` and others."""
+"""Output folders by path or URL: local ones, and with fsspec ``s3://``, ``gs://``, ``memory://`` and others."""
 
 from __future__ import annotations
 
@@ -15,31 +15,31 @@ from unmingle.temporary import check_writable, is_partial, refusal, replace_file
 
 
 class Place(Protocol):
-    """Where results go. Whatever is written appears whole or not at all; names are relative, with ``/``."""
+    """An output folder. A file appears when it is complete. Names are relative, with ``/``."""
 
     name: str
-    """Its path or URL, absolute."""
+    """Its absolute path or URL."""
 
     def read(self, name: str) -> bytes | None:
-        """A file's bytes, or None where there is no such file."""
+        """A file's bytes, or None if it does not exist."""
 
     def write(self, name: str, content: bytes) -> None:
         """Write or replace a file."""
 
     def take(self, path: Path, name: str) -> None:
-        """Move a local file, which lies in :meth:`staging`, here."""
+        """Move a local file from :meth:`staging` into this folder."""
 
     def remove(self, name: str) -> None:
-        """Remove a file if it is there."""
+        """Remove a file if it exists."""
 
     def names(self, folder: str = "") -> list[str]:
-        """The names of what lies in a folder, none if there is no such folder; hidden ones are left out."""
+        """Names in a folder without hidden ones. The list is empty if the folder does not exist."""
 
     def staging(self) -> AbstractContextManager[Path]:
-        """A new local folder for what is being written; it is removed at the end."""
+        """A new local folder for unfinished files. It is removed at the end."""
 
     def drop_staging(self, name: str) -> None:
-        """Remove a staging folder of this name that a killed process left here, if there is one."""
+        """Remove the staging folder of this name that a killed process has left, if it exists."""
 
 
 def is_url(name: str) -> bool:
@@ -48,16 +48,16 @@ def is_url(name: str) -> bool:
 
 
 def open_place(name: str) -> Place:
-    """A folder to write to, made when something is written.
+    """An output folder. It is created with the first file.
 
     Raises:
-        UnmingleError: it cannot be written to, or fsspec does not know the kind of URL.
+        UnmingleError: it cannot be written, or fsspec does not know this kind of URL.
     """
     return _Remote(name) if is_url(name) else _Local(Path(name))
 
 
 class _Local:
-    """A folder of this machine, or one that many machines mount."""
+    """A folder of this machine, or one that several machines share."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder.absolute()
@@ -95,7 +95,7 @@ class _Local:
     @contextmanager
     def staging(self) -> Iterator[Path]:
         try:
-            # In the folder itself: what is complete is renamed, which needs the same file system.
+            # In the folder itself, because finished files are renamed, which needs the same file system.
             with temporary_folder(self._folder / "staging") as folder:
                 yield folder
         except OSError as error:
@@ -107,7 +107,7 @@ class _Local:
 
 
 class _Remote:
-    """A folder of an object store. An object is there when all of it has arrived, so nothing need be renamed."""
+    """A folder of an object store. An object appears when it is complete, so no renaming is needed."""
 
     def __init__(self, url: str) -> None:
         self.name = url.rstrip("/")
@@ -163,14 +163,14 @@ class _Remote:
             yield Path(folder)
 
     def drop_staging(self, name: str) -> None:
-        """It lies where this system puts temporary files, on whichever machine."""
+        """Nothing to do: staging folders are in the temporary folder of a machine."""
 
 
 def file_system(url: str) -> tuple[Any, str]:
-    """fsspec's file system for a URL, and the path in it.
+    """fsspec's file system of a URL, and the path in it.
 
     Raises:
-        UnmingleError: fsspec, or the library that it needs for such URLs, is missing.
+        UnmingleError: fsspec, or its library for this kind of URL, is missing.
     """
     try:
         import fsspec

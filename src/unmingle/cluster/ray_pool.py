@@ -1,7 +1,7 @@
-"""Shards on Ray: worker processes with one loaded model each, on this machine or on many.
+"""Shards on Ray: worker processes with one loaded model each, on one or several machines.
 
-Ray starts and replaces the processes, gives a shard of a lost one to another, and uses nodes as they come. A shard
-that kills its process is retried until its poison file is known; see :mod:`unmingle.cluster.shards`.
+Ray starts and replaces processes, repeats the shards of lost processes, and uses nodes as they join. A shard that
+crashes its process is retried until the file responsible is known; see :mod:`unmingle.cluster.shards`.
 """
 
 from __future__ import annotations
@@ -23,22 +23,21 @@ from unmingle.errors import UnmingleError
 from unmingle.file_batches import in_one_line
 
 _AHEAD = 2
-"""Shards in flight per worker: one at work and one that waits, so that none is idle and little is queued."""
+"""Submitted shards per worker: one in work and one that waits, so that no worker is idle."""
 
 
 class RayPool:
     """An engine for :func:`~unmingle.cluster.corpus_run.run_corpus`.
 
     Args:
-        address: ``auto`` (a cluster that runs on this machine; else Ray is started here while the run lasts), or an
-            address that ``ray.init`` takes.
+        address: for ``ray.init``. ``auto`` uses a cluster that runs on this machine, or starts Ray here for the run.
     """
 
     def __init__(self, address: str = "auto") -> None:
         self._address = None if address == "auto" else address
 
     def __call__(self, shards: Sequence[Shard], corpus: Corpus, place: Place) -> Iterator[list[Row]]:
-        """The rows of every shard, as they are done.
+        """The rows of every shard, in the order in which the shards finish.
 
         Raises:
             UnmingleError: there is no cluster at the address, or a shard's results cannot be written.
@@ -56,22 +55,22 @@ class RayPool:
                         yield _rows(ray.get(each))
             except ray.exceptions.RayError as error:
                 raise UnmingleError(
-                    f"Ray stopped ({in_one_line(error)[:300]}); the same command goes on where it was."
+                    f"Ray stopped ({in_one_line(error)[:300]}); run the same command again to continue."
                 ) from error
             finally:
                 _stop(flying)
 
     @contextmanager
     def _connected(self) -> Iterator[None]:
-        if ray.is_initialized():  # By the program that calls this.
+        if ray.is_initialized():  # By the calling program.
             yield
             return
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Nothing is told to anybody.
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # No usage reports.
         try:
             ray.init(self._address, log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
         except Exception as error:
             raise UnmingleError(
-                f"There is no Ray cluster to be reached at {self._address or 'this machine'} ({in_one_line(error)})."
+                f"No Ray cluster can be reached at {self._address or 'this machine'} ({in_one_line(error)})."
             ) from error
         try:
             yield
@@ -82,7 +81,7 @@ class RayPool:
 # Without max_calls, a process that uses a GPU would end after each shard.
 @ray.remote(max_calls=0, max_retries=-1)
 def _do_shard(shard: Shard, corpus: Corpus, output: str) -> list[Row] | str:
-    """The rows of a shard, or why the job cannot go on."""
+    """The rows of a shard, or the text of an error that stops the job."""
     try:
         return work_through(shard, corpus, open_place(output), _opened(corpus.job))
     except UnmingleError as error:
@@ -91,17 +90,17 @@ def _do_shard(shard: Shard, corpus: Corpus, output: str) -> list[Row] | str:
 
 @lru_cache(1)
 def _opened(job: Job) -> Work:
-    """The loaded model: Ray gives many shards to one process."""
+    """The loaded model. It is cached because one process gets many shards."""
     return job.open()
 
 
 def _needs(job: Job) -> dict[str, Any]:
-    """What a worker takes of a node."""
+    """Resources of a worker."""
     return {"num_cpus": job.threads, "num_gpus": 1 if job.device == "cuda" else 0}
 
 
 def _workers(job: Job) -> int:
-    """How many shards the cluster, as it is now, can work on at a time."""
+    """Number of shards that the cluster can process at the same time with its current nodes."""
     there: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     most = there.get("CPU", 0.0) / job.threads
     return max(1, int(min(most, there.get("GPU", 0.0)) if job.device == "cuda" else most))
@@ -114,7 +113,7 @@ def _rows(answer: list[Row] | str) -> list[Row]:
 
 
 def _stop(flying: Sequence[Any]) -> None:
-    """Interrupt what is at work, and let it tidy up."""
+    """Cancel running shards and wait until they have cleaned up."""
     for each in flying:
         ray.cancel(each, force=False)
     if flying:

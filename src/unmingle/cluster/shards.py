@@ -1,7 +1,7 @@
-"""Work through one shard: its outputs and its results appear when all of it is done, and what is done is not redone.
+"""Process one shard. Its outputs and results appear when it is complete. Finished files are not repeated.
 
-In the output folder lie the outputs (or one tar file per shard), ``results/NUMBER.jsonl`` per shard with one row per
-file, ``job.json``, and ``results.jsonl`` with the rows of all shards when all are done.
+The output folder contains the outputs (or one tar file per shard), ``results/NUMBER.jsonl`` for each shard with one
+row per file, ``job.json``, and in the end ``results.jsonl`` with the rows of all shards.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Corpus:
-    """A job over a corpus, as all of its processes see it."""
+    """A job on a corpus. All processes have the same value."""
 
     job: Job
     key: str
-    """Twelve digits that stand for the job and its inputs; every row of the results bears them."""
+    """Hash of the job and its inputs, 12 digits. It is in every row of the results."""
     tar: bool
     """The outputs of a shard are one tar file."""
 
@@ -44,17 +44,17 @@ class Corpus:
 def begin(
     place: Place, job: Job, shards: Sequence[Shard], *, tar: bool = False, overwrite: bool = False
 ) -> Corpus:
-    """Write down which job an output folder is for, or find that it is for this one.
+    """Write ``job.json`` into the output folder, or check that the folder belongs to this job.
 
     Args:
         place: the output folder.
-        job: what is done.
-        shards: all of the corpus.
+        job: the work on every file.
+        shards: all shards of the corpus.
         tar: write the outputs of a shard as one tar file.
-        overwrite: let this job replace another one.
+        overwrite: replace another job.
 
     Raises:
-        UnmingleError: the folder holds other files, or the results of another job.
+        UnmingleError: the folder contains other files, or the results of another job.
     """
     facts = job.describe() | {"inputs": corpus_hash(shards), "shards": len(shards), "tar": tar}
     content = json.dumps(facts, indent=2).encode() + b"\n"
@@ -63,8 +63,8 @@ def begin(
         raise UnmingleError(f"{place.name} holds files of something else; name a new folder with -o.")
     if there is not None and there != content and not overwrite:
         raise UnmingleError(
-            f"{place.name} holds results of other options, inputs or another model; name a new folder with -o, "
-            "or start anew with --overwrite."
+            f"{place.name} has results of other options, inputs or another model; name a new folder with -o, or "
+            "replace them with --overwrite."
         )
     if there != content:
         place.write(_JOB, content)
@@ -72,20 +72,19 @@ def begin(
 
 
 def work_through(shard: Shard, corpus: Corpus, place: Place, work: Work) -> list[Row]:
-    """Do what is missing of a shard, or failed.
+    """Process the missing and failed files of a shard.
 
     Args:
         shard: the files.
         corpus: the job.
         place: the output folder.
-        work: what is done to a file. Where an earlier process has ended at this shard, the same is done in a
-            process of its own.
+        work: processes a file. If an earlier process has crashed at this shard, a separate process does the same.
 
     Returns:
-        The rows of all of its files, in their order.
+        The rows of all files of the shard, in order.
 
     Raises:
-        UnmingleError: the output folder cannot be written to; the shard is as it was.
+        UnmingleError: the output folder cannot be written. The shard does not change.
     """
     found = {row["id"]: row for row in read_rows(shard, corpus, place)}
     kept = {id for id, row in found.items() if row["status"] != "failed"}
@@ -105,20 +104,20 @@ def work_through(shard: Shard, corpus: Corpus, place: Place, work: Work) -> list
             seen.add(item.id)
             if isinstance(path, Path) and folder in path.parents:
                 path.unlink(missing_ok=True)
-        # Without the error of a tar file that is whole by now.
+        # An earlier error of a tar file is left out if the file is complete now.
         rows = [row for id, row in found.items() if id in seen]
         if corpus.tar:
             place.take(_pack(rows, outputs, folder / "packed"), _tar_name(shard))
         else:
             for path in sorted(path for path in outputs.rglob("*") if path.is_file()):
                 place.take(path, path.relative_to(outputs).as_posix())
-        # Last: it says that all of the shard is there.
+        # Written last: it marks the shard as complete.
         place.write(_rows_name(shard), b"".join(_line(row) for row in rows))
     return rows
 
 
 def read_rows(shard: Shard, corpus: Corpus, place: Place) -> list[Row]:
-    """The results of a shard that were written by this job, none if it is not done."""
+    """The results of a shard by this job. The list is empty if the shard is not complete."""
     content = place.read(_rows_name(shard))
     if content is None:
         return []
@@ -127,7 +126,7 @@ def read_rows(shard: Shard, corpus: Corpus, place: Place) -> list[Row]:
 
 
 def clear(shard: Shard, place: Place) -> None:
-    """Remove a shard's results and outputs, of whatever job."""
+    """Remove a shard's results and outputs of any job."""
     content = place.read(_rows_name(shard))
     for name in (_rows_name(shard), _tar_name(shard)):
         place.remove(name)
@@ -137,7 +136,7 @@ def clear(shard: Shard, place: Place) -> None:
 
 
 def join_results(shards: Sequence[Shard], place: Place) -> bool:
-    """Write ``results.jsonl``, if all shards are done; returns whether they are."""
+    """Write ``results.jsonl`` if all shards are complete. Returns whether they are."""
     there = set(place.names(_RESULTS))
     if not all(f"{shard.name}.jsonl" in there for shard in shards):
         return False
@@ -165,7 +164,7 @@ def _line(row: Row) -> bytes:
 def _one_file(item: Item, path: Path | UnmingleError, outputs: Path, corpus: Corpus, work: Work) -> Row:
     row: Row = {"id": item.id, "input": item.source, "status": "done", "job": corpus.key, "outputs": []}
     result = {"error": str(path)} if isinstance(path, UnmingleError) else work(path, item.id, outputs)
-    # What differs from run to run is left out: the same job gives the same bytes.
+    # Values that differ between runs are left out, so that the same job gives the same bytes.
     row |= {key: value for key, value in result.items() if key not in ("input", "real_time_factor")}
     if row["error"] is None:
         row["outputs"] = [Path(output).relative_to(outputs).as_posix() for output in row["outputs"]]
@@ -179,7 +178,7 @@ def _one_file(item: Item, path: Path | UnmingleError, outputs: Path, corpus: Cor
 
 @contextmanager
 def _begun(shard: Shard, place: Place, staging: str) -> Iterator[bool]:
-    """Notes that a shard is at work; yields whether a process has ended at it before, by ``kill -9`` or a crash."""
+    """Mark a shard as started. Yields whether an earlier process was killed or crashed at this shard."""
     name = f"{_RESULTS}/{shard.name}.begun"
     before = place.read(name)
     if before is not None:
@@ -188,7 +187,7 @@ def _begun(shard: Shard, place: Place, staging: str) -> Iterator[bool]:
     try:
         yield before is not None
     except BaseException:
-        # Ctrl-C or a full disk: this process has not ended at a file.
+        # Ctrl-C or a full disk is not a crash at a file.
         if before is None:
             with suppress(UnmingleError):
                 place.remove(name)
@@ -197,7 +196,7 @@ def _begun(shard: Shard, place: Place, staging: str) -> Iterator[bool]:
 
 
 def _pack(rows: Sequence[Row], outputs: Path, target: Path) -> Path:
-    """One tar file of all outputs, each followed by its row, without times and owners."""
+    """One tar file of all outputs, each followed by its row. It has no times and owners."""
     with tarfile.open(target, "w") as tar:
         for row in rows:
             for name in row["outputs"]:
