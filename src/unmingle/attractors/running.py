@@ -1,16 +1,17 @@
-"""Running attractors: formed anew in every frame, from it and the frames before (Han, Luo & Mesgarani 2019, ODANet).
+"""Running attractors: updated in every frame from this frame and earlier ones (Han, Luo & Mesgarani 2019, ODANet).
 
-Frame t is assigned by the attractors of frame t-1; the centroids of these assignments move the attractors:
+The attractors of frame t-1 assign the bins of frame t. The centroids of these assignments move the attractors:
 
     Y(c, t, f) = softmax over c of  A(c, t-1) . V(t, f)
     A^(c, t)   = sum over f of Y W V / sum over f of Y W
     A(c, t)    = (1 - alpha) A(c, t-1) + alpha A^(c, t)
 
-where ``alpha(c, t)`` is the share that frame t has of all the weight ``sum over f of Y W`` that speaker c was
-given in the last tau frames. A frame in which no bin weighs is passed over: no pause makes it forget who is who.
+The weight of speaker c in frame t is ``sum over f of Y W``. ``alpha(c, t)`` is the weight in frame t divided by the
+sum of the weights in the last tau frames. Frames without weight do not move the attractors, so pauses do not change
+them.
 
-The same class works on whole recordings, in training too, and frame by frame. The first attractors come from the
-first frames that weigh: by trained anchors as in the paper, or by k-means, for networks without anchors.
+The same class works on whole recordings, also in training, and frame by frame. The first attractors are formed from
+the first frames with weight: by trained anchors as in the paper, or by k-means for networks without anchors.
 """
 
 from __future__ import annotations
@@ -35,25 +36,26 @@ from unmingle.attractors.formation import (
 
 @dataclass
 class RunningState:
-    """What running attractors remember of one recording, or of a batch that comes in one piece."""
+    """State of running attractors for one recording, or for a batch that is pushed at once."""
 
     speakers: int
     points: Tensor | None = None
-    """Of the last frame, ``(batch, speakers, dim)``; None until the first attractors are formed."""
+    """Attractors of the last frame, ``(batch, speakers, dim)``; None until the first attractors are formed."""
     first: Tensor | None = None
-    """The first ones."""
+    """The first attractors."""
     masses: deque[Tensor] = field(default_factory=deque)
-    """Weight that each speaker was given in each of the last frames, ``(batch, speakers)``."""
+    """Weight of each speaker in each of the last frames, ``(batch, speakers)``."""
     waiting: tuple[Tensor, Tensor] | None = None
-    """Embedding and weight of frames that wait for the first attractors."""
+    """Embeddings and weights of frames that wait for the first attractors."""
 
 
 class RunningAttractors(AttractorFormation):
     """Attractors that move from frame to frame; see :mod:`unmingle.attractors.running`.
 
     Args:
-        frames: tau, over which a frame's share of the assigned weight is taken.
-        start_frames: from so many frames the first attractors are formed, once a bin weighs; they share these.
+        frames: tau, the number of frames over which weights are summed.
+        start_frames: number of frames from which the first attractors are formed, from the first frame with weight
+            on. These frames have the same attractors.
     """
 
     working_copies = 3
@@ -64,15 +66,15 @@ class RunningAttractors(AttractorFormation):
 
     @abstractmethod
     def start(self, embedding: Tensor, weight: Tensor, speakers: int) -> Attractors:
-        """The first attractors, of the first frames."""
+        """The first attractors, from the first frames."""
 
     @abstractmethod
     def assign(self, embedding: Tensor, points: Tensor) -> Tensor:
-        """Assignments ``(batch, speakers, frames, freqs)`` of ``(batch, frames, freqs, dim)`` by ``points``."""
+        """Assignments ``(batch, speakers, frames, freqs)`` of bins ``(batch, frames, freqs, dim)`` to ``points``."""
 
     @property
     def lag_frames(self) -> int:
-        """How many frames after its own a frame waits at most for its attractors."""
+        """Maximum number of later frames that a frame's attractors need."""
         return self.start_frames - 1
 
     def form(
@@ -83,9 +85,9 @@ class RunningAttractors(AttractorFormation):
         *,
         assignment: Tensor | None = None,
     ) -> Attractors:
-        """The attractors of all frames, in ``path``; ``points`` are those of the last frame.
+        """Attractors of all frames, in ``path``. ``points`` has those of the last frame.
 
-        ``assignments`` are those of every frame by the attractors of the frame before.
+        ``assignments`` has the assignments of every frame to the attractors of the frame before.
         """
         state = RunningState(speakers)
         path = self.step(embedding, weight, state, ended=True)
@@ -98,13 +100,13 @@ class RunningAttractors(AttractorFormation):
         return Attractors(state.points, assignments.transpose(1, 2), similarity(state.points), path)
 
     def step(self, embedding: Tensor, weight: Tensor, state: RunningState, *, ended: bool = False) -> Tensor:
-        """Some more frames: the attractors ``(batch, frames, speakers, dim)`` of the frames that are known now.
+        """Push frames; returns the attractors ``(batch, frames, speakers, dim)`` of the frames that are ready.
 
         Args:
             embedding: ``(batch, frames, freqs, dim)``.
             weight: ``(batch, frames, freqs)``.
-            state: is updated in place. A batch of several recordings must come in one piece.
-            ended: nothing more comes.
+            state: is updated in place. A batch of several recordings must be pushed at once.
+            ended: whether these are the last frames.
         """
         if state.points is not None:
             return self._run(embedding, weight, state, weight.new_zeros(len(weight), dtype=torch.long))
@@ -123,13 +125,13 @@ class RunningAttractors(AttractorFormation):
         return self._run(embedding, weight, state, before + self.start_frames, before)
 
     def _begin(self, embedding: Tensor, weight: Tensor, before: Tensor, state: RunningState) -> None:
-        """Form the first attractors, from the frames after the silent ones, ``before`` ``(batch,)``."""
+        """Form the first attractors, from the frames after the first ``before`` ``(batch,)``, which are silent."""
         places = before[:, None] + torch.arange(self.start_frames, device=before.device)
         inside = (places < embedding.shape[1]).to(weight.dtype)
         places = places.clamp_max(embedding.shape[1] - 1)[:, :, None].expand(-1, -1, weight.shape[2])
         first = embedding.gather(1, places.unsqueeze(-1).expand(-1, -1, -1, embedding.shape[-1]))
         first_weight = weight.gather(1, places) * inside.unsqueeze(-1)
-        # Where nothing weighs at all, anything will do.
+        # Without any weight, the attractors do not matter.
         nothing = first_weight.sum(dim=(1, 2), keepdim=True) == 0
         formed = self.start(
             first, torch.where(nothing, torch.ones_like(first_weight), first_weight), state.speakers
@@ -146,18 +148,18 @@ class RunningAttractors(AttractorFormation):
         begins: Tensor,
         silent: Tensor | None = None,
     ) -> Tensor:
-        """The attractors of frames whose first ones are there.
+        """Attractors of frames after the first attractors are formed.
 
         Args:
             embedding: ``(batch, frames, freqs, dim)``.
             weight: ``(batch, frames, freqs)``.
             state: is updated in place.
-            begins: ``(batch,)``, the frame from which on attractors move.
-            silent: ``(batch,)``, the number of frames before the first that weighs, whose attractors are zero.
+            begins: ``(batch,)``, the first frame that moves the attractors.
+            silent: ``(batch,)``, the number of frames before the first with weight. Their attractors are zero.
         """
         count = torch.arange(embedding.shape[1], device=embedding.device)
         moves = (weight.sum(dim=2) > 0) & (count >= begins[:, None])
-        # Frames that move the attractors, one after the other; the rest follow, and weigh nothing.
+        # Frames that move the attractors come first, in order. The others have no weight.
         order = (~moves).to(torch.int8).argsort(dim=1, stable=True)
         steps = int(moves.sum(dim=1).max()) if len(moves) else 0
         assert state.points is not None
@@ -173,11 +175,11 @@ class RunningAttractors(AttractorFormation):
         return made if silent is None else made * (count >= silent[:, None])[..., None, None]
 
     def _move(self, embedding: Tensor, weight: Tensor, total: Tensor, state: RunningState) -> Tensor:
-        """Move the attractors by one frame ``(batch, freqs, dim)``; what of the weight is in the last tau frames."""
+        """Move the attractors by one frame ``(batch, freqs, dim)``. Returns the weights' sum over tau frames."""
         assert state.points is not None
         shares = self.assign(embedding.unsqueeze(1), state.points)[:, :, 0] * weight.unsqueeze(1)
         mass = shares.sum(dim=2)
-        # In double: what is added and taken away for hours must leave nothing behind.
+        # In double precision: over hours, additions and subtractions must not leave an error.
         state.masses.append(mass.double())
         total = total + state.masses[-1]
         if len(state.masses) > self.frames:
@@ -189,7 +191,7 @@ class RunningAttractors(AttractorFormation):
 
 
 class RunningAnchoredAttractors(RunningAttractors):
-    """Running attractors that begin with trained anchors, in the first frame that weighs.
+    """Running attractors that start with trained anchors, in the first frame with weight.
 
     Args:
         anchors: N, the number of anchors; up to N speakers can be separated.
@@ -226,10 +228,9 @@ class RunningAnchoredAttractors(RunningAttractors):
 
 
 class RunningKMeansAttractors(RunningAttractors):
-    """Running attractors that begin with k-means on a start buffer; every bin is its nearest attractor's.
+    """Running attractors that start with k-means. Every bin is assigned to the nearest attractor.
 
-    That is k-means as it runs, for networks that were trained without anchors. 300 ms suffice for the start
-    (Wang et al. 2019).
+    This is online k-means, for networks without anchors. 300 ms of audio are enough for the start (Wang et al. 2019).
     """
 
     gradient_through_assignments = False

@@ -1,4 +1,4 @@
-"""Clean recordings of noise: arrays (:class:`Enhancer`), files and streams."""
+"""Remove noise from recordings: arrays (:class:`Enhancer`), files and streams."""
 
 from unmingle.denoising.enhancer import Enhancer, denoise, load_denoiser
 from unmingle.denoising.files import DenoisingResult, denoise_files

@@ -1,4 +1,4 @@
-"""Clean whole recordings of noise that are in memory."""
+"""Remove noise from whole recordings in memory."""
 
 from __future__ import annotations
 
@@ -19,34 +19,34 @@ from unmingle.models import DEFAULT_DENOISER, find_model, load_system
 from unmingle.systems import DenoisingSystem
 
 LOOK_AHEAD_SECONDS = 10.0
-"""A file is judged in pieces of so much, each with one choice of the gate; a shorter recording has one."""
+"""The gate chooses once per section of this length of a file, and once for a shorter file."""
 BLOCK_SECONDS = 10.0
 _MOST_CHANNELS = 64
 
 
 class Enhancer:
-    """A denoiser made ready for any recording: any rate, level, length and number of channels.
+    """A denoiser for recordings of any sample rate, level, length and number of channels.
 
     Args:
         system: the denoiser.
         name: of its model.
         path: of its model's file.
-        attenuation_limit: by so many dB is anything turned down at most; None for no limit.
+        attenuation_limit: maximum attenuation in dB; None for no limit.
 
     Raises:
-        UnmingleError: an impossible limit.
+        UnmingleError: the limit is negative.
     """
 
     def __init__(
         self, system: DenoisingSystem, name: str, path: Path, attenuation_limit: float | None = None
     ) -> None:
-        PostGain(attenuation_limit)  # Refuses what no stream would take.
+        PostGain(attenuation_limit)  # Raises an error if the limit is not valid.
         self.system, self.name, self.path = system, name, path
         self.attenuation_limit = attenuation_limit
 
     @property
     def sample_rate(self) -> int:
-        """The rate in hertz that the model works at; other rates are converted to it and back."""
+        """Sample rate of the model in hertz. Other rates are converted to it and back."""
         return self.system.sample_rate
 
     def stream(
@@ -60,7 +60,7 @@ class Enhancer:
         """A stream: push a block, get a block; see :class:`DenoisingStream`.
 
         Raises:
-            UnmingleError: an impossible rate or number of channels, or no such specialist.
+            UnmingleError: the rate or the number of channels is not valid, or the specialist does not exist.
         """
         return DenoisingStream(
             self.system,
@@ -72,7 +72,7 @@ class Enhancer:
         )
 
     def file_stream(self, sample_rate: int, channels: int = 1) -> DenoisingStream:
-        """A stream for recordings, which need not come out soon: the gate hears some seconds before it chooses."""
+        """A stream for recordings, with a long delay: the gate uses some seconds of audio before it chooses."""
         return self.stream(sample_rate, channels, look_ahead_seconds=LOOK_AHEAD_SECONDS)
 
     @overload
@@ -97,12 +97,12 @@ class Enhancer:
             The same shape, float32 at the rate and level of the input, NumPy or torch as the input was.
 
         Raises:
-            UnmingleError: the audio is not finite or of a wrong kind or shape, or the rate is below 1 kHz.
+            UnmingleError: the audio is not finite, its type or shape is wrong, or the rate is below 1 kHz.
         """
         samples, rate = as_samples(audio, channels_last=channels_last), as_rate(sample_rate)
         if samples.ndim == 2 and len(samples) > _MOST_CHANNELS:
             raise UnmingleError(
-                f"The audio has {len(samples)} channels; if it is (samples, channels), say channels_last=True."
+                f"The audio has {len(samples)} channels; if it is (samples, channels), pass channels_last=True."
             )
         cleaned = samples
         if samples.size:
@@ -115,9 +115,9 @@ class Enhancer:
 
 
 def clean_blocks(stream: DenoisingStream, blocks: Iterable[Samples]) -> Iterator[Samples]:
-    """What a stream makes of a recording's blocks of :data:`BLOCK_SECONDS`, its constant offset taken off meanwhile.
+    """The output of a stream for blocks of :data:`BLOCK_SECONDS` of a recording.
 
-    The offset (the mean of the first block) is no noise to learn from; it is given back.
+    The constant offset, the mean of the first block, is subtracted from the input and added to the output.
     """
     offset: Samples = np.zeros(1, dtype=np.float32)
     for number, block in enumerate(blocks):
@@ -128,12 +128,12 @@ def clean_blocks(stream: DenoisingStream, blocks: Iterable[Samples]) -> Iterator
 
 
 def load_denoiser(name: str | Path = DEFAULT_DENOISER, *, attenuation_limit: float | None = None) -> Enhancer:
-    """Load a denoiser of the package by name, or any denoiser's file by path. It runs on the processor.
+    """Load a pretrained denoiser by name, or a denoiser's file by path. It runs on the processor.
 
-    With an ``attenuation_limit`` nothing is turned down by more than so many dB, so that some of the noise stays.
+    ``attenuation_limit`` is the maximum attenuation in dB. With a limit, some of the noise stays.
 
     Raises:
-        UnmingleError: no such model, a damaged file, no denoiser, or an impossible limit.
+        UnmingleError: the model does not exist, is damaged or is not a denoiser, or the limit is negative.
     """
     path = find_model(name)
     system = load_system(path)
@@ -145,12 +145,12 @@ def load_denoiser(name: str | Path = DEFAULT_DENOISER, *, attenuation_limit: flo
 def denoise(
     path: Path | str, *, model: str | Path = DEFAULT_DENOISER, attenuation_limit: float | None = None
 ) -> tuple[Samples, int]:
-    """Clean one file: the audio ``(channels, samples)`` and its sample rate; nothing is written.
+    """Clean one file. Returns the audio ``(channels, samples)`` and its sample rate, and writes no file.
 
-    With an ``attenuation_limit`` nothing is turned down by more than so many dB.
+    ``attenuation_limit`` is the maximum attenuation in dB.
 
     Raises:
-        UnmingleError: the file, the model or the limit will not do; the text says why.
+        UnmingleError: the file or the model cannot be used, or the limit is negative.
     """
     enhancer = load_denoiser(model, attenuation_limit=attenuation_limit)
     recording = read_audio(path)

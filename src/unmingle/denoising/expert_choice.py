@@ -1,4 +1,4 @@
-"""Which specialist masks which frames of a stream, and how one takes over from another."""
+"""The specialist that masks each frame of a stream, and the change from one specialist to another."""
 
 from __future__ import annotations
 
@@ -12,26 +12,27 @@ from unmingle.systems import DenoisingSystem
 from unmingle.systems.gate_base import Gate
 
 _KEPT_SECONDS = 1.0
-"""How much a specialist that takes over is warmed with, and when the gate of a stream chooses first."""
+"""Length of the past that initializes a new specialist's state, and time of the gate's first choice in a stream."""
 _ASK_SECONDS = 2.0
-"""Between the gate's choices in a stream; also the half-life of its evidence."""
+"""Time between the gate's choices in a stream, and half-life of its evidence."""
 _FADE_SECONDS = 0.25
-"""Over which one specialist's mask turns into the next one's."""
+"""Length of the cross-fade between two specialists' masks."""
 
 
 class ExpertMasks:
-    """Masks frame by frame from one specialist at a time; the gate chooses it.
+    """Masks frame by frame, from one specialist at a time. The gate chooses the specialist.
 
-    Without look-ahead, the default specialist begins. The gate chooses after one second and every two seconds
-    from then on, from the evidence of all frames so far; its weight halves every two seconds. With look-ahead,
-    frames wait until so many are there. The gate then chooses for them as for an utterance.
+    Without look-ahead, the default specialist starts. The gate chooses after one second, and then every two seconds,
+    from the evidence of all frames so far. The weight of evidence halves every two seconds. With look-ahead, frames
+    wait until ``look_ahead`` of them are there. The gate then chooses for them as for an utterance.
 
-    A specialist that takes over is warmed with the last second, unless it is the gate and has run already.
-    Then its mask fades in. The first specialist is warmed with what :meth:`begin` was given.
+    A new specialist first runs on the last second, so that its state is initialized. The specialist that is the gate
+    does not need this, because it runs all the time. Then the new mask fades in. The first specialist is initialized
+    with the frames of :meth:`begin`.
 
     Args:
         system: the denoiser.
-        expert: runs all the time, if given; the gate is not asked.
+        expert: number of a specialist that runs all the time (default: the gate chooses).
         look_ahead: in frames; 0 for none.
 
     Raises:
@@ -50,7 +51,7 @@ class ExpertMasks:
         self.expert = system.default_expert if expert is None else expert
         """The specialist that runs now."""
         self.switches = 0
-        """How often another one took over."""
+        """Number of changes of the specialist."""
         freqs = system.frontend.stft.freqs
         self._frames_a_second = system.sample_rate / system.hop
         self._state = system.experts[self.expert].initial_state(1)
@@ -68,12 +69,12 @@ class ExpertMasks:
         return round(seconds * self._frames_a_second)
 
     def begin(self, features: Tensor) -> None:
-        """What comes before the first frames and gets no mask, ``(1, frames, freqs)``."""
+        """Initialize the state with frames ``(1, frames, freqs)`` before the first. They get no mask."""
         self._prelude = features
         self._state = self._warmed(self.expert)
 
     def push(self, features: Tensor, magnitude: Tensor, *, ended: bool = False) -> Tensor:
-        """Some more frames: the masks that are known now, ``(1, frames, freqs)``.
+        """Push frames; returns the masks that are ready, ``(1, frames, freqs)``.
 
         Args:
             features: ``(1, frames, freqs)``.
@@ -95,7 +96,7 @@ class ExpertMasks:
             self._waiting.add(self._unfaded if self._runs_gate else part)
             self._until_choice -= part.shape[1]
             if self._until_choice == 0:
-                # All at once: frame by frame, the gate would cost several times as much.
+                # All frames at once, because the gate is several times slower frame by frame.
                 frames = self._waiting.count
                 self._choose(self._listen(gate, self._waiting.take(frames), self._magnitude.take(frames)))
                 self._until_choice = self._frames(_ASK_SECONDS)
@@ -107,7 +108,7 @@ class ExpertMasks:
         while self._waiting.count >= self.look_ahead or (ended and self._waiting.count):
             frames = min(self.look_ahead, self._waiting.count)
             part, magnitude = self._waiting.take(frames), self._magnitude.take(frames)
-            # A last piece of less than a second says too little to change the choice.
+            # A last section of less than a second has too little evidence for another choice.
             too_short = part.shape[1] < min(self._frames(_KEPT_SECONDS), self.look_ahead)
             begun = None
             if not self._begun or not too_short:
@@ -116,7 +117,7 @@ class ExpertMasks:
         return torch.cat(masks, dim=1)
 
     def _choose_for(self, gate: Gate, part: Tensor, magnitude: Tensor) -> Tensor | None:
-        """Choose for a piece; if the specialist is the gate, the mask of what it has done of the piece already."""
+        """Choose for a section. If the gate chooses itself, returns its mask of the frames that it has processed."""
         state = None
         if gate.specialist is not None:
             state = self._state if self._runs_gate else self._warmed(gate.specialist)
@@ -131,11 +132,11 @@ class ExpertMasks:
 
     @property
     def _runs_gate(self) -> bool:
-        """Whether the specialist that runs is the gate: then its masks are the evidence."""
+        """Whether the current specialist is the gate. Then its masks are the evidence."""
         return self._gate is not None and self.expert == self._gate.specialist
 
     def _listen(self, gate: Gate, waiting: Tensor, magnitude: Tensor) -> int:
-        """The gate's choice after these frames too: their features, or their masks if the gate gave them."""
+        """The gate's choice after these frames. ``waiting`` has their features, or their masks if the gate runs."""
         if self._runs_gate:
             evidence, self._gate_state = gate.evidence(waiting, magnitude), self._state
         else:
@@ -154,17 +155,17 @@ class ExpertMasks:
             self._before, self._faded = (self.expert, self._state), 0
             self.switches += 1
         self.expert = expert
-        # A specialist that is the gate has run on all of the stream.
+        # The specialist that is the gate has run on the whole stream.
         self._state = self._gate_state if self._runs_gate and self._gate_state else self._warmed(expert)
 
     def _warmed(self, expert: int) -> LstmState:
-        """The state of a specialist after the last second, or, at first, after the prelude."""
+        """The state of a specialist after the last second, or initially after the prelude."""
         network = self._system.experts[expert]
         kept = self._kept.last(self._frames(_KEPT_SECONDS)) if self._begun else self._prelude
         return network.step(kept, network.initial_state(1))[1]
 
     def _run(self, features: Tensor, begun: Tensor | None = None) -> Tensor:
-        """Masks of the specialist that runs, the first of them in ``begun``, faded from those of the one before."""
+        """Masks of the current specialist, with a cross-fade after a change. ``begun`` has the first ones."""
         if not features.shape[1]:
             return features
         self._begun = True

@@ -1,4 +1,4 @@
-"""Clean files of noise, of any length in bounded memory."""
+"""Remove noise from files of any length in bounded memory."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from unmingle.file_batches import Output, check_template, process_files, targets
 
 @dataclass
 class DenoisingResult:
-    """What became of one input."""
+    """The result for one input."""
 
     input: str
     output: str = ""
     seconds: float = 0.0
     sample_rate: int = 0
     real_time_factor: float = 0.0
-    """Seconds of work, reading and writing included, for a second of audio."""
+    """Processing time, with reading and writing, per second of audio."""
     switches: int = 0
-    """How often another specialist took over."""
+    """Number of changes of the specialist."""
     warnings: list[str] = field(default_factory=list)
     error: str | None = None
 
@@ -45,18 +45,18 @@ def denoise_files(
     track: int | None = None,
     stems: Sequence[str] | None = None,
 ) -> list[DenoisingResult]:
-    """Clean files one after the other; one that fails does not stop the others.
+    """Clean files one after the other. A file that fails does not stop the others.
 
     Args:
         paths: of the files.
         enhancer: cleans them.
         output: how and where the results are written.
-        on_done: told each result.
-        track: which of several audio tracks of a file, from 1 on (default: the first, with a warning).
-        stems: of the outputs' names, one per file, all distinct (default: made of the paths).
+        on_done: called with each result.
+        track: number of the audio track in files with several, from 1 (default: the first, with a warning).
+        stems: of the outputs' names, one per file, all distinct (default: from the paths).
 
     Raises:
-        UnmingleError: the options themselves are impossible; nothing was done then.
+        UnmingleError: the options are not valid; no file was processed.
     """
     check_format(output.format, 48000, output.bits)
     check_template(output.name, 1)

@@ -1,4 +1,4 @@
-"""The least that stays of every bin: the attenuation limit, and more where the recording is nearly clean."""
+"""Minimum gain of masks: from the attenuation limit, and higher where a recording is nearly clean."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from torch import Tensor
 from unmingle.errors import UnmingleError
 
 _FADE = 0.5 ** (1 / 250)
-"""Of sums over frames: half after 250, as the front end's running level has it."""
+"""Decay of sums per frame, with a half-life of 250 frames as in the front end's running level."""
 _STEP_DB = 0.3
-"""By which the median of what is removed moves with every frame."""
+"""Step of the running median of the removed energy, per frame."""
 _START_FRAMES = 30
 _QUIET_NOISE_DB = (30.0, 36.0)
-"""Level over the median of what frames lose: between these the rule sets in."""
+"""Range of the level over the median of the removed energy in which the minimum gain rises."""
 _LITTLE_REMOVED_DB = (8.0, 14.0)
-"""Likewise, of what is kept over what is removed."""
+"""Likewise, range of the kept over the removed energy."""
 _MOST_KEPT = 0.7
-"""Of the input, where it is clean: nothing is turned down by more than 3 dB."""
+"""Minimum gain for clean input: the maximum attenuation is 3 dB."""
 _TINY = 1e-20
 
 
 def attenuation_limit_of(strength: float) -> float | None:
-    """The limit in dB of a strength from 0 to 1, at which ``1 - strength`` of the input's magnitude stays at least.
+    """The attenuation limit in dB of a strength from 0 to 1. The minimum gain is ``1 - strength``.
 
-    0: nothing changes; 0.5: 6 dB; 0.9: 20 dB; 1: None, no limit.
+    Strength 0 changes nothing; 0.5 is 6 dB; 0.9 is 20 dB; 1 is None, no limit.
 
     Raises:
-        UnmingleError: it lies outside.
+        UnmingleError: the strength is not between 0 and 1.
     """
     if not 0.0 <= strength <= 1.0:
         raise UnmingleError(f"The strength must lie between 0 and 1; got {strength:g}.")
@@ -37,17 +37,17 @@ def attenuation_limit_of(strength: float) -> float | None:
 
 
 class PostGain:
-    """Raises the masks of a recording, frame by frame, to a floor.
+    """Raises the masks of a recording to a minimum gain, frame by frame.
 
-    The floor is the attenuation limit's. It is higher where two signs, from what has been heard so far, agree that
-    there is hardly any noise: in most frames next to nothing is removed, and all in all much more is kept than
-    removed. What is removed then is mostly speech, such as sibilants, or a second speaker.
+    The minimum gain is that of the attenuation limit. It is higher if two measures of the audio so far indicate
+    hardly any noise: most frames lose almost no energy, and much more energy is kept than removed overall. The
+    removed energy is then mostly speech, such as sibilants, or a second speaker.
 
     Args:
-        limit: the attenuation limit in dB; None for none.
+        limit: the attenuation limit in dB; None for no limit.
 
     Raises:
-        UnmingleError: it is negative or no number.
+        UnmingleError: the limit is negative or not a number.
     """
 
     def __init__(self, limit: float | None = None) -> None:
@@ -58,10 +58,10 @@ class PostGain:
         self._frames, self._median = 0, 0.0
 
     def __call__(self, masks: Tensor, magnitude: Tensor) -> Tensor:
-        """Masks ``(1, frames, freqs)`` of the next frames, none below the floor.
+        """Masks ``(1, frames, freqs)`` of the next frames, none below the minimum gain.
 
         Args:
-            masks: of one recording, frames in order, whatever the blocks.
+            masks: of one recording, with frames in order. Block size does not change the result.
             magnitude: of the mixture, of the same shape.
         """
         power = magnitude.double().square()
@@ -72,13 +72,13 @@ class PostGain:
         return torch.maximum(masks, masks.new_tensor(floors).reshape(1, -1, 1))
 
     def _next(self, total: float, kept: float, removed: float) -> float:
-        """The floor of one more frame."""
+        """The minimum gain of the next frame."""
         self._power = _FADE * self._power + total
         self._square = _FADE * self._square + total**2
         self._kept = _FADE * self._kept + kept
         self._removed = _FADE * self._removed + removed
         lost, self._frames = _decibels(removed), self._frames + 1
-        # At first the median follows quickly; later it moves by even steps.
+        # At first the median moves in large steps, later in steps of _STEP_DB.
         step = (
             max(_STEP_DB, abs(lost - self._median) / self._frames)
             if self._frames <= _START_FRAMES
@@ -98,5 +98,5 @@ def _decibels(power: float) -> float:
 
 
 def _share(value: float, bounds: tuple[float, float]) -> float:
-    """Where a value lies between two others: 0 at the first or below, 1 at the second or above."""
+    """Position of a value between two bounds: 0 at or below the first, 1 at or above the second."""
     return min(1.0, max(0.0, (value - bounds[0]) / (bounds[1] - bounds[0])))

@@ -1,4 +1,4 @@
-"""Clean a recording of noise block by block."""
+"""Remove noise from a recording block by block."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from unmingle.systems.denoiser import prelude
 
 
 class DenoisingStream:
-    """Cleans one recording of noise, block by block, at any sample rate.
+    """Removes noise from one recording, block by block, at any sample rate.
 
-    One mask, from the root mean square of the channels' magnitudes, serves all channels, so that what
-    was in the middle stays there. Above the model's band (8 kHz for a 16 kHz model) the input is turned down,
-    frame by frame, as the upper half of the band was. Block size does not
-    change the result.
+    All channels have the same mask, so that stereo positions stay. It is computed from the root mean square of the
+    channels' magnitudes. Above the model's band (8 kHz for a 16 kHz model), each frame has the average gain of the
+    upper half of the band. Block size does not change the result.
 
     Args:
         system: the denoiser.
         sample_rate: of the audio, in hertz.
-        channels: signals side by side.
-        expert: the specialist that runs all the time; the gate chooses if not given.
-        look_ahead_seconds: how much audio the gate sees before it chooses, and the most that the system's prelude
-            may take; 0 for live use.
-        attenuation_limit: by so many dB is anything turned down at most; None for no limit.
+        channels: number of channels.
+        expert: number of a specialist that runs all the time (default: the gate chooses).
+        look_ahead_seconds: length of the audio that the gate uses before it chooses, and maximum length of the
+            system's prelude; 0 for live use.
+        attenuation_limit: maximum attenuation in dB; None for no limit.
 
     Raises:
-        UnmingleError: an impossible rate, look-ahead, limit or number of channels, or no such specialist.
+        UnmingleError: the rate, look-ahead, limit or number of channels is not valid, or the specialist does not
+            exist.
     """
 
     def __init__(
@@ -72,11 +72,11 @@ class DenoisingStream:
             self.lag_seconds += self._converter.lag_seconds
 
     def push(self, block: NDArray[np.generic]) -> Samples:
-        """Some more audio ``(samples,)`` or ``(channels, samples)``; what is ready comes back.
+        """Push audio ``(samples,)`` or ``(channels, samples)``; returns the output that is ready.
 
         Raises:
-            UnmingleError: another number of channels, samples that are not finite or beyond 1e10, or a stream that
-                has ended. The stream stays as it was.
+            UnmingleError: the number of channels is wrong, a sample is not finite or beyond 1e10, or the stream has
+                ended. The state of the stream does not change.
         """
         if self._ended:
             raise UnmingleError("The stream has ended; open another.")
@@ -85,7 +85,7 @@ class DenoisingStream:
         return self._answer(self._run(audio, ended=False))
 
     def flush(self) -> Samples:
-        """The end: the samples that have not come out yet. The stream cannot be used any more."""
+        """End the input; returns the remaining output. The stream cannot be used any more."""
         if self._ended:
             raise UnmingleError("The stream has ended; open another.")
         self._ended = True
@@ -101,7 +101,7 @@ class DenoisingStream:
 
     @torch.inference_mode()
     def _denoise(self, audio: Samples, *, ended: bool) -> tuple[Samples, Samples]:
-        """At the model's rate: samples that are ready, and each new frame's gain in the upper half band."""
+        """At the model's rate: samples that are ready, and each new frame's gain in the upper half of the band."""
         spectrum = self._frames.analyse(torch.from_numpy(audio), ended=ended)
         magnitude = spectrum.abs()
         if self.channels > 1:
@@ -123,7 +123,7 @@ class DenoisingStream:
         return self._frames.synthesise(masked, ended=ended).numpy(), gains
 
     def _after_prelude(self, magnitude: Tensor, *, ended: bool) -> Tensor:
-        """Nothing until the frames of the prelude are there; then all that came, after warming with the prelude."""
+        """No frames until the prelude is complete; then all frames, with a state that the prelude has initialized."""
         self._magnitude.add(magnitude)
         if not self._magnitude.count or (self._magnitude.count < self._prelude_frames and not ended):
             return magnitude[:, :0]
