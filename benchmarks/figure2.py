@@ -121,7 +121,7 @@ class Scored(NamedTuple):
             if isinstance(system, LocalExperts) and gate:
                 total += system.multiply_accumulates(each, choice)
             else:
-                total += system.experts[0].multiply_accumulates(system.frames_heard(each))
+                total += system.experts[0].multiply_accumulates(system.processed_frames(each))
         return total / sum(seconds) / 1e6
 
 

@@ -1,4 +1,4 @@
-"""One LSTM that masks noise: a specialist of Sivaraman & Kim 2020, or the generalist it is compared with."""
+"""One LSTM that masks noise: a specialist of Sivaraman & Kim 2020, or their generalist."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ DENOISING_STFT = StftConfig(window_length=1024, hop=256, level="running")
 
 
 class DenoisingConfig(SystemConfig):
-    """What all systems that clean one speaker of noise share."""
+    """Settings of all denoisers of one speaker."""
 
     needs_noise: ClassVar[bool] = True
     sample_rate: int = Field(16000, ge=1000, le=192000)
@@ -32,17 +32,16 @@ class DenoisingConfig(SystemConfig):
     network: LstmConfig = LstmConfig()
     objective: ObjectiveName = "si_sdr"
     prelude_seconds: float = Field(0.0, ge=0.0, le=60.0)
-    """Ours: so much of a recording's beginning is heard before it begins, and then again: the level and the network
-    know by then what they are in. A live stream, which has no look-ahead, does without."""
-
+    """Ours: the networks process the first seconds of a recording twice. The first time, without output, initializes
+    the running level and the state. Live streams have no prelude, because they have no look-ahead."""
     bands_above: float | None = Field(None, gt=0.0, le=96000.0)
-    """Ours: above so many hertz, experts hear and mask bands in place of bins, of twice as many bins in every octave;
-    every bin, as in the paper, if not given."""
+    """Ours: above this frequency in hertz, experts use bands instead of bins. The bands have twice as many bins in
+    every octave (default: all bins, as in the paper)."""
 
     @field_validator("stft", mode="before")
     @classmethod
     def _streams(cls, stft: Any) -> Any:
-        """What is not said is the paper's; and only a running level can stream."""
+        """Fill in the paper's values, and check that the level is running, which streams need."""
         if not isinstance(stft, Mapping):
             return stft
         if stft.get("level", "running") != "running":
@@ -51,21 +50,21 @@ class DenoisingConfig(SystemConfig):
 
 
 class DenoiserConfig(DenoisingConfig):
-    """All that makes one denoiser."""
+    """Config of one denoiser."""
 
     kind: Literal["denoiser"] = "denoiser"
 
 
 class DenoisingSystem(MaskingSystem):
-    """A system with one mask, for the speaker, which it can also give frame by frame.
+    """A system with one mask, for the speaker. It can also run frame by frame.
 
-    The mask is a ratio between 0 and 1, used on the mixture's magnitude with the mixture's phase.
+    The mask is a ratio between 0 and 1. It is applied to the mixture's magnitude, with the mixture's phase.
     """
 
     default_expert: int = 0
-    """The expert that runs in a stream until the gate has heard enough."""
+    """Number of the expert that runs in a stream until the gate's first choice."""
     gate: Gate | None
-    """Chooses the expert; None where there is only one."""
+    """Chooses the expert. None for a single expert."""
 
     def __init__(self, config: DenoisingConfig) -> None:
         super().__init__(config)
@@ -78,10 +77,10 @@ class DenoisingSystem(MaskingSystem):
     @property
     @abstractmethod
     def experts(self) -> Sequence[Lstm]:
-        """The networks of which one gives the mask, before the sigmoid."""
+        """The networks. One of them gives the mask before the sigmoid."""
 
     def build_expert(self) -> Lstm:
-        """A fresh network from features to a mask before the sigmoid, both ``(batch, frames, freqs)``."""
+        """A new network from features to a mask before the sigmoid, both ``(batch, frames, freqs)``."""
         freqs, above = self.frontend.stft.freqs, self.config.bands_above
         bands = None
         if above is not None:
@@ -92,7 +91,7 @@ class DenoisingSystem(MaskingSystem):
         return 1
 
     def objective(self, spectra: Spectra, masks: Tensor, batch: MixtureBatch) -> Tensor:
-        """What the config trains masks for: ``(batch,)``."""
+        """The config's objective for masks, ``(batch,)``."""
         stft = self.frontend.stft
         with torch.autocast(masks.device.type, enabled=False):
             return mask_objective(
@@ -101,25 +100,26 @@ class DenoisingSystem(MaskingSystem):
 
     @property
     def prelude_frames(self) -> int:
-        """How many frames are heard before a recording begins."""
+        """Number of frames of the prelude."""
         return round(self.config.prelude_seconds * self.sample_rate / self.hop)
 
-    def frames_heard(self, seconds: float) -> int:
-        """How many frames a network hears of a recording of so many seconds, the prelude included."""
+    def processed_frames(self, seconds: float) -> int:
+        """Number of frames that a network processes for a recording of ``seconds``, the prelude included."""
         return self.prelude_frames + self.frontend.stft.frames(round(seconds * self.sample_rate))
 
     def with_prelude(
         self, spectra: Spectra, lengths: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """What networks and the gate hear of whole recordings, the prelude before them.
+        """Inputs of the networks and the gate for whole recordings, with the prelude.
 
         Args:
             spectra: of ``(batch, frames, freqs)``.
-            lengths: ``(batch,)``, the number of samples that are not padding; all, if not given.
+            lengths: ``(batch,)``, the number of samples that are not padding (default: all).
 
         Returns:
-            Features ``(batch, prelude + frames, freqs)``; magnitudes of that shape, 0 in the prelude, which tells the
-            gate nothing twice; and for each recording the frames that are not padding, if lengths were given.
+            Features ``(batch, prelude + frames, freqs)``; magnitudes of the same shape, 0 in the prelude so that the
+            gate does not count these frames twice; and the number of frames that are not padding, if ``lengths`` is
+            given.
         """
         magnitude, count = spectra.magnitude, self.prelude_frames
         frames = frame_counts(lengths, self.hop)
@@ -132,7 +132,7 @@ class DenoisingSystem(MaskingSystem):
         return features, padded, None if frames is None else frames + count
 
     def working_bytes(self, seconds: float, speakers: int) -> int:
-        frames = self.frames_heard(seconds)
+        frames = self.processed_frames(seconds)
         return 4 * frames * (8 * self.frontend.stft.freqs + 8 * self.config.network.hidden_size)
 
 
@@ -160,13 +160,13 @@ class Denoiser(DenoisingSystem):
         return {"loss": self.objective(spectra, masks, batch).mean()}
 
     def multiply_accumulates(self, seconds: float) -> int:
-        return self.network.multiply_accumulates(self.frames_heard(seconds))
+        return self.network.multiply_accumulates(self.processed_frames(seconds))
 
 
 def prelude(magnitude: Tensor, count: int, frames: Tensor | None = None) -> Tensor:
-    """The first ``count`` frames of magnitudes ``(batch, frames, freqs)``; shorter ones over and over.
+    """The first ``count`` frames of magnitudes ``(batch, frames, freqs)``. Shorter recordings are repeated.
 
-    ``frames`` ``(batch,)`` counts those that are not padding, if any are.
+    ``frames`` ``(batch,)`` is the number of frames that are not padding (default: all).
     """
     places = torch.arange(count, device=magnitude.device)
     if frames is None:

@@ -1,8 +1,7 @@
-"""A sparse mixture of local experts (Sivaraman & Kim 2020): a gate picks one small denoiser.
+"""A sparse mixture of local experts (Sivaraman & Kim 2020): a gate chooses one of several small denoisers.
 
-Each specialist learns one part of a latent space; the gate hears the mixture and says which part it
-is from. At test time the specialist it prefers runs alone, so that only a fraction of what was
-learned costs arithmetic.
+Each specialist is trained for one part of a latent space. The gate estimates this part from the mixture. At test time
+only the chosen specialist runs, so the cost is that of one small network.
 """
 
 from __future__ import annotations
@@ -25,31 +24,31 @@ from unmingle.systems.gate_base import Begun, Gate
 from unmingle.systems.gates import AnyGateConfig, LstmGateConfig, build_gate
 
 _BANDS = 32
-"""Of the profile by which the latent space ``spectrum`` tells mixtures apart."""
+"""Number of bands in the features of the latent space ``spectrum``."""
 _LEAST_SHARE = 0.01
-"""In training together, a specialist that the soft gate gives less of a mixture does not run on it."""
+"""Minimum weight of the soft gate: in joint training, specialists with less do not run on a mixture."""
 
 
 class LocalExpertsConfig(DenoisingConfig):
-    """All that makes one sparse mixture of local experts. ``network`` is that of each specialist."""
+    """Config of a sparse mixture of local experts. ``network`` is that of each specialist."""
 
     trainable_parts: ClassVar[tuple[str, ...]] = ("all", "apart", "gate", "choice")
     """See :class:`LocalExperts`."""
     kind: Literal["local_experts"] = "local_experts"
     latent: Literal["snr", "gender", "spectrum"] = "snr"
-    """What the specialists divide among them. ``snr``: the nearest of ``snr_levels``; ``gender`` of the
-    speaker, two specialists; ``spectrum`` (ours, needs no labels): clusters of mixtures by the mean and
-    the spread of their features in bands."""
+    """The property of mixtures by which the specialists are divided. ``snr``: the nearest of ``snr_levels``.
+    ``gender``: of the speaker, two specialists. ``spectrum`` (ours, needs no labels): clusters of mixtures by mean
+    and
+    standard deviation of their features in bands."""
     snr_levels: list[float] = Field([-5.0, 0.0, 5.0, 10.0], min_length=2, max_length=64)
     clusters: int = Field(4, ge=2, le=64)
-    """Specialists of the latent space ``spectrum``."""
+    """Number of specialists for the latent space ``spectrum``."""
     gate: AnyGateConfig = LstmGateConfig(layers=2, hidden_size=128)
-    """The paper's LSTM, whose scores of every frame are averaged over the utterance; or, for ``snr``, a
-    specialist (ours)."""
+    """The paper's LSTM, which averages scores over the utterance; or, for ``snr``, one of the specialists (ours)."""
     sharpness: float = Field(10.0, gt=0.0)
-    """The paper's lambda: how near to one-hot the soft gate of joint training is (Eq. 5)."""
+    """The paper's lambda in the softmax of joint training (Eq. 5). The larger, the closer the gate is to one-hot."""
     default_expert: int | None = Field(None, ge=0)
-    """Which specialist begins a stream; if not given, the one that is the gate, or the middle one."""
+    """Number of the first specialist of a stream (default: the one that is the gate, or the middle one)."""
 
     @property
     def specialists(self) -> int:
@@ -63,7 +62,7 @@ class LocalExpertsConfig(DenoisingConfig):
         if self.gate.specialist is not None:
             if self.latent != "snr":
                 raise ValueError(
-                    f"a specialist as gate tells the SNR, not the {self.latent}; give an LSTM's sizes"
+                    f"a specialist as gate estimates the SNR, not the {self.latent}; give an LSTM's sizes"
                 )
             if self.gate.specialist >= self.specialists:
                 raise ValueError(f"the gate's specialist must be below {self.specialists}")
@@ -73,14 +72,15 @@ class LocalExpertsConfig(DenoisingConfig):
 class LocalExperts(DenoisingSystem):
     """K specialists and a gate.
 
-    Trained ``apart``, each specialist minimizes the objective on the mixtures of its own part of the
-    latent space, and the gate the cross-entropy of its choice (the paper takes the binary one of a
-    softmax), unless it is a specialist; ``gate`` trains the gate alone so. ``choice`` (ours) trains it alone
-    by what follows from its choice: the objective that is to be expected of a specialist drawn from the
-    soft gate (Eq. 5). A wrong choice then weighs as much as it costs, where the cross-entropy takes all for
-    equal. Trained together
-    (``all``), the estimate is the sum of all specialists' estimates weighted by a softmax of ``sharpness``
-    times the gate's scores (Eq. 4 and 5), and the objective reaches all networks through it.
+    The parts that can be trained are:
+
+    - ``apart``: each specialist minimizes the objective on the mixtures of its part of the latent space. A gate with
+      its own network minimizes the cross-entropy of its choice (the paper has the binary one of a softmax).
+    - ``gate``: the gate alone minimizes this cross-entropy.
+    - ``choice`` (ours): the gate alone minimizes the expected objective of a specialist drawn from the soft gate
+      (Eq. 5). So a wrong choice counts by its cost; for the cross-entropy all wrong choices are equal.
+    - ``all``: joint training. The estimate is a sum of all specialists' estimates. Their weights are a softmax of
+      ``sharpness`` times the gate's scores (Eq. 4 and 5), and all networks get a gradient.
     """
 
     statistics_mixtures = 400
@@ -107,7 +107,7 @@ class LocalExperts(DenoisingSystem):
         return cast(LocalExpertsConfig, self._config)
 
     def _listening_frames(self, seconds: float) -> int:
-        """How many frames there are in so many seconds and the prelude before them."""
+        """Number of frames in ``seconds``, plus the prelude."""
         return self.prelude_frames + max(1, round(seconds * self.sample_rate / self.hop))
 
     @property
@@ -119,7 +119,7 @@ class LocalExperts(DenoisingSystem):
         self.fit_clusters(mixtures)
 
     def fit_clusters(self, mixtures: Tensor) -> None:
-        """Divide ``mixtures`` ``(batch, samples)`` into clusters, where the latent space is ``spectrum``."""
+        """Find the clusters of the latent space ``spectrum`` from ``mixtures`` ``(batch, samples)``."""
         if self.config.latent == "spectrum":
             profiles = band_profile(self.frontend(mixtures).features)
             generator = torch.Generator().manual_seed(0)
@@ -129,10 +129,10 @@ class LocalExperts(DenoisingSystem):
             self.centres.copy_(centres)
 
     def labels(self, batch: MixtureBatch, spectra: Spectra) -> Tensor:
-        """Which specialist each mixture belongs to, ``(batch,)``; -1 where nobody knows.
+        """The specialist of each mixture, ``(batch,)``; -1 if unknown.
 
         Raises:
-            UnmingleError: the batch does not say what the latent space divides by.
+            UnmingleError: the batch has no labels for the latent space.
         """
         if self.config.latent == "spectrum":
             return torch.cdist(band_profile(spectra.features), self.centres).argmin(dim=1)
@@ -142,8 +142,8 @@ class LocalExperts(DenoisingSystem):
             levels = batch.snr.new_tensor(self.config.snr_levels)
             return (batch.snr[:, None] - levels).abs().argmin(dim=1)
         raise UnmingleError(
-            f"The data does not tell the {self.config.latent} of a mixture, which the specialists divide "
-            "by; give noise and speech with --data, or choose the latent space spectrum."
+            f"The data does not state the {self.config.latent} of a mixture, which decides its specialist; give "
+            "noise and speech with --data, or choose the latent space spectrum."
         )
 
     def score(
@@ -158,8 +158,8 @@ class LocalExperts(DenoisingSystem):
         Args:
             features: of the mixtures, ``(batch, frames, freqs)``.
             magnitude: of the mixtures, of the same shape.
-            frames: ``(batch,)``, the number of frames that are not padding; all, if not given.
-            outputs: of the network that the gate listens with, if they are known already; see
+            frames: ``(batch,)``, the number of frames that are not padding (default: all).
+            outputs: of the network that the gate uses, if known; see
                 :meth:`~unmingle.systems.gate_base.Gate.score`.
         """
         if outputs is None:
@@ -167,8 +167,8 @@ class LocalExperts(DenoisingSystem):
         return self.gate.score(outputs, magnitude, frames)
 
     def _gate_outputs(self, features: Tensor) -> Tensor:
-        """Outputs of the network that the gate listens with, in all frames."""
-        # Specialists are held fixed while the gate is trained alone.
+        """Outputs of the network that the gate uses, for all frames."""
+        # Specialists are fixed while the gate is trained alone.
         learns = self.gate.specialist is None or self._part == "all"
         with torch.set_grad_enabled(torch.is_grad_enabled() and learns):
             return self.gate.outputs(self.gate.network(self.experts)(features))
@@ -184,8 +184,8 @@ class LocalExperts(DenoisingSystem):
     def masks_of(self, features: Tensor, choice: Tensor, begun: Begun | None = None) -> Tensor:
         """The masks ``(batch, 1, frames, freqs)`` of the specialists ``choice`` ``(batch,)``.
 
-        Only those run, each on its own utterances; -1 gives an empty mask. The specialist that is the
-        gate continues from what it has ``begun``.
+        Each specialist runs only on its own utterances; -1 gives a mask of zeros. The specialist that is the gate
+        continues from ``begun``.
         """
         order, masks = choice.argsort(), []
         for number in sorted(set(choice.tolist())):
@@ -225,8 +225,8 @@ class LocalExperts(DenoisingSystem):
         known = (labels >= 0).float()
         if not known.any():
             raise UnmingleError(
-                f"No mixture of a batch has a known {self.config.latent}, which the specialists divide by; "
-                "give data that states it, or choose the latent space spectrum."
+                f"No mixture of a batch has a known {self.config.latent}, which decides its specialist; give "
+                "data that states it, or choose the latent space spectrum."
             )
 
         def mean(values: Tensor) -> Tensor:
@@ -234,7 +234,7 @@ class LocalExperts(DenoisingSystem):
 
         features, magnitude, _ = self.with_prelude(spectra)
         losses = {}
-        # A specialist that is the gate would run on everything for a dozen numbers; they learn alone.
+        # A specialist that is the gate is not trained here: it would run on all mixtures for a dozen parameters.
         if self._part == "gate" or self.gate.specialist is None:
             scores = self.score(features, magnitude)
             losses["gate"] = mean(cross_entropy(scores, labels.clamp_min(0), reduction="none"))
@@ -245,14 +245,14 @@ class LocalExperts(DenoisingSystem):
 
     def _loss(self, spectra: Spectra, batch: MixtureBatch) -> dict[str, Tensor]:
         features, magnitude, _ = self.with_prelude(spectra)
-        # A specialist that is the gate runs on all of them anyway.
+        # A specialist that is the gate runs on all mixtures anyway.
         known = None if self.gate.specialist is None else self._gate_outputs(features)
         scores = self.score(features, magnitude, outputs=known)
         shares = torch.softmax(self.config.sharpness * scores, dim=1)
-        # Few shares of a hard gate matter; the others' specialists need not run.
+        # A sharp gate has few weights that matter. The other specialists need not run.
         shares = shares * (shares >= _LEAST_SHARE)
         shares = shares / shares.sum(dim=1, keepdim=True)
-        # The estimates' weighted sum is the estimate of the masks' weighted sum: synthesis is linear.
+        # Synthesis is linear, so a weighted sum of masks gives the weighted sum of estimates.
         masks = torch.zeros_like(features)
         for number, share in enumerate(shares.unbind(dim=1)):
             mine = share.nonzero()[:, 0]
@@ -266,18 +266,18 @@ class LocalExperts(DenoisingSystem):
         return {"loss": self.objective(spectra, masks, batch).mean()}
 
     def multiply_accumulates(self, seconds: float, choice: int | None = None) -> int:
-        """Of the gate and one specialist: ``choice``, or the one that costs most."""
-        frames = self.frames_heard(seconds)
+        """Of the gate and one specialist: ``choice``, or the most expensive choice."""
+        frames = self.processed_frames(seconds)
         expert = self.experts[0]
         return expert.multiply_accumulates(frames) + self.gate.listening_cost(frames, expert, choice)
 
     def active_parameter_count(self) -> int:
-        """Of the gate and one specialist; where a specialist is the gate, of two at most."""
+        """Of the gate and one specialist. If the gate is a specialist: of two specialists."""
         expert = self.experts[0]
         return sum(p.numel() for p in expert.parameters()) + self.gate.active_parameters(expert)
 
 
 def band_profile(features: Tensor) -> Tensor:
-    """Mean and spread over time of features ``(batch, frames, freqs)`` in bands: ``(batch, 2 * bands)``."""
+    """Mean and standard deviation over time of features ``(batch, frames, freqs)``: ``(batch, 2 * bands)``."""
     bands = adaptive_avg_pool1d(features, _BANDS)
     return torch.cat([bands.mean(dim=1), bands.std(dim=1)], dim=1)

@@ -1,4 +1,4 @@
-"""An exponential average of a system's weights, which scores better than the weights of any one step."""
+"""An exponential average of a system's weights. It scores better than the weights of a single step."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class WeightAverage:
     """The average of the parameters of ``system`` over its training steps (Polyak & Juditsky 1992).
 
     Args:
-        system: whose parameters are averaged.
-        keep: share of the average that a step keeps, in (0, 1).
+        system: its parameters are averaged.
+        keep: decay of the average per step, in (0, 1).
     """
 
     def __init__(self, system: System, keep: float) -> None:
@@ -28,7 +28,7 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Take in the weights as they are after a step."""
+        """Update the average with the weights after a step."""
         self._steps += 1
         move = max(1.0 - self._keep, 1.0 / (1.0 + self._steps / _FIRST_STEPS))
         names = list(self._average)
@@ -36,13 +36,13 @@ class WeightAverage:
         torch._foreach_lerp_([self._average[name] for name in names], [current[name] for name in names], move)
 
     def restart(self) -> None:
-        """Begin at the weights as they are now; what was averaged before is forgotten."""
+        """Restart the average from the current weights."""
         for name, parameter in self._system.named_parameters():
             self._average[name].copy_(parameter.detach())
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Within this context the system has the averaged weights."""
+        """Context in which the system has the averaged weights."""
         self._swap()
         try:
             yield
@@ -57,11 +57,11 @@ class WeightAverage:
             self._average[name] = held
 
     def state_dict(self) -> dict[str, Tensor | int]:
-        """What :meth:`load_state_dict` needs to go on."""
+        """State for :meth:`load_state_dict`."""
         return {"steps": self._steps, **{f"weights.{name}": value for name, value in self._average.items()}}
 
     def load_state_dict(self, state: dict[str, Tensor | int]) -> None:
-        """Go on from :meth:`state_dict`."""
+        """Continue from :meth:`state_dict`."""
         self._steps = int(state["steps"])
         for name, value in self._average.items():
             value.copy_(torch.as_tensor(state[f"weights.{name}"]))

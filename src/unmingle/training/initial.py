@@ -1,4 +1,4 @@
-"""What a run begins with: a fresh system, or one with the weights of a model."""
+"""The system at the start of a run: with random weights, or with the weights of a model."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from unmingle.training.other_window import at_frequencies, frequencies
 from unmingle.training.recipe import Recipe
 
 _MAY_BE_NEW = ("formation.", "training_formation.", "log_scale")
-"""Beginnings of names that may be new: a model may get other attractors than it was trained with."""
+"""Prefixes of parameters that may be new: a model may get other attractors than those of its training."""
 _MUST_AGREE = (
     "kind",
     "sample_rate",
@@ -41,7 +41,7 @@ _MUST_AGREE = (
     "refiner",
     "latent",
 )
-"""What must be the same in both configs, where they have it."""
+"""Fields that must be equal if both configs have them."""
 
 
 def fresh_system(recipe: Recipe, mixer: MixtureSource) -> System:
@@ -62,18 +62,19 @@ def _first_mixtures(recipe: Recipe, mixer: MixtureSource, count: int) -> torch.T
 def system_from_model(recipe: Recipe, name: str | Path, mixer: MixtureSource | None = None) -> System:
     """The recipe's system with the weights of a model.
 
-    The model's front end and network must be those of the recipe's system, or of its first stage. The BLSTM of an
-    embedding separator may come from another rate, window or hop: its weights are interpolated between frequencies
-    (:mod:`~unmingle.training.other_window`), and the statistics of the front end are those of the first training
-    mixtures of ``mixer``. Otherwise
-    attractors, objective, dropout, equalizing, prelude, number of speakers and levels of SNR may differ. A gate
-    that is configured otherwise, or for other levels, begins anew. Where there are more levels or fewer than
-    the model has, each specialist begins as the model's for the nearest level. Every specialist of a
-    mixture of local experts may begin with the weights of one denoiser; clusters of its latent space
-    then come from the first training mixtures of ``mixer``.
+    The model's front end and network must be those of the recipe's system, or of its first stage. These may differ:
+    attractors, objective, dropout, equalization, prelude, number of speakers and levels of SNR. Also:
+
+    - The BLSTM of an embedding separator may have another rate, window or hop. Its weights are interpolated between
+      frequencies (:mod:`~unmingle.training.other_window`). The front end gets the statistics of the first training
+      mixtures of ``mixer``.
+    - A gate with other settings or levels starts with new weights.
+    - With another number of levels, each specialist gets the weights of the model's specialist for the nearest level.
+    - All specialists of local experts may get the weights of one denoiser. The clusters of the latent space come from
+      the first training mixtures of ``mixer``.
 
     Raises:
-        UnmingleError: they are not.
+        UnmingleError: the model does not fit.
     """
     donor = load_system(find_weights(name))
     system = build_system(recipe.system)
@@ -94,7 +95,7 @@ def system_from_model(recipe: Recipe, name: str | Path, mixer: MixtureSource | N
 
 
 def _another_window(system: System, donor: System) -> bool:
-    """Whether both embed by a BLSTM, at another rate, window or hop: its weights can be interpolated."""
+    """Whether both embed with a BLSTM, at different rates, windows or hops. Its weights can be interpolated."""
     ours, theirs = system.config, donor.config
     if not isinstance(ours, EmbeddingSeparatorConfig) or not isinstance(theirs, EmbeddingSeparatorConfig):
         return False
@@ -105,7 +106,7 @@ def _another_window(system: System, donor: System) -> bool:
 
 
 def _load_at_other_frequencies(system: System, donor: System, recipe: Recipe, name: str | Path) -> None:
-    """The donor's weights, interpolated; the front end keeps its own statistics."""
+    """The donor's weights, interpolated. The front end keeps its own statistics."""
     assert isinstance(system, EmbeddingSeparator)
     assert isinstance(donor, EmbeddingSeparator)
     size = donor.config.dimension
@@ -115,7 +116,7 @@ def _load_at_other_frequencies(system: System, donor: System, recipe: Recipe, na
 
 
 def _copy_to_specialists(system: LocalExperts, donor: Denoiser, recipe: Recipe, name: str | Path) -> None:
-    """Every specialist begins with the generalist's weights."""
+    """Give every specialist the generalist's weights."""
     ours, theirs = system.config, donor.config
     same = ("network", "bands_above", "stft", "sample_rate")
     if any(getattr(ours, key) != getattr(theirs, key) for key in same):
@@ -129,7 +130,7 @@ def _copy_to_specialists(system: LocalExperts, donor: Denoiser, recipe: Recipe, 
 
 
 def _load_weights(system: System, donor: System, recipe: Recipe, name: str | Path) -> None:
-    """The donor's weights for a system of the same kind, or an error that says what does not fit."""
+    """The donor's weights for a system of the same kind, or an error if they do not fit."""
     given = donor.state_dict()
     if isinstance(system, LocalExperts) and isinstance(donor, LocalExperts):
         given = _specialists_by_level(system.config, donor.config, given)
@@ -165,7 +166,7 @@ def _load(
 def _specialists_by_level(
     ours: LocalExpertsConfig, theirs: LocalExpertsConfig, given: dict[str, torch.Tensor]
 ) -> dict[str, torch.Tensor]:
-    """``given`` with as many specialists as we have levels of SNR; equally many keep their order."""
+    """``given`` with one specialist per level of SNR. If their number is equal, they keep their order."""
     if ours.latent != "snr" or theirs.latent != "snr" or ours.specialists == theirs.specialists:
         return given
     shared = {key: value for key, value in given.items() if not key.startswith("specialists.")}
@@ -181,12 +182,12 @@ def _specialists_by_level(
 
 
 def _gate_identity(config: LocalExpertsConfig) -> tuple[Config, list[float] | None]:
-    """What makes a gate; the levels are nothing to one that does not tell the SNR."""
+    """The settings of a gate. Levels count only for a gate that estimates the SNR."""
     return config.gate, config.snr_levels if config.latent == "snr" else None
 
 
 def _comparable(config: dict[str, Any]) -> dict[str, Any]:
-    """What must agree of a config, without dropout and equalizing, which change no weights."""
+    """The settings of a config that must agree. Dropout and equalization may differ: they change no weights."""
     kept = {key: config[key] for key in _MUST_AGREE if key in config}
     kept["network"] = {key: value for key, value in kept["network"].items() if "dropout" not in key}
     kept["stft"] = {key: value for key, value in kept["stft"].items() if key != "equalize"}

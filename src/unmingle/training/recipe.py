@@ -59,7 +59,7 @@ class Stage(Config):
     part: str = "all"
     """The part to train, one of the system's ``trainable_parts``. For two-stage systems: ``first``; ``second`` with
     the first fixed; ``all``. For local experts: ``apart``, each part by itself; ``gate``, only the gate; ``choice``,
-    only the gate, by scores; ``all``, together through the soft gate."""
+    only the gate, by the errors of its choices; ``all``, together through the soft gate."""
     halve_after: int = Field(3, ge=1, le=10**6)
     decay_factor: float = Field(0.95, gt=0.0, lt=1.0)
     decay_steps: int = Field(2000, ge=1, le=10**9)

@@ -1,4 +1,4 @@
-"""Optimizers, and how the learning rate goes over the steps of a stage."""
+"""Optimizers, and schedules of the learning rate within a stage."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from unmingle.training.run_folder import Progress
 
 
 def build_optimizer(recipe: Recipe, system: System) -> torch.optim.Optimizer:
-    """The recipe's optimizer for all parameters; the loop sets the rate before every step."""
+    """The recipe's optimizer for all parameters. The loop sets the learning rate before every step."""
     rate = recipe.stages[0].learning_rate
     if recipe.optimizer == "rmsprop":
         return torch.optim.RMSprop(system.parameters(), lr=rate)
@@ -18,7 +18,7 @@ def build_optimizer(recipe: Recipe, system: System) -> torch.optim.Optimizer:
 
 
 def learning_rate(stage: Stage, progress: Progress) -> float:
-    """The rate of the next step."""
+    """The learning rate of the next step."""
     step = progress.step
     rate = stage.learning_rate * progress.factor
     if stage.schedule == "decay":
@@ -29,7 +29,7 @@ def learning_rate(stage: Stage, progress: Progress) -> float:
 
 
 def adapt_rate(stage: Stage, progress: Progress, validation_loss: float) -> None:
-    """Count an epoch that ended with this validation loss; halve the rate where it is time."""
+    """Count an epoch with this validation loss, and halve the rate if the schedule says so."""
     progress.since_best = 0 if validation_loss < progress.stage_best else progress.since_best + 1
     progress.stage_best = min(progress.stage_best, validation_loss)
     epochs = progress.step // stage.validate_every
