@@ -129,9 +129,9 @@ def read_facts(path: Path) -> tuple[SystemConfig, ModelFacts]:
         UnmingleError: the file is damaged, or is no model of this program.
     """
     if path.is_dir():
-        config, facts = read_description(path)
+        config, stored = read_description(path)
         try:
-            return config, ModelFacts.model_validate(facts)
+            return config, ModelFacts.model_validate(stored)
         except ValidationError as error:
             raise UnmingleError(f"{path / MODEL_JSON} is damaged; export the model again.") from error
     try:
