@@ -18,14 +18,14 @@ export class LocalRecording {
    * @param {number} sampleRate
    * @param {Float32Array} original
    * @param {{name: string, samples: Float32Array, speaks: [number, number][]}[]} estimates
+   * @param {string[]} warnings
    */
-  constructor(name, sampleRate, original, estimates) {
+  constructor(name, sampleRate, original, estimates, warnings) {
     this.name = name;
     this.sampleRate = sampleRate;
     this.length = original.length;
     this.formats = ["wav"];
-    /** @type {string[]} */
-    this.warnings = [];
+    this.warnings = warnings;
     /** @type {LocalTrack[]} */
     this.tracks = [{ name: "original", samples: original, speaks: [] }, ...estimates].map((each) => ({
       ...each,

@@ -86,10 +86,10 @@ async function take(file, name) {
   try {
     const decoded = await decode(file, name);
     if (!entry.element.isConnected) return; // Cancelled, or given up for another.
-    const { original, sampleRate, estimates, factor, threads } = await process({ task, ...decoded }, entry);
+    const { original, sampleRate, estimates, warnings, factor, threads } = await process({ task, ...decoded }, entry);
     const cores = threads === 1 ? "one thread" : `${threads} threads`;
     entry.end(`${clock(original.length / sampleRate)}, real-time factor ${factor.toFixed(3)} (${cores})`);
-    show(new LocalRecording(name, sampleRate, original, estimates));
+    show(new LocalRecording(name, sampleRate, original, estimates, warnings));
   } catch (error) {
     entry.end(error instanceof Error ? error.message : String(error), true);
   }

@@ -8,8 +8,8 @@ import { separate } from "./separating.js";
 /**
  * @typedef {{task: string, audio: Float32Array, sampleRate: number}} Request task: separate or denoise
  * @typedef {{name: string, samples: Float32Array, speaks: [number, number][]}} Estimate
- * @typedef {{original: Float32Array, sampleRate: number, estimates: Estimate[], factor: number, threads: number}} Answer
- *   all at the model's rate
+ * @typedef {{original: Float32Array, sampleRate: number, estimates: Estimate[], warnings: string[], factor: number,
+ *   threads: number}} Answer all at the model's rate
  */
 
 /** @type {Map<string, Promise<Model>>} */
@@ -32,15 +32,18 @@ async function run({ task, audio, sampleRate }) {
   tell(0);
   /** @type {Estimate[]} */
   let estimates;
+  /** @type {string[]} */
+  let warnings = [];
   if (task === "denoise") {
     estimates = [{ name: "denoised", samples: await denoise(model, original, tell), speaks: [] }];
   } else {
-    const speakers = await separate(model, original, tell);
-    estimates = speakers.map((speaker, k) => ({ name: `speaker${k + 1}`, ...speaker }));
+    const separated = await separate(model, original, tell);
+    warnings = separated.warnings;
+    estimates = separated.speakers.map((speaker, k) => ({ name: `speaker${k + 1}`, ...speaker }));
   }
   const factor = (performance.now() - began) / 1000 / (audio.length / sampleRate);
   const rate = model.description.sample_rate;
-  postMessage({ answer: { original, sampleRate: rate, estimates, factor, threads } });
+  postMessage({ answer: { original, sampleRate: rate, estimates, warnings, factor, threads } });
 }
 
 addEventListener("message", ({ data }) => {
