@@ -390,8 +390,8 @@ def test_samples_are_the_tracks(tmp_path: Path) -> None:
     assert read_samples(tmp_path / "tone.wav", 99999, 100) == b""
 
 
-def _live(address: str, rate: object = 48000, strength: str = "") -> ClientConnection:
-    query = f"sample_rate={rate}&strength={strength}"
+def _live(address: str, rate: object = 48000, strength: str = "", query: str = "") -> ClientConnection:
+    query = f"sample_rate={rate}&strength={strength}{query}"
     return connect(f"{address.replace('http', 'ws')}/api/live?{query}", max_size=None)
 
 
@@ -406,6 +406,43 @@ def test_a_live_stream_is_the_denoisers_stream(address: str, tiny_denoiser: Path
         live.send("end")
         received = b"".join(part for part in live if isinstance(part, bytes))
     np.testing.assert_allclose(np.frombuffer(received, "<f4"), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(("speakers", "lag"), [(None, None), (3, 0.4)])
+def test_a_live_stream_is_the_separators_stream(
+    address: str, tiny_model: Path, speakers: int | None, lag: float | None
+) -> None:
+    audio, rate = soundfile.read(MIXTURE, dtype="float32", frames=40_000)
+    stream = unmingle.load(tiny_model).stream(rate, speakers, lag)
+    expected = np.concatenate([stream.push(audio), stream.flush()], axis=1)
+    query = f"&task=separate&speakers={speakers or ''}&lag={lag or ''}"
+    with _live(address, rate, query=query) as live:
+        opening = json.loads(live.recv())
+        assert opening == {"lag_seconds": stream.lag_seconds, "model": "tiny", "outputs": speakers or 2}
+        data = audio.tobytes()
+        for k in range(0, len(data), 3001):  # Samples may be cut between messages.
+            live.send(data[k : k + 3001])
+        live.send("end")
+        messages = [part for part in live if isinstance(part, bytes)]
+    assert all(len(message) % (4 * len(expected)) == 0 for message in messages)
+    received = np.frombuffer(b"".join(messages), "<f4").reshape(-1, len(expected)).T
+    np.testing.assert_allclose(received, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("query", "sentence"),
+    [
+        ("&task=sing", "choose denoise or separate"),
+        ("&task=separate&speakers=auto", "speakers must be a number"),
+        ("&task=separate&speakers=9", "can separate 1 to 4 speakers"),
+        ("&task=separate&lag=soon", "lag must be a number"),
+        ("&task=separate&lag=nan", "The lag must lie between"),
+        ("&task=separate&lag=0.01", "The lag must lie between"),
+    ],
+)
+def test_impossible_live_streams_are_refused(address: str, query: str, sentence: str) -> None:
+    with _live(address, query=query) as refused:
+        assert sentence in json.loads(refused.recv())["error"]
 
 
 def test_strength_holds_for_jobs_and_live_streams(address: str, stereo: Samples, tiny_denoiser: Path) -> None:

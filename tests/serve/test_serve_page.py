@@ -16,6 +16,8 @@ import soundfile
 
 from conftest import EXAMPLES, MIXTURE
 from serving import BROWSER, FLAGS, serving
+from unmingle.audio import Samples
+from unmingle.separation import load
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -193,6 +195,14 @@ def test_the_pictures_are_drawn_and_fit_a_phone(page: Page) -> None:
     for tab in ("Live", "Files"):
         page.get_by_role("tab", name=tab).click()
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    page.get_by_role("tab", name="Live").click()
+    page.get_by_text("Separate speakers").last.click()
+    page.locator("#live-options [name=speakers]").select_option("4")
+    for choice in page.locator("#live-hear span").all():
+        box = choice.bounding_box()
+        assert box
+        assert box["x"] >= 0
+        assert box["x"] + box["width"] <= 390
 
 
 def test_bad_files_show_an_error_and_jobs_can_be_cancelled(page: Page) -> None:
@@ -217,16 +227,89 @@ def test_bad_files_show_an_error_and_jobs_can_be_cancelled(page: Page) -> None:
     assert page.locator("track-player").count() == 0
 
 
+def _lag(page: Page) -> tuple[int, int]:
+    """The lag that is shown, when it is, and that of the model, in milliseconds."""
+    _until(page, "/^\\d+ ms/.test(document.querySelector('#live-lag').textContent)")
+    words = page.locator("#live-lag").inner_text().split()
+    lag, model = [int(word) for word in words if word.isdecimal()][:2]
+    return lag, model
+
+
 def test_live_sound_is_cleaned_and_its_lag_is_shown(page: Page) -> None:
     page.get_by_role("tab", name="Live").click()
     page.keyboard.press("Space")
-    _until(page, "/^\\d+ ms/.test(document.querySelector('#live-lag').textContent)")
-    _until(page, "document.querySelector('#live-out').value > -55")
-    words = page.locator("#live-lag").inner_text().split()
-    lag, model = [int(word) for word in words if word.isdecimal()][:2]
+    lag, model = _lag(page)
+    _until(page, "document.querySelectorAll('#live-levels meter')[1].value > -55")
     assert model <= lag < 2000
+    assert page.get_by_role("radio", name="Separate speakers").is_disabled()
     page.get_by_role("button", name="Stop").click()
     assert page.locator("#live-status").inner_text() == "stopped"
+
+
+_LISTEN = """
+    window.sent = []; window.heard = [[], []];
+    const { send } = WebSocket.prototype;
+    WebSocket.prototype.send = function (data) {
+        window.sent.push(...data);
+        send.call(this, data);
+    };
+    const { connect } = AudioNode.prototype;
+    AudioNode.prototype.connect = function (to) {
+        if (to === this.context.destination) {
+            const splitter = connect.call(this, new ChannelSplitterNode(this.context, { numberOfOutputs: 2 }));
+            window.heard.forEach((heard, channel) => {
+                const capture = new AudioWorkletNode(this.context, "capture");
+                capture.port.onmessage = ({ data }) => heard.push(...data);
+                connect.call(splitter, capture, channel);
+                connect.call(capture, to);
+            });
+        }
+        return connect.call(this, to);
+    };
+"""
+"""Keeps what the page sends, and what comes to its left and right."""
+
+
+def test_live_speakers_come_out_left_and_right_or_alone(page: Page, tiny_model: Path) -> None:
+    page.evaluate(f"() => {{ {_LISTEN} }}")
+    page.get_by_role("tab", name="Live").click()
+    page.get_by_text("Separate speakers").last.click()
+    page.get_by_label("Look ahead").select_option("0.5")
+    page.get_by_role("button", name="Start").click()
+    lag, model = _lag(page)
+    assert 400 < model <= 500 < lag < 4000
+    assert page.locator("#live-levels dt").all_inner_texts() == ["Microphone", "Speaker 1", "Speaker 2"]
+    _until(page, "[...document.querySelectorAll('#live-levels meter')].every(meter => meter.value > -55)")
+    heard: list[list[Samples]] = []
+    for key in ("", "2", "2", "0"):  # Left and right, speaker 2 alone, left and right again, the microphone.
+        if key:
+            page.keyboard.press(key)
+        page.evaluate("() => window.heard.forEach(each => each.length = 0)")
+        _until(page, "window.heard[1].length > 24000")
+        heard.append([np.array(each, np.float32) for each in page.evaluate("window.heard")])
+    sent = np.array(page.evaluate("window.sent"), np.float32)
+    rate = page.evaluate("new AudioContext().sampleRate")
+    page.get_by_role("button", name="Stop").click()
+    stream = load(tiny_model).stream(rate, 2, 0.5)
+    first, second = np.concatenate([stream.push(sent), stream.flush()], axis=1)
+    mixes = ((first, second), (second, second), (first, second), (sent, sent))
+    for channels, expected in zip(heard, mixes, strict=True):
+        # Both channels are in step.
+        assert _places(channels[0], expected[0]) & _places(channels[1], expected[1])
+
+
+def _places(heard: Samples, played: Samples) -> set[int]:
+    """Where in a signal pieces of a tenth of a second of what is heard come from, less where they are heard."""
+    size, found = 4800, set()
+    for start in range(0, len(heard) - size, size):
+        piece = heard[start : start + size]
+        if np.square(piece).mean() < 1e-6:
+            continue  # Silence is everywhere.
+        places = np.arange(len(played) - size)
+        for k in range(0, size, 48):
+            places = places[np.abs(played[places + k] - piece[k]) < 1e-4]
+        found |= {int(place) - start for place in places}
+    return found
 
 
 def test_the_microphone_is_recorded(page: Page) -> None:

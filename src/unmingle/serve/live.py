@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -17,7 +18,7 @@ _HIGHEST_RATE = 192_000
 
 
 class LiveStreams:
-    """Denoises audio from websockets, with a limit on simultaneous streams."""
+    """Denoises or separates audio from websockets, with a limit on simultaneous streams."""
 
     def __init__(self, settings: Settings, workers: Workers) -> None:
         self._settings, self._workers = settings, workers
@@ -25,9 +26,11 @@ class LiveStreams:
         self._open: set[Worker] = set()
 
     async def serve(self, socket: WebSocket) -> None:
-        """Serve one stream: send ``{"lag_seconds"}``, then receive float32 samples and send float32 samples.
+        """Serve one stream: send ``{"lag_seconds", "outputs"}``, then receive and send float32 samples.
 
-        Output sample k is input sample k, denoised. A text message ends the input; the remaining samples follow.
+        One channel comes in. Out go all outputs, interleaved: one if it is denoised, one per speaker if it is
+        separated. Output sample k belongs to input sample k. A text message ends the input; the remaining samples
+        follow.
         """
         await socket.accept()
         error = await self._refusal_or_stream(socket)
@@ -39,11 +42,8 @@ class LiveStreams:
         await self._workers.prepare()
 
     async def _refusal_or_stream(self, socket: WebSocket) -> str | None:
-        rate = socket.query_params.get("sample_rate", "")
-        if not rate.isascii() or not rate.isdecimal() or not LOWEST_SAMPLE_RATE <= int(rate) <= _HIGHEST_RATE:
-            return f"sample_rate must lie between {LOWEST_SAMPLE_RATE} and {_HIGHEST_RATE}; got {rate!r}."
         try:
-            strength = read_strength(socket.query_params.get("strength", ""))
+            request = _read_request(socket.query_params, self._settings)
         except UnmingleError as error:
             return str(error)
         if self._places.locked():
@@ -52,7 +52,7 @@ class LiveStreams:
             worker = await self._workers.take()
             self._open.add(worker)
             try:
-                return await self._stream(socket, worker, int(rate), strength)
+                return await self._stream(socket, worker, request)
             finally:
                 self._open.remove(worker)
                 await worker.kill()
@@ -62,15 +62,8 @@ class LiveStreams:
         for worker in list(self._open):
             await worker.kill()
 
-    async def _stream(self, socket: WebSocket, worker: Worker, rate: int, strength: float) -> str | None:
+    async def _stream(self, socket: WebSocket, worker: Worker, request: dict[str, Any]) -> str | None:
         """Run the stream until it ends. Returns an error text, or None."""
-        request: dict[str, Any] = {
-            "task": "live",
-            "sample_rate": rate,
-            "strength": strength,
-            "denoiser": self._settings.denoiser,
-            "threads": self._settings.threads,
-        }
         try:
             await worker.ask(request)
             first = await worker.answer()
@@ -80,7 +73,7 @@ class LiveStreams:
                 return str(first["error"])
             await socket.send_json(first)
             async with asyncio.timeout(self._settings.live_seconds):
-                await self._pass_on(socket, worker)
+                await self._pass_on(socket, worker, first["outputs"])
             code = await worker.end()
             return f"The stream has ended: {cause_of_death(code)}." if code else None
         except TimeoutError:
@@ -88,10 +81,10 @@ class LiveStreams:
         except (WebSocketDisconnect, ConnectionError):
             return None  # The page was closed.
 
-    async def _pass_on(self, socket: WebSocket, worker: Worker) -> None:
+    async def _pass_on(self, socket: WebSocket, worker: Worker, outputs: int) -> None:
         """Pass samples in both directions until all output is sent or the page is closed."""
         feeding = asyncio.create_task(_feed(socket, worker))
-        sending = asyncio.create_task(_send(socket, worker))
+        sending = asyncio.create_task(_send(socket, worker, outputs))
         try:
             await asyncio.wait({feeding, sending}, return_when=asyncio.FIRST_COMPLETED)
             if feeding.done():
@@ -116,6 +109,53 @@ async def _feed(socket: WebSocket, worker: Worker) -> None:
         await worker.input.drain()
 
 
-async def _send(socket: WebSocket, worker: Worker) -> None:
+async def _send(socket: WebSocket, worker: Worker, outputs: int) -> None:
+    size, rest = 4 * outputs, b""
     while data := await worker.output.read(1 << 16):
-        await socket.send_bytes(data)
+        # A message holds whole samples of all outputs.
+        rest += data
+        whole = len(rest) // size * size
+        if whole:
+            await socket.send_bytes(rest[:whole])
+        rest = rest[whole:]
+
+
+def _read_request(query: Mapping[str, str], settings: Settings) -> dict[str, Any]:
+    """The worker's request for a live stream, from the query of its address.
+
+    Raises:
+        UnmingleError: a value that cannot be.
+    """
+    rate, task = query.get("sample_rate", ""), query.get("task", "denoise")
+    if not rate.isascii() or not rate.isdecimal() or not LOWEST_SAMPLE_RATE <= int(rate) <= _HIGHEST_RATE:
+        raise UnmingleError(
+            f"sample_rate must lie between {LOWEST_SAMPLE_RATE} and {_HIGHEST_RATE}; got {rate!r}."
+        )
+    if task not in ("denoise", "separate"):
+        raise UnmingleError(f"A live stream cannot {task!r}; choose denoise or separate.")
+    return {
+        "live": True,
+        "task": task,
+        "sample_rate": int(rate),
+        "strength": read_strength(query.get("strength", "")),
+        "speakers": _read_speakers(query.get("speakers", "")),
+        "lag": _read_lag(query.get("lag", "")),
+        "model": settings.model,
+        "denoiser": settings.denoiser,
+        "threads": settings.threads,
+    }
+
+
+def _read_speakers(text: str) -> int | None:
+    if not text:
+        return None
+    if text.isascii() and text.isdecimal() and len(text) < 4:
+        return int(text)
+    raise UnmingleError(f"speakers must be a number, because a stream cannot count them; got {text!r}.")
+
+
+def _read_lag(text: str) -> float | None:
+    try:
+        return float(text) if text else None
+    except ValueError:
+        raise UnmingleError(f"lag must be a number of seconds; got {text!r}.") from None

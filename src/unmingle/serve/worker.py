@@ -2,7 +2,8 @@
 
 ``python -m unmingle.serve.worker`` imports PyTorch, then reads one line of JSON from stdin. For a job it writes
 lines of JSON to stdout: ``{"stage", "progress"}`` during the work, and ``{"result"}`` or ``{"error"}`` at the end.
-For a live stream it writes ``{"lag_seconds"}`` or ``{"error"}``; then it reads and writes float32 samples.
+For a live stream it writes ``{"lag_seconds", "model", "outputs"}`` or ``{"error"}``; then it reads and writes float32
+samples, those of all outputs interleaved.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import unmingle
 from unmingle.audio import OUTPUT_FORMATS, Samples, down_mixer, encode_audio
 from unmingle.audio_blocks import AudioWriter
 from unmingle.audio_reading import AudioFile
+from unmingle.audio_stream import Stream
 from unmingle.denoising import Enhancer, attenuation_limit_of, denoise_files
 from unmingle.errors import UnmingleError
 from unmingle.file_batches import Output
@@ -186,14 +188,13 @@ def _load_denoiser(request: dict[str, Any]) -> Enhancer:
 
 
 def run_live(request: dict[str, Any], source: BinaryIO, sink: BinaryIO) -> None:
-    """Clean float32 samples from ``source`` into ``sink`` until it ends."""
+    """Clean or separate float32 samples from ``source`` into ``sink`` until it ends."""
     try:
-        denoiser = _load_denoiser(request)
-        stream = denoiser.stream(request["sample_rate"])
+        name, stream = _live_stream(request)
     except UnmingleError as error:
         _write_line(sink, {"error": str(error)})
         return
-    _write_line(sink, {"lag_seconds": stream.lag_seconds, "model": denoiser.name})
+    _write_line(sink, {"lag_seconds": stream.lag_seconds, "model": name, "outputs": stream.outputs})
     rest = b""
     while data := os.read(source.fileno(), 1 << 16):
         rest += data
@@ -203,8 +204,19 @@ def run_live(request: dict[str, Any], source: BinaryIO, sink: BinaryIO) -> None:
     _write_samples(sink, stream.flush())
 
 
+def _live_stream(request: dict[str, Any]) -> tuple[str, Stream]:
+    """The stream of a request, and the name of its model."""
+    rate = request["sample_rate"]
+    if request["task"] == "separate":
+        separator = unmingle.load(request["model"] or DEFAULT_MODEL)
+        return separator.name, separator.stream(rate, request["speakers"], request["lag"])
+    denoiser = _load_denoiser(request)
+    return denoiser.name, denoiser.stream(rate)
+
+
 def _write_samples(sink: BinaryIO, samples: Samples) -> None:
-    sink.write(samples.astype("<f4").tobytes())
+    """Write ``(samples,)`` or ``(outputs, samples)``."""
+    sink.write(samples.T.astype("<f4").tobytes())
     sink.flush()
 
 
@@ -244,7 +256,7 @@ def main() -> None:
     if request["threads"]:
         torch.set_num_threads(request["threads"])
     with suppress(BrokenPipeError):  # The server has ended.
-        if request["task"] == "live":
+        if request.get("live"):
             run_live(request, source, sink)
         else:
             _end_when_closed(source)

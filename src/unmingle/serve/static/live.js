@@ -1,22 +1,33 @@
-/** The live tab: plays the microphone denoised, and shows the measured lag. */
+/** The live tab: plays the microphone denoised or separated, and shows the measured lag. */
 
-import { find } from "./dom.js";
+import { find, make } from "./dom.js";
 import { openMicrophone } from "./microphone.js";
 
 const MOST_WAITING_BYTES = 1 << 20;
+const MOST_DELAY_SECONDS = 10;
+const ALL = "all";
+const ORIGINAL = "0";
+
+/** @typedef {{lag_seconds: number, model: string, outputs: number}} Opening what the server says first */
 
 export class LiveTab {
   constructor() {
     this._switch = find("live-switch", HTMLButtonElement);
-    this._compare = find("live-compare", HTMLButtonElement);
+    this._options = find("live-options", HTMLFormElement);
+    this._hear = find("live-hear", HTMLFormElement);
     this._status = find("live-status", HTMLElement);
     this._lag = find("live-lag", HTMLElement);
     /** @type {null | (() => void)} */
     this._close = null;
     /** @type {AudioWorkletNode | null} */
     this._node = null;
+    /** The microphone's, then the outputs'. @type {HTMLMeterElement[]} */
+    this._meters = [];
+    this._outputs = 1;
     this._switch.addEventListener("click", () => void this.toggle());
-    this._compare.addEventListener("click", () => this.compare());
+    this._options.addEventListener("change", () => this._offer());
+    this._hear.addEventListener("change", () => this._mix());
+    this._offer();
   }
 
   get running() {
@@ -37,12 +48,16 @@ export class LiveTab {
     this._switch.disabled = false;
   }
 
-  /** Switch between the denoised sound and the microphone, both with the same lag. */
-  compare() {
-    if (!this._node) return;
-    const original = this._compare.getAttribute("aria-pressed") !== "true";
-    this._compare.setAttribute("aria-pressed", String(original));
-    this._node.port.postMessage({ original });
+  /**
+   * Hear a speaker or, with 0, the microphone; with the same number again, what was first among the choices.
+   * @param {number} number
+   */
+  hear(number) {
+    const choices = [...this._hear.querySelectorAll("input")];
+    const chosen = choices.find((choice) => choice.value === String(number));
+    if (!chosen) return;
+    (chosen.checked ? choices[0] : chosen).checked = true;
+    this._mix();
   }
 
   /** @param {string} status */
@@ -51,17 +66,63 @@ export class LiveTab {
     this._close = this._node = null;
     this._status.textContent = status;
     this._switch.textContent = "Start";
-    this._compare.disabled = true;
-    this._compare.setAttribute("aria-pressed", "false");
     this._lag.textContent = "none yet";
-    for (const id of ["live-in", "live-out"]) find(id, HTMLMeterElement).value = -60;
+    this._lock(false);
+    for (const meter of this._meters) meter.value = -60;
+  }
+
+  /** @param {boolean} running what a stream does cannot change while it runs */
+  _lock(running) {
+    for (const control of this._options.elements) control.toggleAttribute("disabled", running);
+  }
+
+  /** Show the choices and meters that go with the task. */
+  _offer() {
+    const form = new FormData(this._options);
+    const separate = form.get("task") === "separate";
+    for (const label of this._options.querySelectorAll(".option")) /** @type {HTMLElement} */ (label).hidden = !separate;
+    this._outputs = separate ? Number(form.get("speakers")) : 1;
+    const names = Array.from({ length: this._outputs }, (_, k) => (separate ? `Speaker ${k + 1}` : "Cleaned"));
+    /** @type {[string, string][]} */
+    const choices = names.map((name, k) => [String(k + 1), name]);
+    if (separate) choices.unshift([ALL, this._outputs === 2 ? "1 left, 2 right" : "All, left to right"]);
+    choices.push([ORIGINAL, "Original"]);
+    this._hear.replaceChildren(
+      make("span", {}, "You hear"),
+      make(
+        "fieldset",
+        { class: "choice", "aria-label": "What you hear" },
+        ...choices.map(([value, name], k) =>
+          make("label", {}, make("input", { type: "radio", name: "hear", value, checked: k === 0 }), make("span", {}, name)),
+        ),
+      ),
+    );
+    this._meters = ["Microphone", ...names].map((name) =>
+      make("meter", { min: "-60", max: "0", low: "-50", value: "-60", "aria-label": `Level of ${name}` }),
+    );
+    find("live-levels", HTMLElement).replaceChildren(
+      ...["Microphone", ...names].flatMap((name, track) => [
+        make("dt", track && separate ? { class: `speaker${track}` } : {}, name),
+        make("dd", {}, this._meters[track]),
+      ]),
+    );
+  }
+
+  /** Play what is chosen. */
+  _mix() {
+    const choice = String(new FormData(this._hear).get("hear"));
+    this._node?.port.postMessage({ gains: gainsOf(choice, this._outputs) });
   }
 
   async _start() {
     this._status.textContent = "opening the microphone …";
+    const form = new FormData(this._options);
+    const query = new URLSearchParams([...form].map(([name, value]) => [name, String(value)]));
+    this._lock(true);
     const { context, source, close } = await openMicrophone();
+    query.set("sample_rate", String(context.sampleRate));
     const scheme = location.protocol === "https:" ? "wss" : "ws";
-    const socket = new WebSocket(`${scheme}://${location.host}/api/live?sample_rate=${context.sampleRate}`);
+    const socket = new WebSocket(`${scheme}://${location.host}/api/live?${query}`);
     socket.binaryType = "arraybuffer";
     this._close = () => {
       if (this._node) this._node.port.onmessage = null;
@@ -83,9 +144,9 @@ export class LiveTab {
         return;
       }
       // The microphone is connected only now, so that no samples queue up while the model loads.
-      this._node = this._connect(context, source, socket, message.lag_seconds);
-      this._status.textContent = `cleaning with ${message.model}`;
-      this._compare.disabled = false;
+      this._node = this._connect(context, source, socket, message);
+      this._mix();
+      this._status.textContent = `${query.get("task") === "separate" ? "separating" : "cleaning"} with ${message.model}`;
     };
   }
 
@@ -93,27 +154,30 @@ export class LiveTab {
    * @param {AudioContext} context
    * @param {AudioNode} source
    * @param {WebSocket} socket
-   * @param {number} modelLag in seconds
+   * @param {Opening} opening
    */
-  _connect(context, source, socket, modelLag) {
-    const node = new AudioWorkletNode(context, "live", { outputChannelCount: [1] });
+  _connect(context, source, socket, { lag_seconds: lag, outputs }) {
+    const processorOptions = { outputs, lag };
+    const node = new AudioWorkletNode(context, "live", { outputChannelCount: [2], processorOptions });
     node.port.onmessage = ({ data }) => {
-      if (!data.block) this._show(data, modelLag, context);
-      else if (socket.bufferedAmount < MOST_WAITING_BYTES) socket.send(data.block);
-      else this.stop("stopped: the server is too slow");
+      const late = !data.block && data.lag > lag + MOST_DELAY_SECONDS;
+      if (late || socket.bufferedAmount > MOST_WAITING_BYTES) {
+        const advice = outputs > 1 ? "; a longer look-ahead is less work" : "";
+        this.stop(`stopped: the server cannot keep up${advice}`);
+      } else if (data.block) socket.send(data.block);
+      else this._show(data, lag, context);
     };
     source.connect(node).connect(context.destination);
     return node;
   }
 
   /**
-   * @param {{lag: number | null, input: number, output: number}} report
+   * @param {{lag: number | null, levels: number[]}} report
    * @param {number} modelLag in seconds
    * @param {AudioContext} context
    */
   _show(report, modelLag, context) {
-    find("live-in", HTMLMeterElement).value = report.input;
-    find("live-out", HTMLMeterElement).value = report.output;
+    this._meters.forEach((meter, track) => (meter.value = report.levels[track]));
     if (report.lag === null) return;
     // The latency of the sound card is known only for its output.
     const output = context.baseLatency + (context.outputLatency || 0);
@@ -121,4 +185,18 @@ export class LiveTab {
     this._lag.textContent =
       `${ms(report.lag + output)} ms, of which the model needs ${ms(modelLag)} and the loudspeaker ${ms(output)}`;
   }
+}
+
+/**
+ * Gains of the left and the right channel, for the microphone and every output.
+ * @param {string} choice the number of a track, or all outputs from left to right
+ * @param {number} outputs
+ * @returns {[number, number][]}
+ */
+function gainsOf(choice, outputs) {
+  return Array.from({ length: 1 + outputs }, (_, track) => {
+    if (choice !== ALL) return track === Number(choice) ? [1, 1] : [0, 0];
+    const angle = ((track - 1) / (outputs - 1)) * (Math.PI / 2);
+    return track === 0 ? [0, 0] : [Math.cos(angle), Math.sin(angle)];
+  });
 }

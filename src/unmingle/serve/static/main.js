@@ -119,7 +119,7 @@ function wireTabs() {
     find(`tab-${tab}`, HTMLButtonElement).addEventListener("click", () => {
       for (const each of tabs) {
         find(`tab-${each}`, HTMLButtonElement).setAttribute("aria-selected", String(each === tab));
-        find(each, HTMLElement).hidden = each !== tab;
+        find(each, HTMLElement).hidden = find(`${each}-keys`, HTMLElement).hidden = each !== tab;
       }
       shown?.player.player.pause();
       if (live.running) live.stop("stopped");
@@ -131,7 +131,7 @@ function wireTabs() {
 function onKey(key) {
   if (find("live", HTMLElement).hidden) return shown !== null && playByKey(key, shown.player);
   if (key === " ") void live.toggle();
-  else if (key === "0") live.compare();
+  else if (/^[0-9]$/.test(key)) live.hear(Number(key));
   else return false;
   return true;
 }

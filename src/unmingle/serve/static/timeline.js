@@ -170,9 +170,10 @@ export function ruler(canvas, view) {
   const digits = step < 0.1 ? 2 : step < 1 ? 1 : 0;
   for (let k = Math.ceil(view.start / step); k * step <= view.end; k++) {
     const x = ((k * step - view.start) / length) * width;
-    context.fillRect(Math.round(x), 0, Math.max(1, scale / 2), height);
     const text = clock(k * step, digits);
-    if (x + context.measureText(text).width + 6 * scale < width) context.fillText(text, x + 4 * scale, height / 2);
+    if (x + context.measureText(text).width + 6 * scale >= width) break; // A mark without its time would say nothing.
+    context.fillRect(Math.round(x), 0, Math.max(1, scale / 2), height);
+    context.fillText(text, x + 4 * scale, height / 2);
   }
 }
 
