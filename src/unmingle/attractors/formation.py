@@ -1,4 +1,4 @@
-"""What all attractor formations share: the one call, centroids, dot products; and oracle attractors."""
+"""The interface of attractor formations, centroids, dot products, and oracle attractors."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from unmingle.errors import UnmingleError
 
 @dataclass
 class Attractors:
-    """Attractors and how they came about."""
+    """Attractors, and the assignments from which they are formed."""
 
     points: Tensor
     """``(batch, sources, dim)``."""
     assignments: Tensor
-    """``(batch, sources, frames, freqs)``: the Y that formed them."""
+    """``(batch, sources, frames, freqs)``: the assignments Y."""
     similarity: Tensor
     """``(batch, sources, sources)``: dot products of the points."""
     path: Tensor | None = None
-    """``(batch, frames, sources, dim)``: where they are in every frame; None where they do not move."""
+    """``(batch, frames, sources, dim)``: attractors of every frame; None if they do not move."""
 
     def logits(self, embedding: Tensor) -> Tensor:
         """Dot product of every embedding with every attractor (Eq. 10): ``(batch, sources, frames, freqs)``."""
@@ -33,11 +33,11 @@ class Attractors:
 
 
 class FormationSizes(Protocol):
-    """What formations are built from: the config of an embedding separator has it all."""
+    """Sizes of formations. The config of an embedding separator has all of them."""
 
     @property
     def speakers(self) -> int:
-        """The largest number of speakers of the system."""
+        """Maximum number of speakers of the system."""
 
     @property
     def dimension(self) -> int:
@@ -61,47 +61,46 @@ class FormationSizes(Protocol):
 
     @property
     def start_frames(self) -> int:
-        """Frames from which running attractors begin, by k-means."""
+        """Number of frames from which running k-means forms the first attractors."""
 
 
 class AttractorFormation(nn.Module):
-    """The common interface. The attributes say what a formation needs and can; systems and recipes ask them."""
+    """The interface. Systems and recipes read the attributes, which state the properties of a formation."""
 
     needs_assignment: ClassVar[bool] = False
-    """It works from the ideal assignment only."""
+    """It needs the ideal assignment."""
     trained: ClassVar[bool] = False
-    """It has parameters that training with it must find."""
+    """It has trained parameters."""
     collected: ClassVar[bool] = False
-    """It has points that are collected from a trained system, so that nothing can be trained with it."""
+    """Its points are collected from a trained system, so it cannot be used in training."""
     gradient_through_assignments: ClassVar[bool] = True
-    """Its assignments can be masks that train a network; ideal ones and those of k-means give it no gradient."""
+    """Its assignments have a gradient and can be masks in training. Ideal ones and those of k-means have none."""
     counts_by_spread: ClassVar[bool] = False
-    """It clusters the bins, so it must be told how many speakers there are, or be asked for as many as the spread
-    of the embeddings says."""
+    """It clusters the bins, so it needs the number of speakers. To count them, the spread of the embeddings is used."""
     working_copies: ClassVar[int] = 2
-    """How many arrays of the embedding's size there are at once while it forms attractors, the embedding
-    included, for the memory estimate."""
+    """Number of arrays of the embedding's size in memory while it forms attractors, the embedding included, for the
+    memory estimate."""
 
     @classmethod
     @abstractmethod
     def build(cls, sizes: FormationSizes) -> AttractorFormation:
-        """A fresh formation."""
+        """A new formation."""
 
     @classmethod
     def check(cls, sizes: FormationSizes) -> None:
-        """Refuse sizes with which it cannot work.
+        """Check the sizes.
 
         Raises:
-            ValueError: says which.
+            ValueError: a size is not possible for this formation.
         """
 
     @property
     def products(self) -> int:
-        """Dot products with each embedding while it forms attractors, for the count of operations."""
+        """Number of dot products with each embedding to form attractors, for the count of operations."""
         return 0
 
     def most_speakers(self) -> int | None:
-        """The largest number of speakers it can form attractors for; None for any."""
+        """Maximum number of speakers; None for no limit."""
         return None
 
     @abstractmethod
@@ -118,8 +117,8 @@ class AttractorFormation(nn.Module):
         Args:
             embedding: ``(batch, frames, freqs, dim)``.
             weight: ``(batch, frames, freqs)``.
-            speakers: how many.
-            assignment: the ideal one, ``(batch, speakers, frames, freqs)``, where a formation needs it.
+            speakers: number of speakers.
+            assignment: the ideal one, ``(batch, speakers, frames, freqs)``, if the formation needs it.
         """
 
 

@@ -1,9 +1,8 @@
 """Make estimates add up to the mixture, in the model's band and above it.
 
-What the estimates leave of the mixture is the residual: what masks that do not sum to one left over, and
-everything above the model's band (an 8 kHz model hears nothing above 4 kHz). It is shared among the speakers
-by gains that follow, frame by frame, their power in the upper half of the model's band: where one speaker
-makes the consonant, that speaker gets its high frequencies.
+The residual is the mixture minus the estimates. It contains the sound that masks do not assign, because they need not
+sum to one, and all sound above the model's band (4 kHz for an 8 kHz model). It is shared among the speakers, frame by
+frame, by their power in the upper half of the model's band. So the speaker of a consonant gets its high frequencies.
 """
 
 from __future__ import annotations
@@ -27,17 +26,17 @@ def residual_gains(power: Samples, frame_seconds: float) -> Samples:
     kernel = np.ones(2 * reach + 1) / (2 * reach + 1)
     padded = np.pad(power, ((0, 0), (reach, reach)))
     smooth = np.stack([np.convolve(row, kernel, mode="valid") for row in padded])
-    # The small constant shares the residual evenly where nobody speaks.
+    # The small constant gives equal shares where nobody speaks.
     smooth = smooth + 1e-6 * smooth.mean() + 1e-30
     shares: Samples = (smooth / smooth.sum(axis=0)).astype(np.float32)
     return shares
 
 
 class RunningGains:
-    """The same shares for a stream without look-ahead: each frame's power is smoothed with that of frames before.
+    """The same shares for a stream without look-ahead: each frame's power is smoothed with that of earlier frames.
 
     Args:
-        speakers: how many.
+        speakers: number of speakers.
         frame_seconds: between two frames.
     """
 
@@ -52,7 +51,7 @@ class RunningGains:
         if not power.shape[1]:
             return np.zeros(power.shape, dtype=np.float32)
         smooth = np.lib.stride_tricks.sliding_window_view(joined, reach, axis=1).mean(axis=2)
-        # Evenly where there is nothing.
+        # Equal shares in silence.
         smooth = smooth + 1e-6 * smooth.mean(axis=0) + 1e-30
         shares: Samples = (smooth / smooth.sum(axis=0)).astype(np.float32)
         return shares
@@ -68,7 +67,7 @@ def add_residual(
         estimates: ``(speakers, samples)``.
         gains: of :func:`residual_gains`.
         first: the time of the first sample, in frames.
-        frames_a_sample: how many frames a sample lasts.
+        frames_a_sample: length of a sample in frames.
     """
     residual = mixture - estimates.sum(axis=0)
     times = first + np.arange(len(mixture), dtype=np.float64) * frames_a_sample

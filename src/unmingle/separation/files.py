@@ -32,19 +32,19 @@ Cleaner = Callable[[int], Stream]
 
 @dataclass
 class FileResult:
-    """What became of one input."""
+    """The result for one input."""
 
     input: str
     outputs: list[str] = field(default_factory=list)
     speakers: int = 0
     confidence: float = 1.0
-    """Trust in the number of speakers, 0 to 1; 1 where it was given."""
+    """Confidence in the number of speakers, 0 to 1; 1 if it was given."""
     seconds: float = 0.0
     sample_rate: int = 0
     real_time_factor: float = 0.0
-    """Seconds of work, reading and writing included, for a second of audio."""
+    """Processing time, with reading and writing, per second of audio."""
     gain_db: float = 0.0
-    """Gain given to all speakers alike so that no sample clips; 0 for float files."""
+    """Common gain in dB of all speakers so that no sample clips; 0 for float files."""
     timeline: list[Stretch] = field(default_factory=list)
     """Who speaks when."""
     warnings: list[str] = field(default_factory=list)
@@ -64,10 +64,10 @@ def separate(
     track: int | None = None,
     device: str = "auto",
 ) -> Separation[Samples]:
-    """Separate one file; the estimates come back as an array, nothing is written.
+    """Separate one file. Returns the estimates as an array, and writes no file.
 
     Raises:
-        UnmingleError: the file, the model or the number of speakers will not do; the text says why.
+        UnmingleError: the file, the model or the number of speakers cannot be used.
     """
     separator = load(model, device)
     recording = read_audio(path, track)
@@ -88,22 +88,22 @@ def separate_files(
     on_done: Callable[[FileResult], None] | None = None,
     on_progress: Callable[[float], None] | None = None,
 ) -> list[FileResult]:
-    """Separate files one after the other, each in bounded memory; one that fails does not stop the others.
+    """Separate files one after the other, in bounded memory. A file that fails does not stop the others.
 
     Args:
         paths: the files.
         separator: the model.
-        output: where estimates go, and how.
+        output: how and where the results are written.
         speakers: in each file; see :data:`~unmingle.separation.offline.Speakers`.
         channel: of the file: ``mix`` (their mean), ``left``, ``right`` or a number.
-        track: which of several audio tracks of a file, from 1 on (default: the first, with a warning).
-        clean: removes noise from every estimate; they do not add up to the recording then.
-        stems: of the outputs' names, one per file, all distinct (default: made of the paths).
+        track: number of the audio track in files with several, from 1 (default: the first, with a warning).
+        clean: removes noise from every estimate. Then they do not add up to the recording.
+        stems: of the outputs' names, one per file, all distinct (default: from the paths).
         on_done: called with the result of each file.
-        on_progress: called with the share of the file at work that is done, 0 to 1.
+        on_progress: called with the finished share of the current file, 0 to 1.
 
     Raises:
-        UnmingleError: the options themselves are impossible; nothing was done then.
+        UnmingleError: the options are not valid; no file was processed.
     """
     wanted = separator.check_speakers(speakers)
     check_format(output.format, 48000, output.bits)
@@ -112,7 +112,7 @@ def separate_files(
     source = _Source(channel, track)
 
     def work(path: Path, stem: str, result: FileResult) -> None:
-        # Where speakers are counted, there is room for as many as the model can find.
+        # If speakers are counted, names are reserved for the model's maximum number.
         targets = targets_of(stem, wanted or separator.speakers, output, taken)
         taken.update(os.path.realpath(target) for target in targets)
         _separate_file(
@@ -174,21 +174,21 @@ def _separate_file(
         result.warnings += doubts(tracks, cleaned=clean is not None)
     report(1.0)
     for stale in targets[len(written) :]:
-        # --overwrite: a third speaker of an earlier run would look like one of this run.
+        # With --overwrite, a third file of an earlier run would look like a result of this run.
         stale.unlink(missing_ok=True)
     result.outputs = [str(target) for target in written]
 
 
 @dataclass(frozen=True)
 class _Source:
-    """What of a file is separated."""
+    """The part of a file to separate."""
 
     channel: str
     track: int | None
 
 
 class _Mono:
-    """One channel of a file, to be gone through in blocks ``(samples,)`` as often as wanted."""
+    """One channel of a file. Its blocks ``(samples,)`` can be read several times."""
 
     def __init__(self, file: AudioFile, source: _Source) -> None:
         self.file, self._size = file, round(_BLOCK_SECONDS * file.sample_rate)
@@ -200,7 +200,7 @@ class _Mono:
 
 @dataclass(frozen=True)
 class _Writing:
-    """Writes the estimates of one recording: all of its files or none."""
+    """Writes the estimates of one recording: all files or none."""
 
     separation: RecordingSeparation
     recording: _Mono
@@ -211,7 +211,7 @@ class _Writing:
     clean: Cleaner | None
 
     def run(self) -> float:
-        """Write; what would clip is written once more, quieter, with one gain in dB for all, which is returned."""
+        """Write all files. If a sample clips, write them again with a lower common gain. Returns the gain in dB."""
         peak = self._write(1.0)
         if peak <= 1.0 or (self.output.format == "wav" and self.output.bits in (None, 32)):
             return 0.0
@@ -219,10 +219,10 @@ class _Writing:
         return 20 * float(np.log10(0.999 / peak))
 
     def _write(self, gain: float) -> float:
-        """Write the estimates times ``gain``; their peak is returned.
+        """Write the estimates times ``gain``. Returns their peak.
 
         Raises:
-            UnmingleError: the disk refuses, or the recording is another one than in the first pass.
+            UnmingleError: a file cannot be written, or the recording has changed since the first pass.
         """
         rate, output, peak, written = self.recording.file.sample_rate, self.output, 0.0, 0
         with ExitStack() as stack:

@@ -1,4 +1,4 @@
-"""How loud the steady noise of a recording is, from the quietest moments of every frequency."""
+"""The level of steady noise in a recording, from the quietest moments of every frequency."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 _QUIETEST_SHARE = 0.05
-"""Speech leaves every frequency alone for so much of the time, at least."""
+"""Minimum share of the time in which speech has no energy at a frequency."""
 _FLOOR_DB = 10 * math.log10(-math.log(1 - _QUIETEST_SHARE))
-"""Of steady noise, the quietest twentieth of the frames of a frequency lies so far below its mean: the power of a
-bin has an exponential distribution."""
+"""Level of the quietest twentieth of the frames relative to the mean, for steady noise: the power of a bin has an
+exponential distribution."""
 _LOWEST_DB, _HIGHEST_DB = -200, 100
 _CLEAN_DB = 60.0
 
@@ -20,7 +20,7 @@ _CLEAN_DB = 60.0
 class NoiseLevel:
     """Collects spectrograms of a recording, in constant memory: a histogram of levels for every frequency.
 
-    Minimum statistics (Martin 2001), but over the whole recording. Noise that comes and goes is not found.
+    Minimum statistics (Martin 2001), but over the whole recording. Only steady noise is found.
     """
 
     def __init__(self, freqs: int) -> None:
@@ -28,7 +28,7 @@ class NoiseLevel:
         self._energy, self._frames = 0.0, 0
 
     def add(self, magnitude: Tensor) -> None:
-        """Some more frames ``(frames, freqs)``."""
+        """Add magnitudes ``(frames, freqs)``."""
         power = magnitude.double().square().cpu()
         not_zero = power.sum(dim=1) > 0  # Digital silence says nothing about the noise.
         power = power[not_zero]
@@ -39,7 +39,7 @@ class NoiseLevel:
         self._counts.scatter_add_(1, bins.T, torch.ones_like(bins.T))
 
     def snr(self) -> float:
-        """Level of all that is not steady noise over it, in dB; at most 60, and 60 for silence."""
+        """Level of all other sound over the steady noise, in dB. At most 60; 60 for silence."""
         if not self._energy:
             return _CLEAN_DB
         share = self._counts.cumsum(dim=1).double() / self._frames

@@ -1,4 +1,4 @@
-"""Separate whole recordings that are in memory."""
+"""Separate whole recordings in memory."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from unmingle.systems import DenoisingConfig, DenoisingSystem, MaskingSystem
 MOST_SPEAKERS = 16
 _BLOCK_SECONDS = 10.0
 MASKING_SHARE = 0.9
-"""Of the work: the rest is applying the masks."""
+"""Share of the work before the masks are applied, for the progress."""
 Speakers = int | Literal["auto"] | None
-"""A number; ``auto``: count them; None: the model's number, or ``auto`` if it was trained for several."""
+"""A number; ``auto`` to count; None for the model's number, or ``auto`` if it was trained for several numbers."""
 
 
 Audio = TypeVar("Audio", Samples, Tensor, covariant=True)
@@ -35,30 +35,30 @@ Audio = TypeVar("Audio", Samples, Tensor, covariant=True)
 
 @dataclass(frozen=True)
 class Separation(Generic[Audio]):
-    """One recording, or a batch of them, separated."""
+    """The estimates of one recording or a batch."""
 
     estimates: Audio
     """``(speakers, samples)`` or ``(batch, speakers, samples)``; speaker 1 speaks first."""
     sample_rate: int
-    """In hertz, that of the recording."""
+    """Sample rate of the recording, in hertz."""
     tracks: tuple[Tracks, ...]
-    """Who speaks when in each recording, and the trust in it."""
+    """Who speaks when in each recording, and the confidence."""
 
     @property
     def confidence(self) -> float:
-        """Trust in the number of speakers, 0 to 1; 1 where it was given. Of a batch, the least."""
+        """Confidence in the number of speakers, 0 to 1; 1 if it was given. For a batch, the lowest one."""
         return min(tracks.count_confidence for tracks in self.tracks)
 
 
 class Separator:
-    """A system made ready for any recording: any rate, level and length."""
+    """A separator for recordings of any sample rate, level and length."""
 
     def __init__(self, system: MaskingSystem, name: str, path: Path) -> None:
         self.system, self.name, self.path = system, name, path
 
     @property
     def sample_rate(self) -> int:
-        """The rate in hertz that the model works at; other rates are converted to it and back."""
+        """Sample rate of the model in hertz. Other rates are converted to it and back."""
         return self.system.sample_rate
 
     @property
@@ -100,18 +100,18 @@ class Separator:
         """Separate one recording or a batch.
 
         Args:
-            audio: ``(samples,)`` or ``(batch, samples)``: an array or a tensor, floating point in [-1, 1] or
-                integers with a sign; it is not changed.
+            audio: ``(samples,)`` or ``(batch, samples)``, an array or a tensor: float in [-1, 1] or signed integers.
+                It is not changed.
             sample_rate: of ``audio``, in hertz. It is never guessed.
-            speakers: how many to separate, or ``auto`` to count them; see :data:`Speakers`.
-            channels_last: ``audio`` is one recording ``(samples, channels)``, as soundfile reads it; the mean of
+            speakers: number of speakers, or ``auto`` to count; see :data:`Speakers`.
+            channels_last: ``audio`` is one recording ``(samples, channels)``, as soundfile reads it. The mean of
                 its channels is separated.
-            on_progress: called with the share that is done, 0 to 1.
+            on_progress: called with the finished share of the work, 0 to 1.
 
         Returns:
             Estimates ``(speakers, samples)`` or ``(batch, speakers, samples)``, float32 at the rate and level of
-            the input, NumPy or torch as the input was. Speaker 1 speaks first. The estimates add up to
-            the mixture. Where a batch's counts differ, silence follows the speakers.
+            the input, NumPy or torch like the input. Speaker 1 speaks first. The estimates add up to the mixture. If
+            the counts of a batch differ, the last estimates of some recordings are silent.
 
         Raises:
             UnmingleError: the audio is empty, not finite, or of a wrong shape; the rate is below
@@ -147,23 +147,23 @@ class Separator:
 
         Args:
             sample_rate: of the audio, in hertz.
-            speakers: how many signals come out (default: as many as the model was trained for).
-            lag: in seconds; what comes out is never further behind what went in. The default is the lag of a
-                model that runs frame by frame, and 1 second for others, which hear whole windows.
+            speakers: number of output signals (default: the number for which the model was trained).
+            lag: maximum delay of the output in seconds (default: the delay of the model if it runs frame by frame;
+                else 1, for models that need windows).
 
         Raises:
-            UnmingleError: an impossible rate, lag or number of speakers, or a model that cannot stream.
+            UnmingleError: the rate, lag or number of speakers is not valid, or the model cannot stream.
         """
         if self.system.needs_sources:
             raise UnmingleError(
-                f"{self.name} works from the true sources, so it cannot stream; "
+                f"{self.name} needs the true sources, so it cannot stream; "
                 f"{' and '.join(_streaming_models())} can."
             )
         wanted = self.speakers if speakers is None else speakers
         return SeparationStream(self.system, sample_rate, self.check_speakers(wanted) or wanted, lag)
 
     def check_speakers(self, speakers: Speakers) -> int | None:
-        """The number of speakers to separate, None to count them, or an error that says what is possible."""
+        """The number of speakers to separate, or None to count. Raises an error if it is not possible."""
         if speakers == "auto":
             return None
         if speakers is None:
@@ -175,7 +175,7 @@ class Separator:
         return speakers
 
     def trained_for(self, speakers: int) -> bool:
-        """Whether the model has seen mixtures of so many speakers."""
+        """Whether the model was trained with mixtures of this number of speakers."""
         return (self.system.config.fewest_speakers or self.speakers) <= speakers <= self.speakers
 
     def _separate_one(
@@ -200,15 +200,15 @@ class Separator:
 def load(
     name: str | Path = DEFAULT_MODEL, device: str = "auto", changes: Mapping[str, Any] | None = None
 ) -> Separator:
-    """Load a model of the package by name, or any model file by path.
+    """Load a pretrained model by name, or a model file by path.
 
     Args:
         name: see ``unmingle models``, or a path to a ``.safetensors`` file or an exported folder.
         device: ``auto`` (a GPU if there is one), ``cpu`` or ``cuda``.
-        changes: of its config, where no training is needed; see :func:`unmingle.models.load_system`.
+        changes: of config values that need no training; see :func:`unmingle.models.load_system`.
 
     Raises:
-        UnmingleError: no such model, a damaged file, a denoiser, or no such device.
+        UnmingleError: the model does not exist, is damaged or is a denoiser, or the device does not exist.
     """
     where, path = pick_device(device), find_model(name)
     system = load_system(path, where, changes)
@@ -220,7 +220,7 @@ def load(
 
 
 def _streaming_models() -> list[str]:
-    """Models of the package that separate; all of them stream."""
+    """Pretrained models that separate. All of them can stream."""
     return [
         name for name in model_names() if not isinstance(read_facts(find_model(name))[0], DenoisingConfig)
     ]
@@ -231,7 +231,7 @@ def _as_batch(audio: Samples) -> Samples:
         raise UnmingleError(f"Audio must hold at least one sample; its shape is {audio.shape}.")
     if audio.ndim == 2 and audio.shape[0] > 1 and audio.shape[1] <= 64 < audio.shape[0]:
         raise UnmingleError(
-            f"Audio of shape {audio.shape} looks like (samples, channels); say channels_last=True, or pass "
+            f"Audio of shape {audio.shape} looks like (samples, channels); pass channels_last=True, or "
             "(batch, samples)."
         )
     return np.atleast_2d(audio)

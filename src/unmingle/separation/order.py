@@ -1,4 +1,4 @@
-"""Speaker 1 is the one who speaks first; and who speaks when."""
+"""The order of speakers (speaker 1 speaks first), and who speaks when."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from unmingle.audio import Samples
 
 _FRAME_SECONDS = 0.05
 _AUDIBLE = 10**-2.5
-"""A speaker speaks in a frame within 25 dB of their own loud frames ..."""
+"""A speaker speaks in a frame if its energy is within 25 dB of the speaker's loud frames ..."""
 _OWN_SHARE = 0.3
-"""... if the frame is not just what leaks over from somebody else."""
+"""... and is more than the leakage from another speaker."""
 
 
 def speaking(power: Samples, frame_seconds: float) -> tuple[NDArray[np.bool_], float]:
@@ -31,7 +31,7 @@ def speaking(power: Samples, frame_seconds: float) -> tuple[NDArray[np.bool_], f
 
 
 def order_of_speaking(power: Samples, frame_seconds: float) -> NDArray[np.intp]:
-    """Indices of ``(speakers, frames)`` by the time of their first word; who never speaks comes last."""
+    """Indices of the speakers of ``(speakers, frames)``, sorted by their first speech. Silent ones come last."""
     speaks, _ = speaking(power, frame_seconds)
     onset = np.where(speaks.any(axis=1), speaks.argmax(axis=1), speaks.shape[1])
     return np.argsort(onset, kind="stable")

@@ -1,4 +1,4 @@
-"""One recording of any sample rate and length: gone through twice, in blocks."""
+"""Separate one recording of any sample rate and length, in two passes over its blocks."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from unmingle.systems import MaskingSystem
 class RecordingSeparation:
     """Separates a recording at its own rate: :meth:`push` all blocks, :meth:`finish`, then :meth:`estimates`.
 
-    Used as a context, so that its temporary file is gone at the end, whatever happens.
+    It is a context manager, which removes the temporary file at the end.
 
     Args:
         system: gives the masks.
         sample_rate: of the recording, in hertz.
-        speakers: in the recording; None: count them.
-        window_seconds: length of a window; a shorter recording is separated as a whole.
+        speakers: in the recording; None to count.
+        window_seconds: length of a window. A shorter recording is separated as a whole.
         overlap_seconds: by which neighbouring windows overlap.
     """
 
@@ -48,7 +48,7 @@ class RecordingSeparation:
         self._windows.__exit__(*error)
 
     def push(self, audio: Samples) -> None:
-        """First pass: some more samples ``(samples,)``.
+        """First pass: push samples ``(samples,)``.
 
         Raises:
             OSError: the disk of the temporary folder is full.
@@ -58,15 +58,15 @@ class RecordingSeparation:
         self._windows.push(self._down.resample(audio[None], ended=False)[0])
 
     def finish(self) -> Tracks:
-        """The first pass is over: the speakers are counted, joined and put in order."""
+        """End the first pass: count, join and sort the speakers."""
         self._windows.push(self._down.resample(np.zeros((1, 0), dtype=np.float32), ended=True)[0])
         self._tracks = self._windows.finish()
         return self._tracks
 
     def estimates(self, blocks: Iterable[Samples]) -> Iterator[Samples]:
-        """Second pass over the same ``blocks``: estimates ``(speakers, samples)``, as they are known.
+        """Second pass over the same ``blocks``: yields estimates ``(speakers, samples)`` when they are ready.
 
-        All estimates together are as long as all blocks, and add up to them.
+        Together they are as long as the blocks, and add up to them.
         """
         assert self._tracks is not None, "finish() comes first"
         model_rate, hop = self._system.sample_rate, self._system.hop
@@ -75,7 +75,7 @@ class RecordingSeparation:
         if self._rate != model_rate:
             converter = RateConverter(self._rate, model_rate, hop, 1, self._tracks.speakers)
         gains, taken, given = self._tracks.gains, 0, 0
-        # A constant offset is nobody's voice: masks that change would make a rumble of it.
+        # A constant offset belongs to no speaker. Varying masks would turn it into a rumble.
         offset = np.float32(self._sum / max(self._count, 1))
         for block, ended in _marked(blocks):
             taken += len(block)
@@ -83,7 +83,7 @@ class RecordingSeparation:
             lowered = block[None] if converter is None else converter.to_model(block[None], ended=ended)
             estimates = made.push(lowered[0], ended=ended)
             if converter is not None:
-                # All gains are known before the second pass: they are given at once.
+                # All gains are known before the second pass, so they are passed at once.
                 estimates = converter.from_model(estimates, gains, ended=ended)
                 gains = gains[:, :0]
             if ended:
@@ -94,7 +94,7 @@ class RecordingSeparation:
 
 
 def _marked(blocks: Iterable[Samples]) -> Iterator[tuple[Samples, bool]]:
-    """Every block, and an empty one that is the end."""
+    """Every block, and an empty one at the end."""
     for block in blocks:
         yield block, False
     yield np.zeros(0, dtype=np.float32), True
@@ -111,7 +111,7 @@ class _Reconstruction:
 
     @torch.no_grad()
     def push(self, audio: Samples, *, ended: bool) -> Samples:
-        """Some more samples ``(samples,)``: the estimates that are known now, which add up to the mixture."""
+        """Push samples ``(samples,)``; returns the estimates that are ready. They add up to the mixture."""
         self._mixture.add(audio[None])
         block = torch.from_numpy(np.ascontiguousarray(audio)).unsqueeze(0)
         spectrum = self._stft.analyse(block.to(self._system.frontend.mean.device), ended=ended)

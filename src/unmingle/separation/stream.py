@@ -1,8 +1,8 @@
 """Separate live audio: push a block, get one signal per speaker back.
 
-Two kinds of masks, one stream. A system that can step (a causal LSTM, or a dilated CNN with its fixed lag, with
-running attractors) is run frame by frame. Any other hears whole windows and looks ahead by a lag that you choose.
-What came out is never revised.
+There are two kinds of masks. A system with steps (a causal LSTM, or a dilated CNN with its fixed lag, and running
+attractors) runs frame by frame. Other systems run on windows, with a look-ahead that you choose as the lag. Past
+output is never revised.
 """
 
 from __future__ import annotations
@@ -24,39 +24,38 @@ from unmingle.separation.window_masks import WindowMasks
 from unmingle.systems import MaskingSystem
 
 DEFAULT_LAG = 1.0
-"""In seconds, of systems that hear whole windows."""
+"""Default lag of systems that run on windows, in seconds."""
 CONTEXT_SECONDS = 4.0
-"""What such a system hears of the past at each step; more costs more, and knows the speakers better."""
+"""Length of the past in their windows, in seconds. A longer past costs more and separates better."""
 
 
 class MaskStream(Protocol):
-    """Where a stream's masks come from."""
+    """Source of a stream's masks."""
 
     lag_frames: int
-    """They are at most so many frames behind the audio."""
+    """Maximum delay of the masks behind the audio."""
 
     def push(self, audio: Samples, spectrum: Tensor, *, ended: bool) -> tuple[Tensor, Samples]:
-        """Some more audio ``(samples,)`` and frames of its spectrum ``(1, frames, freqs)``, at the model's rate.
+        """Push audio ``(samples,)`` and frames of its spectrum ``(1, frames, freqs)``, at the model's rate.
 
         Returns:
-            Masks ``(speakers, frames, freqs)`` of the frames that are known now, and each speaker's share of
-            their residual, ``(speakers, frames)``. With ``ended`` all frames that are left come.
+            Masks ``(speakers, frames, freqs)`` of the frames that are ready, and each speaker's share of their
+            residual, ``(speakers, frames)``. With ``ended`` all remaining frames are ready.
         """
 
 
 class SeparationStream:
-    """Separates one recording as it comes; see :mod:`unmingle.separation.stream`.
+    """Separates one stream; see :mod:`unmingle.separation.stream`.
 
     Args:
         system: gives the masks.
         sample_rate: of the audio, in hertz.
-        speakers: how many signals come out.
-        lag: in seconds: what comes out is never further behind what went in. None: the system's own, if it can
-            step, else one second.
-        context: in seconds, what a system that hears whole windows hears of the past at each step.
+        speakers: number of output signals.
+        lag: maximum delay of the output in seconds. None for the system's own if it runs frame by frame, else 1.
+        context: for systems that run on windows: length of the past in each window, in seconds.
 
     Raises:
-        UnmingleError: an impossible rate, or a lag that is too short for the model.
+        UnmingleError: the rate is not valid, or the lag is too short for the model.
     """
 
     channels = 1
@@ -88,16 +87,16 @@ class SeparationStream:
         self._spectrum = torch.zeros(1, 0, self._stft.freqs, dtype=torch.complex64)
         self._mixture = SampleQueue(1)
         self._gains = np.zeros((speakers, 0), dtype=np.float32)
-        """Of the frames from ``_first_gain`` on: those before are not needed any more."""
+        """Gains of the frames from ``_first_gain`` on. Earlier ones are not needed any more."""
         self._first_gain = 0
         self._samples = self._pushed = self._given = 0
         self._ended = False
 
     def push(self, block: NDArray[np.generic]) -> Samples:
-        """Some more audio ``(samples,)`` or ``(1, samples)``: what is ready, ``(speakers, samples)``.
+        """Push audio ``(samples,)`` or ``(1, samples)``; returns the output that is ready, ``(speakers, samples)``.
 
         Raises:
-            UnmingleError: another shape, samples that are not finite, or a stream that has ended.
+            UnmingleError: the shape is wrong, a sample is not finite, or the stream has ended.
         """
         audio = np.asarray(block)
         if self._ended:
@@ -115,7 +114,7 @@ class SeparationStream:
         return self._answer(self._run(samples, ended=False))
 
     def flush(self) -> Samples:
-        """The end: all that is left. As many samples have then come out as went in."""
+        """End the input; returns the remaining output. The total output is then as long as the input."""
         if self._ended:
             raise UnmingleError("The stream has ended; open another.")
         self._ended = True
@@ -136,7 +135,7 @@ class SeparationStream:
 
     @torch.no_grad()
     def _separate(self, audio: Samples, *, ended: bool) -> tuple[Samples, Samples]:
-        """At the model's rate: the estimates that are ready, and the gains of the frames that are new."""
+        """At the model's rate: the estimates that are ready, and the gains of new frames."""
         if self._samples + len(audio) == 0:
             none = np.zeros((self.speakers, 0), dtype=np.float32)
             return none, none
@@ -157,7 +156,7 @@ class SeparationStream:
         return added + self._offsets.take(added.shape[1]) / np.float32(self.speakers), gains
 
     def _remember(self, gains: Samples) -> None:
-        """Keep the gains of new frames, and drop those of frames whose samples all came out."""
+        """Store the gains of new frames, and drop those of frames whose samples are all output."""
         past = max(0, self._mixture.taken // self._hop - self._first_gain)
         self._gains = np.concatenate([self._gains[:, past:], gains], axis=1)
         self._first_gain += past
@@ -166,7 +165,7 @@ class SeparationStream:
 def _mask_stream(
     system: MaskingSystem, speakers: int, fixed: float, lag: float | None, context: float
 ) -> MaskStream:
-    """What gives the masks; ``fixed`` is the lag in seconds that window and resamplers make."""
+    """The source of the masks. ``fixed`` is the delay in seconds of the window and the resamplers."""
     frame = system.hop / system.sample_rate
     steps = system.steps(speakers)
     if steps is not None:

@@ -1,4 +1,4 @@
-"""Who speaks when: stretches of speech of every speaker, and the formats in which they are written."""
+"""Who speaks when: the speech segments of every speaker, and their file formats."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from unmingle.separation.order import speaking
 from unmingle.separation.windows import Tracks
 
 _SHORTEST_PAUSE = 0.3
-"""Shorter silences belong to the speech around them, in seconds."""
+"""Minimum length of a pause in seconds. Shorter ones are part of the speech."""
 _SHORTEST_SPEECH = 0.15
-"""Shorter sounds are no speech, in seconds."""
+"""Minimum length of speech in seconds. Shorter sounds are ignored."""
 FORMATS = ("json", "rttm", "png")
 
 
 @dataclass(frozen=True)
 class Stretch:
-    """One stretch of one speaker's speech, in seconds."""
+    """One speech segment of one speaker, in seconds."""
 
     speaker: int
     """From 1."""
@@ -32,7 +32,7 @@ class Stretch:
 
 
 def timeline(tracks: Tracks) -> list[Stretch]:
-    """All stretches of speech, in the order in which they begin; those of several speakers may overlap."""
+    """All speech segments, sorted by start. Those of different speakers may overlap."""
     speaks, seconds = speaking(tracks.power, tracks.frame_seconds)
     stretches = []
     for number, row in enumerate(speaks, start=1):
@@ -52,7 +52,7 @@ def timeline(tracks: Tracks) -> list[Stretch]:
 
 
 def check_timeline_path(path: Path) -> None:
-    """Refuse a name whose suffix is no format of a timeline.
+    """Check that the suffix of a name is a format of timelines.
 
     Raises:
         UnmingleError: it is not, or matplotlib is missing for a picture.
@@ -69,14 +69,14 @@ def check_timeline_path(path: Path) -> None:
 
 
 def write_timelines(path: Path, recordings: Sequence[tuple[str, float, Sequence[Stretch]]]) -> None:
-    """Write the timelines of one or more recordings, in the format that the suffix of ``path`` names.
+    """Write the timelines of one or several recordings, in the format of the suffix of ``path``.
 
     Args:
         path: ends in .json, .rttm (NIST's rich transcription) or .png (a picture).
-        recordings: name, seconds, and stretches of speech of each.
+        recordings: name, seconds and speech segments of each.
 
     Raises:
-        UnmingleError: another suffix, or the disk refuses.
+        UnmingleError: the suffix is unknown, or the file cannot be written.
     """
     check_timeline_path(path)
     kind = path.suffix.lower()
@@ -107,7 +107,7 @@ def _json(recordings: Sequence[tuple[str, float, Sequence[Stretch]]]) -> str:
 def _rttm(recordings: Sequence[tuple[str, float, Sequence[Stretch]]]) -> str:
     lines = []
     for name, _, stretches in recordings:
-        # Fields are separated by spaces: a file's name must not hold any.
+        # Fields are separated by spaces, so a file's name must not contain any.
         file_id = "_".join(Path(name).stem.split()) or "recording"
         lines += [
             f"SPEAKER {file_id} 1 {stretch.start:.3f} {stretch.end - stretch.start:.3f} <NA> <NA> "

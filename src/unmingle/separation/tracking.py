@@ -1,13 +1,12 @@
-"""Which window's source is which speaker: decided here, for recordings and for streams.
+"""Assign the sources of windows to speakers, for recordings and for streams.
 
-Two things tell. Where windows overlap, the bins that one window gives to a source are bins of one speaker
-in the next window, too: masks that agree are one speaker's. And a speaker's bins form an attractor at much
-the same place in every window, so attractors recognize who has been silent for minutes. Two sources of one
-window are always two speakers.
+Two measures are used. Where windows overlap, masks of the same speaker agree. And a speaker's attractor is at a
+similar place in every window, so attractors recognize a speaker after minutes of silence. Two sources of one window
+are always two speakers.
 
-Offline all windows are there before anything is decided: the assignment of all windows is the likeliest
-path through their permutations (Viterbi), given where the speakers' attractors are; both are found in turn,
-as k-means finds centres and members.
+Offline, all windows are known. Their assignment is the most likely path through the permutations of the windows
+(Viterbi), given the positions of the speakers' attractors. Assignment and positions are found in turn, like members
+and centres in k-means.
 """
 
 from __future__ import annotations
@@ -25,18 +24,18 @@ Array = NDArray[np.float64]
 
 _ITERATIONS = 10
 _DOUBT = 0.02
-"""Masks agree by at most 1 minus this: one overlap alone never decides against everything else."""
+"""The agreement of masks is at most 1 minus this, so that a single overlap cannot outweigh all other evidence."""
 _AUDIBLE = 1e-3
-"""An overlap whose energy per frame is below this share of the recording's says little."""
+"""Share of the recording's energy per frame below which an overlap counts less."""
 _LEAST_MOVE = 0.02
-"""In a stream, by this share at least does a remembered attractor move towards that of a window."""
+"""In a stream, the minimum share by which a speaker's attractor moves towards that of a window."""
 _PRESENT = 1e-2
-"""A source this share of the window's loudest one, 20 dB below, or less is no speaker."""
+"""Maximum energy relative to the window's loudest source of a source that is not a speaker: -20 dB."""
 
 
 @dataclass(frozen=True)
 class WindowSources:
-    """What one window says of its sources."""
+    """The evidence of one window about its sources."""
 
     power: NDArray[np.floating]
     """``(sources, frames)``: energy of each source in each frame."""
@@ -48,16 +47,16 @@ class WindowSources:
 
 @dataclass(frozen=True)
 class Assignment:
-    """Who is who in all windows."""
+    """The speakers of the sources in all windows."""
 
     speakers: list[NDArray[np.intp]]
     """For each window, the speaker of each source: ``(sources,)``."""
     confidence: float
-    """Share of the windows' energy whose speaker is not in doubt, 0 to 1."""
+    """Share of the windows' energy with a confident assignment, 0 to 1."""
 
 
 def overlap_agreement(before: Tensor, after: Tensor, magnitude: Tensor) -> NDArray[np.float64]:
-    """Energy that two windows give to each pair of their sources, in the frames that both have.
+    """Energy that two windows assign to each pair of their sources, in their common frames.
 
     Args:
         before: masks of the earlier window in these frames, ``(sources, frames, freqs)``.
@@ -74,7 +73,7 @@ def overlap_agreement(before: Tensor, after: Tensor, magnitude: Tensor) -> NDArr
 
 
 def padded(window: WindowSources, sources: int) -> WindowSources:
-    """The same with silent sources after its own, so that it has as many as other windows."""
+    """The same window with silent sources added at the end, up to the number of other windows."""
     missing = sources - len(window.power)
     if missing == 0:
         return window
@@ -84,7 +83,7 @@ def padded(window: WindowSources, sources: int) -> WindowSources:
 
 
 def assign_speakers(windows: Sequence[WindowSources]) -> Assignment:
-    """The speaker of every source of every window, as many speakers as a window has sources.
+    """The speaker of every source of every window. There are as many speakers as sources in a window.
 
     Args:
         windows: in order; all with as many sources.
@@ -120,7 +119,7 @@ def assign_speakers(windows: Sequence[WindowSources]) -> Assignment:
 def _possible(windows: Sequence[WindowSources], orders: NDArray[np.intp]) -> Array:
     """0 for every window's possible orders, minus infinity for the others: ``(windows, orders)``.
 
-    Which of a window's silent sources is which speaker is nothing to be in doubt about: they come in one order.
+    The order of a window's silent sources does not matter, so only one is possible.
     """
     possible = np.zeros((len(windows), len(orders)))
     for row, window in zip(possible, windows, strict=True):
@@ -130,7 +129,7 @@ def _possible(windows: Sequence[WindowSources], orders: NDArray[np.intp]) -> Arr
 
 
 def _presence(window: WindowSources) -> Array:
-    """Weight of each source's attractor, 0 to 1: its energy against the window's loudest source's."""
+    """Weight of each source's attractor, 0 to 1: its energy relative to the window's loudest source."""
     energy: Array = np.asarray(window.power, dtype=np.float64).sum(axis=1)
     relative: Array = energy / max(float(energy.max()), 1e-30)
     return np.minimum(relative / (10 * _PRESENT), 1.0)
@@ -156,7 +155,7 @@ def _links(windows: Sequence[WindowSources], orders: NDArray[np.intp]) -> Array:
 def _link(agreement: Array, earlier: NDArray[np.intp], later: NDArray[np.intp], usual: float) -> float:
     """Log-likelihood of two neighbouring windows' orders from their :func:`overlap_agreement`.
 
-    An overlap of far less energy than ``usual`` says little.
+    An overlap with far less energy than ``usual`` counts less.
     """
     total = max(float(agreement.sum()), 1e-30)
     audible = min(1.0, total / max(_AUDIBLE * usual, 1e-30))
@@ -167,9 +166,9 @@ def _link(agreement: Array, earlier: NDArray[np.intp], later: NDArray[np.intp], 
 
 
 def _fits(attractors: Array, presence: Array, states: NDArray[np.intp], orders: NDArray[np.intp]) -> Array:
-    """Log-likelihood of every window's orders, given where the speakers' attractors are: ``(windows, orders)``.
+    """Log-likelihood of every window's orders, given the speakers' attractors: ``(windows, orders)``.
 
-    Attractors scatter around their speaker's like a Gaussian of one variance.
+    Attractors of windows have a Gaussian distribution around the speaker's, with the same variance for all.
     """
     count = attractors.shape[1]
     labels = orders[states]  # (windows, sources): the speaker of each source
@@ -189,7 +188,7 @@ def _fits(attractors: Array, presence: Array, states: NDArray[np.intp], orders: 
 
 
 def best_path(fits: Array, links: Array) -> tuple[NDArray[np.intp], Array]:
-    """The likeliest orders of all windows ``(windows,)``, and by how much each beats its best alternative."""
+    """The most likely orders of all windows ``(windows,)``, and their margins over the best alternative."""
     forward = fits.copy()
     for number, link in enumerate(links):
         forward[number + 1] += (forward[number][:, None] + link).max(axis=0)
@@ -219,13 +218,13 @@ def _certainty(margins: Array, windows: Sequence[WindowSources]) -> float:
 
 
 class SpeakerMemory:
-    """Who is who in a stream: each window is assigned once, from what came before, and never again.
+    """Speakers of a stream. Each window is assigned once, from earlier windows, and never revised.
 
-    Every speaker's attractor is remembered over minutes: it moves towards each window's by a share that
-    never falls below :data:`_LEAST_MOVE`.
+    Every speaker has an attractor that lasts over minutes. It moves towards each window's attractor by a share of at
+    least :data:`_LEAST_MOVE`.
 
     Args:
-        speakers: how many.
+        speakers: number of speakers.
     """
 
     def __init__(self, speakers: int) -> None:
@@ -236,7 +235,7 @@ class SpeakerMemory:
         self._level = 0.0
 
     def begin(self, window: WindowSources, speakers: NDArray[np.intp]) -> NDArray[np.intp]:
-        """The first window, whose sources' ``speakers`` are given."""
+        """Start with the first window, given the ``speakers`` of its sources."""
         self._learn(window, speakers)
         return speakers
 
@@ -263,7 +262,7 @@ class SpeakerMemory:
 
     def _learn(self, window: WindowSources, speakers: NDArray[np.intp]) -> None:
         level = float(np.asarray(window.power).sum(axis=0).mean())
-        # The level follows loud windows at once and forgets them over a hundred.
+        # The level follows loud windows at once and decays over a hundred windows.
         self._level = max(level, 0.99 * self._level)
         if window.attractors is None:
             return

@@ -1,9 +1,9 @@
 """One recording of any length, window by window, in bounded memory.
 
-A recording is a sequence of overlapping windows. Each window is embedded and masked once; its masks go into
-a temporary file, in half precision. When all windows are there, :mod:`~unmingle.separation.tracking` decides
-which window's source is which speaker. Then the recording is gone through once more: the masks are
-cross-faded where windows overlap, and applied. A recording of one window is separated as a whole.
+A recording is a sequence of overlapping windows. The system runs once on each window, and its masks go into a
+temporary file, in half precision. After the last window, :mod:`~unmingle.separation.tracking` assigns the sources of
+the windows to speakers. In a second pass over the recording, the masks are cross-faded where windows overlap, and
+applied. A recording of one window is separated as a whole.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from unmingle.separation.tracking import WindowSources, assign_speakers, overlap
 from unmingle.systems import MaskingSystem
 
 WINDOW_SECONDS = 32.0
-"""Long enough to hold all speakers of a conversation, as a rule; a shorter recording is one window."""
+"""Usually long enough for all speakers of a conversation. A shorter recording is one window."""
 OVERLAP_SECONDS = 6.0
-"""In which a window's sources are recognized in the next one, and masks are cross-faded."""
+"""Overlap of two windows, in which sources are recognized and masks are cross-faded."""
 
 
 @dataclass(frozen=True)
 class _Window:
-    """Where a window lies in the recording, and its masks in the temporary file."""
+    """Position of a window in the recording, and of its masks in the temporary file."""
 
     first: int
     """Its first frame."""
@@ -53,28 +53,28 @@ class Tracks:
     gains: Samples
     """``(speakers, frames)``: each speaker's share of the residual, see :mod:`~unmingle.separation.adding_up`."""
     count_confidence: float
-    """Trust in the number of speakers, 0 to 1; 1 where it was given."""
+    """Confidence in the number of speakers, 0 to 1; 1 if it was given."""
     join_confidence: float
-    """Share of the recording, by energy, in which it is not in doubt which window's source is which speaker."""
+    """Share of the recording's energy in which the assignment of sources to speakers is confident."""
     frame_seconds: float
     snr: float
-    """Level of what is not steady noise over it, in dB; see :mod:`~unmingle.separation.noise_level`."""
+    """Level of all other sound over the steady noise, in dB; see :mod:`~unmingle.separation.noise_level`."""
 
     @property
     def speakers(self) -> int:
-        """How many."""
+        """Number of speakers."""
         return len(self.power)
 
 
 class WindowedSeparation:
     """Separates one recording at the model's rate, in bounded memory.
 
-    :meth:`push` the recording in blocks and :meth:`finish`; then ask for :meth:`masks`. Used as a context, so
-    that its temporary file is gone at the end, whatever happens.
+    Call :meth:`push` with the blocks of the recording, then :meth:`finish`, then :meth:`masks`. It is a context
+    manager, which removes the temporary file at the end.
 
     Args:
         system: gives the masks.
-        speakers: in the recording; None: count them.
+        speakers: in the recording; None to count.
         window_seconds: length of a window.
         overlap_seconds: by which neighbouring windows overlap.
     """
@@ -94,7 +94,7 @@ class WindowedSeparation:
         if self._advance_frames < 1:
             raise ValueError("a window must be longer than the overlap")
         self._device = system.frontend.mean.device
-        # Held open for as long as the separation lives.
+        # Open until the separation is closed.
         self._file: BinaryIO = tempfile.TemporaryFile()  # noqa: SIM115
         self._waiting = np.zeros(0, dtype=np.float32)
         self._first = 0
@@ -105,9 +105,9 @@ class WindowedSeparation:
         self._before: tuple[Tensor, Tensor] | None = None
         self._noise = NoiseLevel(self._stft.freqs)
         self._trust: list[float] = []
-        """In the number of each window's sources, where the system counts before it masks."""
+        """Confidence in each window's count, if the system counts before it computes masks."""
         self._places: list[NDArray[np.intp]] = []
-        """For each window, the place of each of its sources among the estimates; -1: none."""
+        """For each window, the index of the estimate of each of its sources; -1 for none."""
 
     def __enter__(self) -> WindowedSeparation:
         return self
@@ -116,10 +116,10 @@ class WindowedSeparation:
         self._file.close()
 
     def push(self, audio: Samples) -> float:
-        """Some more samples ``(samples,)``; a window is masked as soon as it is complete.
+        """Push samples ``(samples,)``. Masks are computed as soon as a window is complete.
 
         Returns:
-            The seconds of audio whose masks are done.
+            The seconds of audio with masks.
 
         Raises:
             OSError: the disk of the temporary folder is full.
@@ -127,7 +127,7 @@ class WindowedSeparation:
         self._waiting = np.concatenate([self._waiting, audio])
         self._samples += len(audio)
         window, advance = self._window_frames * self._hop, self._advance_frames * self._hop
-        # What is left is at least one window, so that the last one is as long as the others.
+        # At least one window remains, so that the last one is as long as the others.
         while len(self._waiting) >= window + advance:
             self._mask(self._waiting[:window])
             self._waiting = self._waiting[advance:]
@@ -135,7 +135,7 @@ class WindowedSeparation:
         return self._first * self._hop / self._system.sample_rate
 
     def finish(self) -> Tracks:
-        """The end of the recording: the speakers of all windows, counted and joined."""
+        """End the recording: count and join the speakers of all windows."""
         rest = self._waiting if len(self._waiting) else np.zeros(1, dtype=np.float32)
         window = self._window_frames * self._hop
         if len(rest) > window:
@@ -149,7 +149,7 @@ class WindowedSeparation:
     @torch.no_grad()
     def _mask(self, audio: Samples) -> None:
         audio = split_offset(audio)[0]
-        # Each window at one scale, so that neither very quiet nor very loud input meets a constant.
+        # Every window is scaled to the same peak, because some steps have absolute constants.
         peak = max(float(np.abs(audio).max()), 1e-20)
         mixture = torch.from_numpy(audio / np.float32(peak)).unsqueeze(0).to(self._device)
         spectra, masks, attractors = self._system.mask_and_attractors(mixture, self._asked(mixture))
@@ -171,7 +171,7 @@ class WindowedSeparation:
         release_freed_memory()
 
     def _asked(self, mixture: Tensor) -> int:
-        """The number of sources of a window: those asked for, or those that the system counts before it masks."""
+        """The number of sources of a window: as requested, or as the system counts before it computes masks."""
         if self._speakers is not None:
             return self._speakers
         counted = self._system.count(mixture)
@@ -183,7 +183,7 @@ class WindowedSeparation:
     def _join(self) -> Tracks:
         most = max(window.sources for window in self._windows)
         assignment = assign_speakers([padded(sources, most) for sources in self._sources])
-        # What is silent in a window has no masks there.
+        # Sources that are silent in a window have no masks there.
         self._places = [
             places[: window.sources]
             for places, window in zip(assignment.speakers, self._windows, strict=True)
@@ -199,7 +199,7 @@ class WindowedSeparation:
         return Tracks(power[kept], gains, confidence, assignment.confidence, seconds, self._noise.snr())
 
     def _kept(self, power: Samples) -> tuple[NDArray[np.intp], float]:
-        """Which of the joined sources ``(sources, frames)`` are speakers, and the trust in their number."""
+        """Which of the joined sources ``(sources, frames)`` are speakers, and the confidence in their number."""
         if self._speakers is not None:
             return np.arange(len(power)), 1.0
         energy = np.zeros((len(self._windows), len(power)))
@@ -238,9 +238,9 @@ class WindowedSeparation:
         return halves.reshape(count, freqs).astype(np.float32)
 
     def _faded(self, values: Sequence[NDArray[np.floating]], speakers: int) -> Samples:
-        """Values of every window's sources in its frames, of whole recordings: ``(speakers, frames)``.
+        """Values of the whole recording ``(speakers, frames)``, from those of every window's sources.
 
-        Speakers are in the order of the assignment's numbers, or of the places once these are known.
+        Speakers have the order of the assignment, or of the estimates once it is known.
         """
         total = self._windows[-1].first + self._windows[-1].frames
         joined = np.zeros((speakers, total), dtype=np.float32)
@@ -254,7 +254,7 @@ class WindowedSeparation:
         return joined / weights
 
     def _fade(self, number: int) -> Samples:
-        """Weight ``(frames,)`` of each of a window's frames: it rises and falls where neighbours share them."""
+        """Weight ``(frames,)`` of each of a window's frames, with fades where it overlaps its neighbours."""
         window = self._windows[number]
         weight = np.ones(window.frames, dtype=np.float32)
         if number > 0:
@@ -266,6 +266,6 @@ class WindowedSeparation:
         return weight
 
     def _shared(self, number: int) -> int:
-        """Frames that a window shares with the next one."""
+        """Number of frames in common with the next window."""
         window = self._windows[number]
         return window.first + window.frames - self._windows[number + 1].first

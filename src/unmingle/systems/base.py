@@ -1,4 +1,4 @@
-"""What every system takes and gives."""
+"""The interface of all systems."""
 
 from __future__ import annotations
 
@@ -21,46 +21,46 @@ from unmingle.padding import within
 
 @dataclass
 class Estimates:
-    """What a system says of a batch of mixtures."""
+    """The estimates of a system for a batch of mixtures."""
 
     sources: Tensor
-    """``(batch, sources, samples)``; beyond a mixture's count, silence."""
+    """``(batch, sources, samples)``. Sources beyond a mixture's count are silent."""
     count: Tensor
     """``(batch,)``: number of speakers."""
     confidence: Tensor
-    """``(batch,)`` in [0, 1]: trust in the count; 1 where the caller gave it."""
+    """``(batch,)`` in [0, 1]: confidence in the count; 1 if the caller gave it."""
 
 
 class MaskSteps(Protocol):
-    """The masks of one mixture, frame by frame: together those of the whole mixture."""
+    """The masks of one mixture, frame by frame. Together they equal those of the whole mixture."""
 
     lag_frames: int
-    """The mask of a frame comes at the latest when so many frames after it have been pushed."""
+    """Maximum number of later frames that a frame's mask needs."""
 
     def push(self, magnitude: Tensor, *, ended: bool) -> Tensor:
         """Push magnitudes ``(1, frames, freqs)``; returns the masks that are ready, ``(speakers, frames, freqs)``.
 
-        With ``ended`` the masks of all frames that are left come.
+        With ``ended`` the masks of all remaining frames are ready.
         """
 
 
 class System(nn.Module):
-    """An ``nn.Module`` with two doors, :meth:`loss` and :meth:`separate`."""
+    """An ``nn.Module`` with two main methods, :meth:`loss` and :meth:`separate`."""
 
     sample_rate: int
-    """The one rate, in hertz, of all audio that goes in and out."""
+    """Sample rate of input and output, in hertz."""
     speakers: int
-    """The largest number of speakers it was built for."""
+    """Maximum number of speakers for which it was built."""
     hop: int
-    """Samples between frames."""
+    """Number of samples between frames."""
     statistics_mixtures: int = 64
-    """Training mixtures that :meth:`fit` is given."""
+    """Number of training mixtures for :meth:`fit`."""
     _part: str = "all"
 
     @property
     @abstractmethod
     def config(self) -> SystemConfig:
-        """All that is needed to build it anew."""
+        """The config from which it was built."""
 
     @abstractmethod
     def loss(self, batch: MixtureBatch) -> dict[str, Tensor]:
@@ -68,40 +68,40 @@ class System(nn.Module):
 
     @abstractmethod
     def separate(self, mixture: Tensor, speakers: int | None = None) -> Estimates:
-        """Mixture ``(batch, samples)`` to estimates, by the paper's equation with nothing added.
+        """Mixture ``(batch, samples)`` to estimates, by the paper's equations without additions.
 
-        Without ``speakers`` the system counts them itself, up to the number it was built for.
+        Without ``speakers`` the system counts them, up to the number for which it was built.
 
         Raises:
-            UnmingleError: it cannot separate so many speakers.
+            UnmingleError: it cannot separate this number of speakers.
         """
 
     @abstractmethod
     def most_speakers(self) -> int | None:
-        """The largest number of speakers that :meth:`separate` can be asked for; None for any."""
+        """Maximum number of speakers for :meth:`separate`; None for no limit."""
 
     @abstractmethod
     def fit(self, mixtures: Tensor) -> None:
-        """Gather statistics of the training data ``(batch, samples)`` before training."""
+        """Compute statistics of training mixtures ``(batch, samples)`` before training."""
 
     @abstractmethod
     def multiply_accumulates(self, seconds: float) -> int:
-        """Multiply-accumulate operations to separate so many seconds of audio."""
+        """Number of multiply-accumulate operations to separate ``seconds`` of audio."""
 
     @abstractmethod
     def working_bytes(self, seconds: float, speakers: int) -> int:
-        """Roughly the memory that :meth:`separate` needs for so many seconds of audio, in bytes."""
+        """Approximate memory in bytes that :meth:`separate` needs for ``seconds`` of audio."""
 
     @property
     def trainable_parts(self) -> tuple[str, ...]:
-        """Names of what can be trained on its own; ``all`` is always one."""
+        """Names of the parts that can be trained alone. ``all`` is always one of them."""
         return self.config.trainable_parts
 
     def choose_part(self, part: str) -> None:
         """Train only this part from now on, or ``all``.
 
         Raises:
-            UnmingleError: it is none of :attr:`trainable_parts`.
+            UnmingleError: it is not one of :attr:`trainable_parts`.
         """
         if part not in self.trainable_parts:
             raise UnmingleError(
@@ -110,29 +110,29 @@ class System(nn.Module):
         self._part = part
 
     def trained_system(self) -> System:
-        """What is worth keeping and scoring now; less than the whole while a first part is trained alone."""
+        """The system to save and score now: a part of it while a first part is trained alone."""
         return self
 
     def parameter_count(self) -> int:
-        """Number of trained values."""
+        """Number of trained parameters."""
         return sum(parameter.numel() for parameter in self.parameters())
 
     def active_parameter_count(self) -> int:
-        """Number of those that work on any one mixture."""
+        """Number of parameters that process a single mixture."""
         return self.parameter_count()
 
 
 class SystemConfig(Config):
-    """What the configs of all systems hold."""
+    """Settings of all systems."""
 
     trainable_parts: ClassVar[tuple[str, ...]] = ("all",)
-    """What a stage of training can train on its own."""
+    """Parts that a stage of training can train alone."""
     needs_noise: ClassVar[bool] = False
-    """It learns from mixtures with noise only."""
+    """Whether training needs mixtures with noise."""
     sample_rate: int = Field(8000, ge=1000, le=192000)
     speakers: int = Field(2, ge=1, le=16)
     fewest_speakers: int | None = Field(None, ge=1)
-    """Where one model is for several numbers of speakers, the least; it then counts them if not told."""
+    """Minimum number of speakers, for a model of several numbers. Such a model counts speakers by default."""
     stft: StftConfig = StftConfig()
 
     @model_validator(mode="after")
@@ -142,15 +142,15 @@ class SystemConfig(Config):
         return self
 
     def check_trainable(self) -> None:
-        """Refuse what can separate, but cannot be trained.
+        """Check that the config can be trained, not only used for separation.
 
         Raises:
-            ValueError: says why.
+            ValueError: it cannot; the text has the reason.
         """
 
 
 class MaskingSystem(System):
-    """A system that masks the mixture's spectrogram: it needs to say the masks, and maybe the count."""
+    """A system that masks the mixture's spectrogram. Subclasses compute the masks, and may count speakers."""
 
     def __init__(self, config: SystemConfig) -> None:
         super().__init__()
@@ -161,26 +161,26 @@ class MaskingSystem(System):
     def mask(
         self, mixture: Tensor, speakers: int, lengths: Tensor | None = None, sources: Tensor | None = None
     ) -> tuple[Spectra, Tensor]:
-        """Spectra and masks ``(batch, speakers, frames, freqs)`` of mixtures, as at test time.
+        """Spectra and masks ``(batch, speakers, frames, freqs)`` of mixtures at test time.
 
         ``sources`` ``(batch, sources, samples)`` are for oracle attractors only.
         """
 
     def mask_and_attractors(self, mixture: Tensor, speakers: int) -> tuple[Spectra, Tensor, Tensor | None]:
-        """As :meth:`mask`, and the attractors ``(batch, speakers, dim)`` of the masks; None if there are none."""
+        """Like :meth:`mask`, with the attractors ``(batch, speakers, dim)`` of the masks; None if there are none."""
         return *self.mask(mixture, speakers), None
 
     def steps(self, speakers: int) -> MaskSteps | None:
-        """A fresh run of :meth:`mask` frame by frame; None if masks need the whole mixture."""
+        """A new run of :meth:`mask` frame by frame; None if masks need the whole mixture."""
         return None
 
     @property
     def needs_sources(self) -> bool:
-        """Whether :meth:`separate` works from the true sources, for analysis only."""
+        """Whether :meth:`separate` needs the true sources, for analysis only."""
         return False
 
     def count(self, mixture: Tensor) -> Counted | None:
-        """The speakers of mixtures ``(batch, samples)``; None if only the energy of estimates can tell."""
+        """Numbers of speakers of mixtures ``(batch, samples)``; None if it follows from the estimates' energy."""
         return None
 
     def fit(self, mixtures: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""Masks straight from a BLSTM: uPIT (Kolbaek et al. 2017), the papers' baseline."""
+"""Masks from a BLSTM without embeddings: uPIT (Kolbaek et al. 2017), the papers' baseline."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from unmingle.systems.objectives import ObjectiveName, mask_objective
 
 
 class MaskInferenceConfig(SystemConfig):
-    """All that makes one uPIT system."""
+    """Config of a uPIT system."""
 
     kind: Literal["mask_inference"] = "mask_inference"
     network: BlstmConfig = BlstmConfig(layers=3, hidden_size=896)
@@ -25,7 +25,7 @@ class MaskInferenceConfig(SystemConfig):
 
 
 class MaskInference(MaskingSystem):
-    """A BLSTM gives ``speakers`` masks through ReLU; the best permutation of the utterance counts."""
+    """A BLSTM computes ``speakers`` masks with a ReLU. The best permutation of the utterance counts."""
 
     def __init__(self, config: MaskInferenceConfig) -> None:
         super().__init__(config)
@@ -50,7 +50,7 @@ class MaskInference(MaskingSystem):
         return spectra, masks
 
     def all_masks(self, spectra: Spectra, lengths: Tensor | None = None) -> Tensor:
-        """As many masks as it was built for, ``(batch, sources, frames, freqs)``."""
+        """All masks, ``(batch, sources, frames, freqs)``."""
         return torch.relu(self.network(spectra.features, frame_counts(lengths, self.hop)).float())
 
     def loss(self, batch: MixtureBatch) -> dict[str, Tensor]:

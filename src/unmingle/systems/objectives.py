@@ -1,4 +1,4 @@
-"""What masks are trained for: one error for every pair of source and estimate."""
+"""Objectives of masks: one error for every pair of source and estimate."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ ObjectiveName = Literal[
 """Luo's Eq. 13 with WFM targets; Mobin's Eq. 9 (also Isik's enhancement and uPIT's amplitude); uPIT's
 phase-sensitive approximation; SI-SDR or SNR of waveforms, and SI-SDR with a compressed-spectrum term (ours)."""
 _RESOLUTIONS = (0.5, 1.0, 2.0)
-"""Windows of the compressed-spectrum term, in those of the system."""
+"""Window lengths of the compressed-spectrum term, relative to the system's."""
 _SPECTRUM_WEIGHT = 400.0
-"""Of the mean of the compressed-spectrum term over the resolutions, in dB."""
+"""Weight of the compressed-spectrum term (the mean over its resolutions), in dB."""
 
 
 def mask_objective(
@@ -42,12 +42,12 @@ def mask_objective(
     """The error of masks ``(batch, sources, frames, freqs)``: ``(batch,)``, smaller is better.
 
     Args:
-        objective: which.
-        stft: that made the spectrum.
+        objective: its name.
+        stft: of the spectrum.
         spectrum: of the mixture, ``(batch, frames, freqs)`` complex.
-        masks: as many as the batch has sources.
-        batch: what is known.
-        ordered: the masks are in the order of the sources; else the best permutation counts.
+        masks: one per source of the batch.
+        batch: the mixtures with their sources.
+        ordered: whether the masks have the order of the sources. Else the best permutation counts.
     """
     pairwise = _pairwise(objective, stft, spectrum, masks, batch)
     return pairwise.diagonal(dim1=1, dim2=2).mean(dim=-1) if ordered else permutation_invariant(pairwise)
@@ -72,7 +72,7 @@ def _pairwise(
         return pairwise
     sources, magnitude = stft.analyse(batch.sources), spectrum.abs()
     if batch.lengths is not None:
-        # Windows that begin in padding still reach back to the mixture's end.
+        # Windows that start in padding still reach back to the mixture's end.
         inside = within(frame_count(batch.lengths, stft.hop), spectrum.shape[1]).unsqueeze(-1)
         magnitude, sources = magnitude * inside, sources * inside.unsqueeze(1)
     if objective == "mask_error":
@@ -88,6 +88,6 @@ def _pairwise(
 
 
 def _scaled(stft: Stft, factor: float) -> Stft:
-    """A transform whose windows are longer by ``factor`` and overlap by half."""
+    """A transform with ``factor`` times longer windows that overlap by half."""
     half = max(1, round(factor * stft.window_length / 2))
     return Stft(2 * half, half).to(stft.window.device)

@@ -1,4 +1,4 @@
-"""Oracles: masks made from the true sources. They bound what any mask on the mixture's phase can do."""
+"""Oracles: masks from the true sources. They are an upper bound for masks with the mixture's phase."""
 
 from __future__ import annotations
 

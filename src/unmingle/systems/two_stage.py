@@ -1,4 +1,4 @@
-"""A system whose masks a second network improves: DPCL++ (Isik et al. 2016) and uPIT-ST (Kolbaek et al. 2017)."""
+"""Systems with a second network that improves masks: DPCL++ (Isik et al. 2016), uPIT-ST (Kolbaek et al. 2017)."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from unmingle.systems.objectives import ObjectiveName, mask_objective
 
 
 class TwoStageConfig(SystemConfig):
-    """A first system, complete in itself, and the network that reads its estimates."""
+    """Config of a complete first system, and of the network that refines its estimates."""
 
     trainable_parts: ClassVar[tuple[str, ...]] = ("all", "first", "second")
     """See :class:`TwoStage`."""
     kind: Literal["two_stage"] = "two_stage"
     first: Annotated[EmbeddingSeparatorConfig | MaskInferenceConfig, Field(discriminator="kind")]
     refiner: Literal["enhancement", "second_stage"] = "enhancement"
-    """``enhancement``: the same network for every source, softmax over sources (Isik);
-    ``second_stage``: one network for all sources at once, ReLU (uPIT-ST)."""
+    """``enhancement``: the same network for every source, and a softmax over sources (Isik et al.).
+    ``second_stage``: one network for all sources at once, and ReLU (uPIT-ST)."""
     network: BlstmConfig = BlstmConfig(layers=2, hidden_size=300)
     objective: ObjectiveName = "magnitude_error"
 
@@ -46,7 +46,7 @@ class TwoStageConfig(SystemConfig):
     @model_validator(mode="before")
     @classmethod
     def _inherit(cls, values: object) -> object:
-        """The first system has the front end and the speakers of the whole."""
+        """The first system has the same front end and number of speakers."""
         if isinstance(values, dict) and isinstance(values.get("first"), dict):
             shared = {
                 k: values[k] for k in ("sample_rate", "speakers", "fewest_speakers", "stft") if k in values
@@ -56,10 +56,10 @@ class TwoStageConfig(SystemConfig):
 
 
 class TwoStage(MaskingSystem):
-    """The first system's estimates and the mixture go through a refiner, which gives the masks.
+    """A refiner computes masks from the mixture and the first system's estimates.
 
-    The part ``first`` is the first system, trained by its own loss; ``second`` the refiner, on the first
-    system's estimates; ``all`` trains end to end.
+    The part ``first`` is the first system, trained with its own loss. ``second`` is the refiner, trained on the first
+    system's estimates. ``all`` trains end to end.
     """
 
     def __init__(self, config: TwoStageConfig) -> None:
