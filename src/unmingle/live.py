@@ -1,4 +1,4 @@
-"""Streams at work: raw samples through a pipe, or microphone to loudspeaker."""
+"""Run streams: raw samples through a pipe, or microphone to loudspeaker."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from unmingle.audio_stream import Stream
 from unmingle.errors import UnmingleError
 
 _FORMATS = {"s16le": ("<i2", 2.0**15), "s32le": ("<i4", 2.0**31), "f32le": ("<f4", 1.0)}
-"""Name, as ffmpeg has it, to NumPy's type and full scale."""
+"""By ffmpeg's name: NumPy's type and the full scale."""
 _BLOCK_SECONDS = 0.032
 LIVE_RATE = 48000
-"""Of microphone and loudspeaker, in hertz."""
+"""Sample rate of microphone and loudspeaker, in hertz."""
 
 
 @dataclass(frozen=True)
@@ -39,11 +39,11 @@ class RawFormat:
         return np.ascontiguousarray(values.reshape(-1, self.channels).T)
 
     def encode(self, audio: Samples) -> bytes:
-        """Bytes of ``(channels, samples)``; beyond full scale integers are clipped."""
+        """Bytes of ``(channels, samples)``. Integers are clipped at full scale."""
         kind, full_scale = _FORMATS[self.name]
         values = audio.T
         if full_scale != 1.0:
-            # In double: float32 cannot tell the largest 32-bit integers apart.
+            # In double precision: float32 cannot represent all 32-bit integers.
             values = np.round(values.astype(np.float64) * full_scale).clip(-full_scale, full_scale - 1)
         return np.ascontiguousarray(values).astype(kind).tobytes()
 
@@ -66,14 +66,14 @@ def parse_raw_format(text: str) -> RawFormat:
 
 
 def run_pipe(stream: Stream, raw: RawFormat, source: BinaryIO, sink: BinaryIO) -> float:
-    """Push what comes from ``source`` until it ends, and write what comes back; the seconds read.
+    """Push audio from ``source`` until it ends, and write the output. Returns the number of seconds read.
 
     Raises:
         UnmingleError: the input ends in the middle of a sample, or is not finite.
     """
     size = max(1, round(_BLOCK_SECONDS * raw.sample_rate)) * raw.frame_bytes
     frames, rest = 0, b""
-    # What is there is taken, however little: a pipe that trickles must not wait for whole blocks.
+    # Short reads are pushed at once: a slow pipe must not wait for whole blocks.
     read = getattr(source, "read1", source.read)
     while data := read(size):
         data = rest + data
@@ -94,15 +94,15 @@ def run_pipe(stream: Stream, raw: RawFormat, source: BinaryIO, sink: BinaryIO) -
 def run_live(
     stream: Stream, *, speaker: int | None = None, on_levels: Callable[[list[float]], None] | None = None
 ) -> None:
-    """From the default microphone through ``stream`` to the default loudspeaker, until the user interrupts.
+    """Run ``stream`` from the default microphone to the default loudspeaker, until the user interrupts.
 
     Args:
-        stream: of one channel; each signal that comes out gets a channel of its own.
-        speaker: hear this one alone, from 1 on (default: all).
-        on_levels: called with the level of every signal in dB, some ten times a second.
+        stream: of one channel. Each output signal has its own channel.
+        speaker: number of the only speaker to play, from 1 (default: all).
+        on_levels: called with the level of every signal in dB, about ten times per second.
 
     Raises:
-        UnmingleError: sounddevice is missing, or there is no such device.
+        UnmingleError: sounddevice or a sound device is missing.
     """
     try:
         import sounddevice
@@ -134,7 +134,7 @@ def run_live(
 
 
 class _Meter:
-    """Levels of several signals, told some ten times a second."""
+    """Reports the levels of several signals about ten times per second."""
 
     def __init__(
         self, signals: int, sample_rate: int, on_levels: Callable[[list[float]], None] | None
@@ -143,7 +143,7 @@ class _Meter:
         self._power, self._count = np.zeros(signals), 0
 
     def add(self, audio: Samples) -> None:
-        """Some more samples ``(signals, samples)``."""
+        """Add samples ``(signals, samples)``."""
         if self._tell is None:
             return
         self._power += np.square(audio, dtype=np.float64).sum(axis=1)

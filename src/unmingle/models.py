@@ -1,4 +1,4 @@
-"""A name or a path becomes a ready system: model files, and the models inside the package."""
+"""Load systems by name or path: model files, and the pretrained models in the package."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ class ModelFacts(BaseModel):
     task: str = "separate"
     data: str = "not stated"
     licence: str = "not stated"
-    """Of what it was trained on."""
+    """Licences of the training data."""
     score: str = "not stated"
     audio_hours: float = 0.0
-    """Hours of mixtures seen in training."""
+    """Hours of training mixtures."""
 
 
 def save_system(system: System, path: Path, facts: ModelFacts, *, half: bool = True) -> None:
@@ -45,7 +45,7 @@ def save_system(system: System, path: Path, facts: ModelFacts, *, half: bool = T
     Parameters are stored in half precision unless ``half`` is false; they are computed in float32.
 
     Raises:
-        UnmingleError: the disk refuses.
+        UnmingleError: the file cannot be written.
     """
     parameters = dict(system.named_parameters(remove_duplicate=False))
     # Statistics and counters among the buffers may leave the range of half precision.
@@ -58,12 +58,12 @@ def save_system(system: System, path: Path, facts: ModelFacts, *, half: bool = T
         "config": system.config.model_dump_json(),
         "facts": facts.model_dump_json(),
     }
-    # As bytes: of its own files safetensors does not tell when the disk is full, and only their owner may read them.
+    # As bytes: safetensors' own writer does not report a full disk, and makes files that only their owner can read.
     replace_files([(path, save(state, metadata=metadata))])
 
 
 def _distinct(system: System) -> dict[str, torch.Tensor]:
-    """The state dict without second names of one tensor: formations may be one module under two names."""
+    """The state dict without duplicates: a formation may be the same module under two names."""
     seen: dict[int, str] = {}
     distinct = {}
     for name, value in system.state_dict().items():
@@ -73,7 +73,7 @@ def _distinct(system: System) -> dict[str, torch.Tensor]:
 
 
 def find_model(name: str | Path) -> Path:
-    """The file of a model inside the package, or the file or exported folder that is named by its path.
+    """The file of a pretrained model by name, or a model file or exported folder by path.
 
     Raises:
         UnmingleError: there is no such model.
@@ -94,24 +94,24 @@ def find_model(name: str | Path) -> Path:
 
 
 def find_weights(name: str | Path) -> Path:
-    """As :func:`find_model`, for what needs a model's weights.
+    """Like :func:`find_model`, for models with weights.
 
     Raises:
         UnmingleError: there is no such model, or it is exported.
     """
     path = find_model(name)
     if path.is_dir():
-        raise UnmingleError(f"{path} is exported; name the model that it was made from.")
+        raise UnmingleError(f"{path} is exported; name the model from which it was exported.")
     return path
 
 
 def model_names() -> list[str]:
-    """Names of the models inside the package."""
+    """Names of the pretrained models in the package."""
     return sorted(path.stem for path in PRETRAINED.glob("*.safetensors"))
 
 
 def model_card(name: str) -> str:
-    """The card (Markdown) of a model of the package.
+    """The card (Markdown) of a pretrained model.
 
     Raises:
         UnmingleError: there is no such model.
@@ -157,7 +157,7 @@ def read_facts(path: Path) -> tuple[SystemConfig, ModelFacts]:
 
 
 def _upgraded(values: Any) -> Any:
-    """The config of a file of format 2 in the words of format 3."""
+    """The config of a file of format 2, with the keys of format 3."""
     if not isinstance(values, dict):
         return values
     words = {"talkers": "speakers", "fewest_talkers": "fewest_speakers"}
@@ -172,12 +172,12 @@ def load_system(name: str | Path, device: str = "cpu", changes: Mapping[str, Any
     Args:
         name: of a model in the package, or a path. A folder made by ``unmingle export`` runs in onnxruntime.
         device: of PyTorch.
-        changes: values of its config to change, for what needs no training: attractor formation, masks,
-            thresholds. Nested ones by dots: ``{"formation": "kmeans", "weight.threshold": 0.5}``.
+        changes: new values of config settings that need no training: attractor formation, masks, thresholds. Dots
+            separate nested names: ``{"formation": "kmeans", "weight.threshold": 0.5}``.
 
     Raises:
-        UnmingleError: no such model, the file is damaged or does not fit its own config, or a change
-            that the config refuses or that the weights were not trained for.
+        UnmingleError: the model does not exist, is damaged or does not fit its own config, or a change is not valid
+            or needs other weights.
     """
     path = find_model(name)
     if path.is_dir():
@@ -189,7 +189,7 @@ def load_system(name: str | Path, device: str = "cpu", changes: Mapping[str, Any
     config, _ = read_facts(path)
     config = _changed(config, changes or {})
     try:
-        # First on the meta device, which allocates nothing: a hostile config cannot eat the memory.
+        # First on the meta device, which allocates no memory, because a hostile config may be huge.
         with torch.device("meta"):
             blank = build_system(config)
             wanted = {name: tuple(value.shape) for name, value in blank.state_dict().items()}
@@ -220,7 +220,7 @@ def load_system(name: str | Path, device: str = "cpu", changes: Mapping[str, Any
 
 
 def parse_changes(settings: Sequence[str]) -> dict[str, Any]:
-    """``KEY=VALUE`` words as changes for :func:`load_system`; a value is JSON, or a word without quotes.
+    """Changes for :func:`load_system` from ``KEY=VALUE`` settings. A value is JSON, or a word without quotes.
 
     Raises:
         UnmingleError: a setting without an equals sign.

@@ -1,7 +1,7 @@
-"""Attractors: points in embedding space that pull the bins of one speaker (Luo et al. 2018).
+"""Attractors: points in embedding space, one per speaker (Luo et al. 2018).
 
-Every way to form attractors answers one call, ``form(embedding, weight, speakers, *, assignment=None)``, so
-that any embedding network works with any of them. :data:`FORMATIONS` names them all.
+Every formation has the method ``form(embedding, weight, speakers, *, assignment=None)``, so any embedding network
+works with any formation. :data:`FORMATIONS` contains all of them.
 
 Shapes: embedding ``(batch, frames, freqs, dim)``, weight ``(batch, frames, freqs)``, assignments
 ``(batch, sources, frames, freqs)``, attractors ``(batch, sources, dim)``.
@@ -65,7 +65,7 @@ FORMATIONS: dict[str, type[AttractorFormation]] = {
     "running_anchored": RunningAnchoredAttractors,
     "running_kmeans": RunningKMeansAttractors,
 }
-"""All formations by their names in recipes; what recipes may choose from follows."""
+"""All formations by name. Recipes accept these names."""
 
 if TYPE_CHECKING:
     FormationName = str

@@ -21,10 +21,10 @@ _SHARES_AT_ONCE = 1 << 21
 
 
 class AnchoredAttractors(AttractorFormation):
-    """ADANet: trainable anchors stand in for the unknown assignment (Luo et al. 2018, IV-C).
+    """ADANet: trained anchors replace the unknown assignment (Luo et al. 2018, IV-C).
 
     Args:
-        anchors: N, the number of anchors; up to N speakers can be separated.
+        anchors: N, the number of anchors. It is also the maximum number of speakers.
         dimension: K, the dimension of the embedding.
     """
 
@@ -60,7 +60,7 @@ class AnchoredAttractors(AttractorFormation):
     ) -> Attractors:
         with torch.no_grad():
             subset = self.choose_subset(embedding, weight, speakers)
-        # The choice is discrete, so gradients need only the chosen subset: a fifteenth of the work.
+        # The choice is discrete, so only the chosen subset needs a gradient: a fifteenth of the work.
         chosen = self.anchors[subset]
         assignments = anchor_assignments(embedding, chosen)
         points = centroids(embedding, assignments, weight)
@@ -77,7 +77,9 @@ class AnchoredAttractors(AttractorFormation):
         # In pieces, so that the shares of all subsets stay in the processor's cache.
         size = max(1, _SHARES_AT_ONCE // (len(embedding) * subsets.numel()))
         pieces = [(flat, flat_weight)]
-        if not torch.onnx.is_in_onnx_export():  # A graph cannot have as many pieces as a recording wants.
+        if (
+            not torch.onnx.is_in_onnx_export()
+        ):  # In an ONNX graph, the number of pieces cannot depend on the length.
             pieces = list(zip(torch.split(flat, size, 1), torch.split(flat_weight, size, 1), strict=True))
         for piece, piece_weight in pieces:
             # The similarities to the anchors are computed once and shared by the subsets.

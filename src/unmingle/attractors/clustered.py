@@ -22,10 +22,10 @@ class KMeansAttractors(AttractorFormation):
 
     gradient_through_assignments = False
     counts_by_spread = True
-    # Clustering copies the bins that count, normalizes them, and weighs them.
+    # Clustering copies the bins with weight, normalizes them, and weights them.
     working_copies = 5
     spherical: ClassVar[bool] = False
-    """Whether directions are clustered."""
+    """Whether the directions of embeddings are clustered."""
 
     @classmethod
     def build(cls, sizes: FormationSizes) -> KMeansAttractors:
@@ -59,13 +59,13 @@ class KMeansAttractors(AttractorFormation):
 
 
 class SphericalKMeansAttractors(KMeansAttractors):
-    """As :class:`KMeansAttractors`, of directions; the attractors are centroids of the embeddings all the same."""
+    """Like :class:`KMeansAttractors`, but with clusters of directions. Attractors are centroids of the embeddings."""
 
     spherical = True
 
 
 class SoftKMeansAttractors(AttractorFormation):
-    """Unfolded soft weighted k-means: layers without parameters that gradients pass (Isik et al. 2016).
+    """Unfolded soft weighted k-means: layers without parameters, with gradients (Isik et al. 2016).
 
     Args:
         hardness: the paper's alpha.
@@ -106,5 +106,5 @@ class SoftKMeansAttractors(AttractorFormation):
 
 
 def _same_start() -> torch.Generator:
-    """One for every mixture: what is found in it does not depend on the others of its batch."""
+    """One generator per mixture, so that a result does not depend on the other mixtures of the batch."""
     return torch.Generator().manual_seed(0)

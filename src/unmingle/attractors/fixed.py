@@ -17,10 +17,10 @@ from unmingle.attractors.formation import (
 
 
 class FixedAttractors(AttractorFormation):
-    """Stored points; nothing is formed, so they work on a single frame too.
+    """Stored points. They do not depend on the mixture, so a single frame is enough.
 
     Args:
-        speakers: number of points; always as many speakers come out.
+        speakers: number of points. The number of outputs is always the same.
         dimension: K, the dimension of the embedding.
     """
 
@@ -53,16 +53,16 @@ class FixedAttractors(AttractorFormation):
 def mean_of_largest_cluster(
     sets: Tensor, clusters: int = 2, *, steps: int = 50, generator: torch.Generator | None = None
 ) -> Tensor:
-    """Cluster SETS of attractors, whatever the order within each, and average the largest cluster.
+    """Cluster sets of attractors, and return the mean of the largest cluster. The order within a set does not count.
 
-    k-means in which the distance of a set to a centre is the least over the orders of its members;
-    the paper sees two clusters, each a pair of opposite attractors (Fig. 5).
+    This is k-means in which the distance of a set to a centre is the minimum over the orders of its members. In the
+    paper there are two clusters, each a pair of opposite attractors (Fig. 5).
 
     Args:
-        sets: ``(mixtures, sources, dim)``, one set a mixture.
-        clusters: number of clusters; no more than there are sets.
-        steps: at most so many iterations.
-        generator: draws the starts.
+        sets: ``(mixtures, sources, dim)``, one set per mixture.
+        clusters: number of clusters, at most the number of sets.
+        steps: maximum number of iterations.
+        generator: draws the initial centres.
 
     Returns:
         ``(sources, dim)``.
@@ -87,7 +87,7 @@ def mean_of_largest_cluster(
 
 
 def _set_distances(sets: Tensor, centres: Tensor, orders: Tensor) -> tuple[Tensor, Tensor]:
-    """Least squared distance to every centre and the number of the order that has it: ``(mixtures, clusters)``."""
+    """Minimum squared distance to every centre, and the index of its order: both ``(mixtures, clusters)``."""
     arranged = sets[:, orders]  # (mixtures, orders, sources, dim)
     distances = (arranged.unsqueeze(2) - centres).square().sum(dim=(-2, -1))
     least, order = distances.min(dim=1)
@@ -95,7 +95,7 @@ def _set_distances(sets: Tensor, centres: Tensor, orders: Tensor) -> tuple[Tenso
 
 
 def _spread_starts(sets: Tensor, orders: Tensor, clusters: int, generator: torch.Generator | None) -> Tensor:
-    """k-means++: a set far from all starts is likelier to be the next one."""
+    """k-means++: sets far from the centres so far are more likely to be the next one."""
     first = int(torch.randint(len(sets), (1,), generator=generator))
     chosen = [sets[first]]
     for _ in range(clusters - 1):

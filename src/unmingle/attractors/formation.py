@@ -76,10 +76,10 @@ class AttractorFormation(nn.Module):
     gradient_through_assignments: ClassVar[bool] = True
     """Its assignments have a gradient and can be masks in training. Ideal ones and those of k-means have none."""
     counts_by_spread: ClassVar[bool] = False
-    """It clusters the bins, so it needs the number of speakers. To count them, the spread of the embeddings is used."""
+    """It clusters the bins, so it needs the number of speakers. The spread of the embeddings gives this number."""
     working_copies: ClassVar[int] = 2
-    """Number of arrays of the embedding's size in memory while it forms attractors, the embedding included, for the
-    memory estimate."""
+    """Number of arrays of the embedding's size in memory while it forms attractors, with the embedding itself. The
+    memory estimate uses it."""
 
     @classmethod
     @abstractmethod

@@ -214,7 +214,7 @@ class MaskingSystem(System):
 
 
 def _keep_loud(estimates: Tensor) -> Estimates:
-    """The estimates that the energy rule takes for speakers, first; silence in place of the others."""
+    """The estimates that are speakers by the energy rule come first. The others become silence."""
     counted = count_by_energy(estimates)
     order = estimates.square().sum(dim=-1).argsort(dim=1, descending=True)
     ordered = estimates.gather(1, order.unsqueeze(-1).expand_as(estimates))
