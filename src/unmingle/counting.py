@@ -20,8 +20,8 @@ from torch.nn.functional import normalize
 ENERGY_RANGE_DB = 20.0
 """An output that is more than this below the loudest one is not a speaker."""
 _TRUST_AT_THRESHOLD, _TRUST_PER_DB = -1.67, 0.24
-"""The logistic curve of the share of counts that are right, against the distance of the outputs' levels from the
-threshold; fitted to validation mixtures by benchmarks/counting_confidence.py."""
+"""Logistic curve of the share of right counts over the distance of the outputs' levels from the threshold, fitted to
+validation mixtures by benchmarks/counting_confidence.py."""
 SPREAD_SHARE = 0.04
 """A direction with a smaller share of the embeddings' energy is not a speaker. The value is the best one on
 validation mixtures of one to three speakers, for deep clustering trained with one to three speakers."""
@@ -40,8 +40,8 @@ class Counted:
     count: Tensor
     """``(batch,)``, at least 1."""
     confidence: Tensor
-    """``(batch,)`` in (0, 1]: the farther from the threshold between one number and the next, the larger. By energy
-    it estimates the chance that the count is right; by spread it only ranks mixtures."""
+    """``(batch,)`` in (0, 1]. It rises with the distance from the threshold between two counts. By energy, it estimates
+    the chance that the count is right. By spread, it only ranks mixtures."""
 
 
 def count_by_energy(estimates: Tensor) -> Counted:
