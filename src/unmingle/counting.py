@@ -40,8 +40,8 @@ class Counted:
     count: Tensor
     """``(batch,)``, at least 1."""
     confidence: Tensor
-    """``(batch,)`` in (0, 1]. It rises with the distance from the threshold between two counts. By energy, it estimates
-    the chance that the count is right. By spread, it only ranks mixtures."""
+    """``(batch,)`` in (0, 1]. It rises with the distance from the threshold between two counts. By energy, it
+    estimates the chance that the count is right. By spread, it only ranks mixtures."""
 
 
 def count_by_energy(estimates: Tensor) -> Counted:
