@@ -42,9 +42,9 @@ def test_steps_give_the_masks_of_the_whole(kind: str, blocks: list[int], silent:
         spectra, whole = system.mask(mixture, 2)
         if "running_kmeans" in KINDS[kind].values():
             for _ in range(4):
-                _, nearly = system.mask(mixture + 1e-6 * torch.randn(mixture.shape), 2)
+                _, nearly = system.mask(mixture * (1 + 1e-6 * torch.randn(mixture.shape)), 2)
                 # Where two starts of k-means are nearly as good, rounding decides: such a mixture tells nothing.
-                assume(_different(kind, nearly[0], whole[0]) == 0)
+                assume(_different(kind, nearly[0], whole[0], tolerance=0.05) == 0)
     steps = system.steps(2)
     assert steps is not None
     parts, start = [], 0
@@ -57,14 +57,14 @@ def test_steps_give_the_masks_of_the_whole(kind: str, blocks: list[int], silent:
     assert _different(kind, found, whole[0]) == 0
 
 
-def _different(kind: str, found: Tensor, expected: Tensor) -> float:
-    """Share of the bins of masks ``(2, frames, freqs)`` that differ.
+def _different(kind: str, found: Tensor, expected: Tensor, tolerance: float = 1e-4) -> float:
+    """Share of the bins of masks ``(2, frames, freqs)`` that differ by more than ``tolerance``.
 
     The order of speakers, which k-means chooses, does not count. Neither do hard masks of bins that are as near to
     one attractor as to the other. Rounding decides both.
     """
     orders = [found, found.flip(0)] if "running_kmeans" in KINDS[kind].values() else [found]
-    different = min(float(((each - expected).abs() > 1e-4).float().mean()) for each in orders)
+    different = min(float(((each - expected).abs() > tolerance).float().mean()) for each in orders)
     return 0 if "hard" in KINDS[kind].values() and different <= 1e-3 else different
 
 
