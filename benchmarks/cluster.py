@@ -29,12 +29,13 @@ import torch
 from scaling_simulation import Cluster, job_seconds
 
 from unmingle.audio import read_audio, resample
-from unmingle.cluster.corpus_run import Options, Progress, Share, in_this_process, run_corpus
+from unmingle.cluster.corpus_run import Options, Progress, in_this_process, run_corpus
 from unmingle.cluster.jobs import SeparationJob, Work
 from unmingle.cluster.manifests import Shard
 from unmingle.cluster.places import Place
 from unmingle.cluster.shards import Corpus, Row, work_through
 from unmingle.models import DEFAULT_MODEL, load_system
+from unmingle.shares import Share
 from unmingle.workers import peak_memory
 
 MIXTURE = Path(__file__).parent.parent / "examples" / "two_speakers" / "mix" / "reader_and_commands.flac"

@@ -195,14 +195,45 @@ def exclusive_access(folder: Path, what: str) -> Iterator[None]:
     """
     with _locked(folder, patient=True) as got:
         if not got:
-            raise UnmingleError(
-                f"Another process is {what} in {folder}; wait until it ends, or choose another folder."
-            )
+            raise _busy(folder, what)
         yield
 
 
 @contextmanager
-def _locked(folder: Path, *, patient: bool = False) -> Iterator[bool]:
+def shared_access(folder: Path, what: str) -> Iterator[None]:
+    """Access to a folder beside others who share it, while nobody has exclusive access.
+
+    Args:
+        folder: an existing folder.
+        what: the activity, for error texts: ``mixing``.
+
+    Raises:
+        UnmingleError: another process has exclusive access.
+    """
+    with _locked(folder, patient=True, shared=True) as got:
+        if not got:
+            raise _busy(folder, what)
+        yield
+
+
+def _busy(folder: Path, what: str) -> UnmingleError:
+    return UnmingleError(
+        f"Another process is {what} in {folder}; wait until it ends, or choose another folder."
+    )
+
+
+@contextmanager
+def access_if_alone(folder: Path) -> Iterator[bool]:
+    """Exclusive access to a folder, if it is there and nobody else has access; yields whether that is so."""
+    if not folder.is_dir():
+        yield False
+        return
+    with _locked(folder, patient=True) as got:
+        yield got
+
+
+@contextmanager
+def _locked(folder: Path, *, patient: bool = False, shared: bool = False) -> Iterator[bool]:
     """Lock a folder or file; yields whether that succeeded.
 
     ``patient`` waits for the lock, because worker processes end shortly after their parent.
@@ -213,18 +244,18 @@ def _locked(folder: Path, *, patient: bool = False) -> Iterator[bool]:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         last = time.monotonic() + (_PATIENCE_SECONDS if patient else 0.0)
-        while not (got := _lock(descriptor)) and time.monotonic() < last:
+        while not (got := _lock(descriptor, shared=shared)) and time.monotonic() < last:
             time.sleep(0.05)
         yield got
     finally:
         os.close(descriptor)
 
 
-def _lock(descriptor: int) -> bool:
+def _lock(descriptor: int, *, shared: bool = False) -> bool:
     if fcntl is None:
         return True
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError:

@@ -17,9 +17,10 @@ import pytest
 
 from conftest import Result, tiny_sound
 from corpora import PoisonJob, contents, make_corpus
-from unmingle.cluster.corpus_run import Options, in_this_process, parse_share, run_corpus
+from unmingle.cluster.corpus_run import Options, in_this_process, run_corpus
 from unmingle.cluster.jobs import DenoisingJob, Job, SeparationJob
 from unmingle.errors import UnmingleError
+from unmingle.shares import parse_share
 from unmingle.temporary import Replacement
 
 FORK = multiprocessing.get_context("fork")

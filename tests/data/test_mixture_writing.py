@@ -21,6 +21,7 @@ from unmingle.data.mixture_writing import MixtureFolderConfig, write_mixture_fol
 from unmingle.data.noise import noise_level
 from unmingle.data.rooms import RoomConfig, RoomMaker, in_room
 from unmingle.errors import UnmingleError
+from unmingle.shares import Share
 
 RATE = 8000
 
@@ -87,12 +88,62 @@ def test_a_killed_run_resumes_and_ends_with_the_same_bytes(example_corpus: Path,
     assert not rows.parent.exists()
 
 
+@pytest.mark.parametrize("decoded", [True, False])
+def test_shares_make_the_bytes_of_one_run(example_corpus: Path, tmp_path: Path, decoded: bool) -> None:
+    config = _config(example_corpus, count=7)
+    write_mixture_folder(tmp_path / "whole", config, tmp_path / ("cache" if decoded else "other"))
+    shared, cache = tmp_path / "shared", tmp_path / "cache"
+    # With more shares than mixtures, two do nothing.
+    complete = [write_mixture_folder(shared, config, cache, share=Share(i, 9)) for i in range(9, 0, -1)]
+    assert complete == [False] * 8 + [True]
+    assert _bytes(shared) == _bytes(tmp_path / "whole")
+    before = {path: path.stat().st_mtime_ns for path in shared.rglob("*")}
+    assert write_mixture_folder(shared, config, cache, share=Share(4, 9))
+    assert {path: path.stat().st_mtime_ns for path in shared.rglob("*")} == before
+    with pytest.raises(UnmingleError, match="not empty"):
+        write_mixture_folder(shared, _config(example_corpus, count=7, seed=4), cache, share=Share(1, 9))
+
+
+def test_a_share_goes_on_and_leaves_the_others_their_work(example_corpus: Path, tmp_path: Path) -> None:
+    config = _config(example_corpus, count=6)
+    write_mixture_folder(tmp_path / "whole", config)
+    shared, rows = tmp_path / "shared", tmp_path / ".shared.partial" / "rows"
+    write_mixture_folder(shared, config, share=Share(1, 2))
+    assert sorted(path.name for path in rows.glob("*.json")) == ["00000.json", "00002.json", "00004.json"]
+    with pytest.raises(UnmingleError, match="other options"):
+        write_mixture_folder(shared, _config(example_corpus, count=6, seed=4), share=Share(2, 2))
+    (rows / "00002.json").unlink()  # As if the run had been killed in the middle.
+    kept = (rows / "00000.json").stat().st_mtime_ns
+    done: list[tuple[int, int]] = []
+    write_mixture_folder(shared, config, on_progress=lambda *ends: done.append(ends), share=Share(1, 2))
+    assert done == [(3, 3)]
+    assert (rows / "00000.json").stat().st_mtime_ns == kept
+    write_mixture_folder(shared, config)  # All that is missing, without shares.
+    assert _bytes(shared) == _bytes(tmp_path / "whole")
+
+
+def test_shares_at_the_same_time_complete_the_folder_once(example_corpus: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "unmingle", "mix", str(example_corpus), "--count", "12", "--seed", "3"]
+    command += ["--split", "test", "-o"]
+    for shares in (["1/1"], ["1/3", "2/3", "3/3", "3/3"]):
+        folder = tmp_path / str(len(shares))
+        running = [
+            subprocess.Popen([*command, str(folder), "--shard", share], stdout=subprocess.PIPE, text=True)
+            for share in shares
+        ]
+        said = [process.communicate(timeout=240)[0] for process in running]
+        assert [process.returncode for process in running] == [0] * len(running)
+        assert any(text.startswith("12 mixtures") for text in said)
+    assert _bytes(tmp_path / "4") == _bytes(tmp_path / "1")
+    assert not list(tmp_path.glob(".*"))
+
+
 def test_files_of_another_recipe_are_not_used(example_corpus: Path, tmp_path: Path) -> None:
     write_mixture_folder(tmp_path / "right", _config(example_corpus))
     write_mixture_folder(tmp_path / "other", _config(example_corpus, seed=4))
     left = tmp_path / ".again.partial"
     (left / "rows").mkdir(parents=True)
-    (left / "plan.json").write_text("of another recipe")
+    (left / "rows" / "plan").write_text("of another recipe")
     (left / "rows" / "00000.json").write_text('{"name": "wrong"}')
     (left / "mix").mkdir()
     (left / "mix" / "wrong.wav").write_bytes(b"wrong")

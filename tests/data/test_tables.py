@@ -16,7 +16,8 @@ from unmingle.data.mixture_folders import read_mixture_folder
 from unmingle.data.mixture_writing import MixtureFolderConfig, write_mixture_folder
 from unmingle.data.tables import read_table, write_table
 from unmingle.errors import UnmingleError
-from unmingle.temporary import exclusive_access
+from unmingle.shares import WHOLE
+from unmingle.temporary import exclusive_access, shared_access
 
 
 @settings(deadline=None)
@@ -111,13 +112,20 @@ def test_two_mixers_do_not_write_into_one_folder(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr("unmingle.temporary._PATIENCE_SECONDS", 0.1)
     corpus = _corpus(tmp_path / "corpus")
     config = MixtureFolderConfig(corpora=[str(corpus)], count=1)
-    (tmp_path / ".out.partial").mkdir()
+    (tmp_path / ".out.partial" / "rows").mkdir(parents=True)  # Empty folders are removed.
     refused = pytest.raises(UnmingleError, match="Another process is mixing")
     with exclusive_access(tmp_path / ".out.partial", "mixing"), refused:
         write_mixture_folder(tmp_path / "out", config)
+    with exclusive_access(tmp_path / ".out.partial", "mixing"), refused:
+        write_mixture_folder(tmp_path / "out", config, share=WHOLE)
+    with shared_access(tmp_path / ".out.partial", "mixing"), refused:
+        write_mixture_folder(tmp_path / "out", config)
+    # Another share is at work; it completes the folder.
+    with shared_access(tmp_path / ".out.partial", "mixing"):
+        assert not write_mixture_folder(tmp_path / "out", config, share=WHOLE)
     write_mixture_folder(tmp_path / "out", config)
     assert len(read_mixture_folder(tmp_path / "out")) == 1
-    assert mixture_writing._PLAN not in [path.name for path in (tmp_path / "out").iterdir()]
+    assert mixture_writing._ROWS not in [path.name for path in (tmp_path / "out").iterdir()]
 
 
 def test_an_unwritable_cache_is_named_in_the_error(tmp_path: Path) -> None:

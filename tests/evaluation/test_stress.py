@@ -20,6 +20,7 @@ from unmingle.evaluation.stress_cases import BURST_DB, BURST_SECONDS, Case, Mate
 from unmingle.evaluation.stress_page import stress_page
 from unmingle.evaluation.stress_tests import STRESS_TESTS, StressTest
 from unmingle.metrics import si_sdr
+from unmingle.shares import Share
 
 RATE = 8000
 
@@ -223,3 +224,20 @@ def test_codecs_at_unsupported_rates(crowd_corpus: Path, rate: int) -> None:
     for label, case in _cases(material, "codecs").items():
         alike = np.corrcoef(case.mixture, case.references.sum(axis=0))[0, 1]
         assert alike > 0.8, label
+
+
+def test_shares_write_the_bytes_of_one_run(tiny_model: Path, crowd_corpus: Path, tmp_path: Path) -> None:
+    config, tests = CandidateConfig(model=str(tiny_model)), ["burst", "single_speaker", "three"]
+    options = {"tests": tests, "count": 2, "split": "test"}
+    stress([str(crowd_corpus)], config, tmp_path / "whole", **options)
+    shared = tmp_path / "shared"
+    found = [stress([str(crowd_corpus)], config, shared, share=Share(i, 2), **options) for i in (2, 1)]
+    assert not found[0]
+    assert found[1]
+    for name in ("stress.json", "stress.html"):
+        assert (shared / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    before = {path: path.stat().st_mtime_ns for path in (shared / "parts").iterdir()}
+    assert stress([str(crowd_corpus)], config, shared, share=Share(2, 2), **options)
+    assert {path: path.stat().st_mtime_ns for path in (shared / "parts").iterdir()} == before
+    with pytest.raises(UnmingleError, match="other options"):
+        stress([str(crowd_corpus)], config, shared, share=Share(1, 2), **options | {"seed": 1})

@@ -14,6 +14,7 @@ from unmingle.errors import UnmingleError
 from unmingle.evaluation.candidates import CandidateConfig
 from unmingle.evaluation.evaluate import evaluate_folder
 from unmingle.evaluation.words import WordErrors, count_errors, normalize, recognize, summarize_words
+from unmingle.shares import WHOLE
 
 FORWARD = EXAMPLES / "speech" / "sphinx_speaker" / "goforward.flac"
 TEXT = "Go forward ten meters!"
@@ -84,6 +85,8 @@ def test_words_in_a_folder_of_mixtures(corpus: str, tmp_path: Path) -> None:
     assert summary["words"]["speakers"] == 1
     assert summary["words"]["words"] == 4
     assert set(summary["words"]["rates"]) == {"mixture", "estimate", "oracle", "clean"}
+    evaluate_folder(folder, candidate, tmp_path / "part", metrics=["si_sdr"], words=True, share=WHOLE)
+    assert (tmp_path / "part" / "scores.csv").read_bytes() == (tmp_path / "out" / "scores.csv").read_bytes()
     (row,) = csv.DictReader((tmp_path / "out" / "scores.csv").read_text().splitlines())
     assert row["words_1"] == "4"
     assert row["words_2"] == ""

@@ -16,7 +16,7 @@ SOURCE = Path(unmingle.__file__).parent
 LAYERS = [
     {"errors", "config", "batch", "padding", "version"},
     {"device", "memory", "temporary", "workers", "samples", "mpeg_frames"},
-    {"audio_containers", "audio_names"},
+    {"audio_containers", "audio_names", "shares"},
     {"audio_decoders"},
     {"audio_reading"},
     {"audio", "arrays", "stft", "masks", "clustering", "networks"},

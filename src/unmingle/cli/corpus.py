@@ -92,9 +92,10 @@ def do_corpus(
     Raises:
         UnmingleError: the options are impossible, or files failed.
     """
-    from unmingle.cluster.corpus_run import Options, Share, in_this_process, parse_share, run_corpus
+    from unmingle.cluster.corpus_run import Options, in_this_process, run_corpus
+    from unmingle.shares import WHOLE, parse_share
 
-    engine, share = in_this_process, Share()
+    engine, share = in_this_process, WHOLE
     if options.shard is not None:
         share = parse_share(options.shard)
     else:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from unmingle.cli.options import Device, Json, Threads, check_range, require, set_threads
+from unmingle.cli.options import Device, Json, ShareOption, Threads, check_range, require, set_threads
 from unmingle.errors import UnmingleError
 from unmingle.evaluation.metric_registry import METRICS
 
@@ -86,6 +86,7 @@ def command(
     processes: Annotated[
         int | None, typer.Option("--processes", help="Number of worker processes (default: one per core).")
     ] = None,
+    shard: ShareOption = None,
     threads: Threads = None,
     device: Device = "auto",
     as_json: Json = False,
@@ -110,6 +111,7 @@ def command(
     from unmingle.evaluation.candidates import CandidateConfig
     from unmingle.evaluation.external import ExternalProgram
     from unmingle.models import DEFAULT_DENOISER, DEFAULT_MODEL, parse_changes
+    from unmingle.shares import WHOLE, parse_share
 
     if sum((model is not None, oracle is not None, mixture, program is not None)) > 1:
         raise UnmingleError(
@@ -124,6 +126,7 @@ def command(
     if speakers and (oracle or mixture or program):
         raise UnmingleError("--speakers auto lets a model count; it goes with --model alone.")
     check_range("--processes", processes, 1, 256)
+    share = parse_share(shard) if shard is not None else None
     if words:
         require("words", "pocketsphinx", "jiwer")
     set_threads(threads)
@@ -155,10 +158,17 @@ def command(
             metrics,
             words=words,
             processes=processes
-            or evaluate.default_processes(config, len(read_mixture_folder(folder, fewest=1))),
+            or evaluate.default_processes(
+                config, len((share or WHOLE).pick(read_mixture_folder(folder, fewest=1)))
+            ),
             threads=threads,
+            share=share,
         )
-    if as_json:
+    if not summary and not as_json:
+        print(
+            f"share {shard} is done; the last one to end writes {target}/scores.csv and {target}/summary.json"
+        )
+    elif as_json:
         print(json.dumps(summary, indent=2))
     else:
         _print_summary(summary, target)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from unmingle.cli.options import given_options, refused_option
+from unmingle.cli.options import ShareOption, given_options, refused_option
 from unmingle.errors import UnmingleError
 
 if TYPE_CHECKING:
@@ -89,6 +89,7 @@ def command(
     ] = "min",
     seed: Annotated[int, typer.Option("--seed", help="The same seed gives the same mixtures.")] = 0,
     split: Annotated[str | None, typer.Option("--split", help="train, valid or test (default: all).")] = None,
+    shard: ShareOption = None,
 ) -> None:
     """Make mixtures with known sources.
 
@@ -105,7 +106,7 @@ def command(
             raise UnmingleError(f"{_option(idle[0])} does not go with --list; leave one of them out.")
         _mix_a_list(wsj0_list, corpora, output, rate, mode)
     else:
-        _mix_a_corpus(given, output)
+        _mix_a_corpus(given, output, shard)
 
 
 def _mix_a_list(wsj0_list: Path, corpora: list[Path], output: Path, rate: int, mode: str) -> None:
@@ -128,27 +129,36 @@ def _mix_a_list(wsj0_list: Path, corpora: list[Path], output: Path, rate: int, m
     print(f"mixtures of {wsj0_list.name} at {rate} Hz: {output}")
 
 
-def _mix_a_corpus(given: dict[str, Any], output: Path) -> None:
+def _mix_a_corpus(given: dict[str, Any], output: Path, shard: str | None) -> None:
     from unmingle.data.mixture_writing import write_mixture_folder
+    from unmingle.shares import parse_share
 
     config = _config(given)
+    share = parse_share(shard) if shard is not None else None
+    total = len(share.pick(range(config.count))) if share else config.count
     with _progress() as progress:
-        task = progress.add_task("mixing", total=config.count)
+        task = progress.add_task("mixing", total=total)
         decoding = progress.add_task("decoding", total=None)
         try:
-            write_mixture_folder(
+            complete = write_mixture_folder(
                 output,
                 config,
                 on_progress=lambda done, total: progress.update(task, completed=done, total=total),
                 on_decoded=lambda done, total: progress.update(decoding, completed=done, total=total),
+                share=share,
             )
         except KeyboardInterrupt:
             done = progress.tasks[task].completed
             print(
-                f"unmingle: {done:.0f} of {config.count} mixtures are made; the same command goes on.",
+                f"unmingle: {done:.0f} of {total} mixtures are made; the same command goes on.",
                 file=sys.stderr,
             )
             raise
+    if not complete:
+        print(
+            f"share {shard}: {total} of {config.count} mixtures are made; the last one to end completes {output}"
+        )
+        return
     what = "one speaker in noise" if config.noise and config.speakers == 1 else f"{config.speakers} speakers"
     print(f"{config.count} mixtures of {what} at {config.sample_rate} Hz: {output}")
 
@@ -159,7 +169,7 @@ def _config(given: dict[str, Any]) -> MixtureFolderConfig:
 
     from unmingle.data.mixture_writing import MixtureFolderConfig
 
-    values = {name: value for name, value in given.items() if name != "output"}
+    values = {name: value for name, value in given.items() if name not in ("output", "shard")}
     room = {name: values.pop(name) for name in ("room", "rt60", "distance") if name in values}
     if room and "room" not in room:
         raise UnmingleError(f"{_option(min(room))} needs --room: say --room random or --room loudspeakers.")

@@ -44,8 +44,14 @@ Track = Annotated[
     typer.Option("--track", metavar="N", help="Audio track of a video with several (default: the first)."),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing outputs.")]
-
-
+ShareOption = Annotated[
+    str | None,
+    typer.Option(
+        "--shard",
+        metavar="I/N",
+        help="Do share I of N; what is done is not redone, and the last share to end writes the results.",
+    ),
+]
 RawPipe = Annotated[
     str | None,
     typer.Option(

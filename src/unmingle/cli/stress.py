@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from unmingle.cli.options import Device, Threads, check_range, require, set_threads
+from unmingle.cli.options import Device, ShareOption, Threads, check_range, require, set_threads
 from unmingle.errors import UnmingleError
 
 
@@ -66,6 +66,7 @@ def command(
     processes: Annotated[
         int | None, typer.Option("--processes", help="Number of worker processes (default: one per core).")
     ] = None,
+    shard: ShareOption = None,
     threads: Threads = None,
     device: Device = "auto",
 ) -> None:
@@ -85,6 +86,7 @@ def command(
     from unmingle.evaluation.external import ExternalProgram
     from unmingle.evaluation.stress import stress
     from unmingle.models import DEFAULT_MODEL
+    from unmingle.shares import parse_share
     from unmingle.temporary import check_writable
 
     if model is not None and program is not None:
@@ -95,6 +97,7 @@ def command(
     check_range("--rate", rate, 1000, 192_000)
     if program is not None:
         ExternalProgram(program, timeout)  # Says what is wrong with it.
+    share = parse_share(shard) if shard is not None else None
     set_threads(threads)
     config = CandidateConfig(
         model=None if program else model or DEFAULT_MODEL, command=program, timeout=timeout, device=device
@@ -117,7 +120,13 @@ def command(
             processes=processes or default_processes(config, 10_000),
             threads=threads,
             on_progress=lambda done, total: progress.update(task, completed=done, total=total),
+            share=share,
         )
+    if not found:
+        print(
+            f"share {shard} is done; the last one to end writes {target}/stress.html and {target}/stress.json"
+        )
+        return
     rows = [
         (
             test["name"],

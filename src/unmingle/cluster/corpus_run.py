@@ -10,7 +10,7 @@ from unmingle.cluster.jobs import Job
 from unmingle.cluster.manifests import Shard, read_corpus
 from unmingle.cluster.places import Place, open_place
 from unmingle.cluster.shards import Corpus, Row, begin, clear, join_results, read_rows, work_through
-from unmingle.errors import UnmingleError
+from unmingle.shares import WHOLE, Share
 
 Engine = Callable[[Sequence[Shard], Corpus, Place], Iterator[list[Row]]]
 """Processes shards in any order and yields the rows of each."""
@@ -30,34 +30,6 @@ class Options:
     """Write the outputs of a shard as one tar file."""
     overwrite: bool = False
     """Replace existing results."""
-
-
-@dataclass(frozen=True)
-class Share:
-    """Shards I, I + N, I + 2N ... of a corpus."""
-
-    number: int = 1
-    """I, from 1 on."""
-    of: int = 1
-    """N."""
-
-    def pick(self, shards: Sequence[Shard]) -> list[Shard]:
-        """The shards of this share."""
-        return list(shards[self.number - 1 :: self.of])
-
-
-def parse_share(text: str) -> Share:
-    """The share ``I/N``.
-
-    Raises:
-        UnmingleError: the text does not have this form.
-    """
-    parts = text.split("/")
-    if len(parts) == 2 and all(part.isascii() and part.isdigit() for part in parts):
-        number, of = map(int, parts)
-        if 1 <= number <= of:
-            return Share(number, of)
-    raise UnmingleError(f"--shard must be I/N with I from 1 to N, as in 2/8; got {text!r}.")
 
 
 @dataclass
@@ -99,7 +71,7 @@ def run_corpus(
     job: Job,
     options: Options,
     engine: Engine,
-    share: Share = Share(),
+    share: Share = WHOLE,
     tell: Callable[[Progress], None] | None = None,
 ) -> Progress:
     """Run a job on a corpus, or on a share of it. Finished files are not repeated; failed ones are tried again.

@@ -6,8 +6,6 @@ The mixtures are in a hidden folder beside the target until all are written. Mix
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import os
 import shutil
@@ -33,11 +31,19 @@ from unmingle.data.noise import NoiseConfig, NoiseMaker
 from unmingle.data.rooms import RoomConfig
 from unmingle.data.tables import write_table
 from unmingle.errors import UnmingleError
-from unmingle.temporary import check_writable, exclusive_access, refusal, remove_partials, replace_files
+from unmingle.shares import WHOLE, Parts, Share
+from unmingle.temporary import (
+    access_if_alone,
+    check_writable,
+    exclusive_access,
+    refusal,
+    remove_partials,
+    replace_files,
+    shared_access,
+)
 from unmingle.workers import available_cores, worker_pool
 
-_ROWS, _PLAN = "rows", "plan.json"
-
+_ROWS = "rows"
 
 Decibels = Annotated[float, Field(ge=-SNR_LIMIT, le=SNR_LIMIT, allow_inf_nan=False)]
 
@@ -107,89 +113,128 @@ def write_mixture_folder(
     on_progress: Callable[[int, int], None] | None = None,
     on_decoded: Callable[[int, int], None] | None = None,
     processes: int | None = None,
-) -> None:
+    share: Share | None = None,
+) -> bool:
     """Draw, mix and write ``config.count`` mixtures. The folder appears when it is complete.
 
-    The same call after an interruption continues the work. ``processes`` is the number of worker processes
-    (default: one per core).
+    The same call after an interruption continues the work.
+
+    Args:
+        folder: to write.
+        config: what to mix.
+        cache: for decoded speech (default: that of the user).
+        on_progress: called with the number of mixtures that are done and the total.
+        on_decoded: called with the number of files that are decoded and the total.
+        processes: number of worker processes (default: one per core).
+        share: write only these mixtures. Calls for other shares may run at the same time, on other machines too;
+            the one that finds all mixtures written completes the folder.
+
+    Returns:
+        Whether the folder is complete; if not, mixtures of other shares are missing.
 
     Raises:
         UnmingleError: the folder is not empty, the data cannot be used, or the disk is full.
     """
     folder = folder.absolute()
+    if share is not None and _is_complete(folder, config):
+        return True
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UnmingleError(f"{folder} is not empty; name another folder.")
     check_writable(folder.parent)
     utterances = read_corpora(config.corpora, config.split)
     recordings = read_noise(config.noise, config.split) if config.noise else []
-    mixer = _mixer(config, utterances, recordings, cache, on_decoded)
+    mine = (share or WHOLE).pick(range(config.count))
+    mixer = _mixer(config, mine, utterances, recordings, cache, on_decoded)
     partial = folder.with_name(f".{folder.name}.partial")
+    work = _Work(partial, config, mixer, utterances)
+    access = exclusive_access if share is None else shared_access
     try:
         partial.mkdir(parents=True, exist_ok=True)
-        with exclusive_access(partial, "mixing"):
-            _begin(partial, config, [*utterances, *recordings])
-            work = _Work(partial, config, mixer, utterances)
-            names = _write_all(work, on_progress, processes or available_cores())
-            _finish(partial, config, names, utterances, recordings)
-            partial.rename(folder)
+        with access(partial, "mixing"):
+            _begin(partial, work.parts, config, [*utterances, *recordings], alone=share is None)
+            _write_all(work, share or WHOLE, on_progress, processes or available_cores())
+        with access_if_alone(partial) as alone:
+            rows = work.parts.read() if alone else None
+            if rows is not None:
+                remove_partials(partial)
+                _finish(partial, config, rows, utterances, recordings)
+                partial.rename(folder)
     except OSError as error:
         raise refusal(folder, error) from error
     finally:
         with suppress(OSError):  # Fails if it is not empty: the next call continues from it.
             partial.rmdir()
+    return _is_complete(folder, config)
+
+
+def _is_complete(folder: Path, config: MixtureFolderConfig) -> bool:
+    """Whether a folder is what this config makes."""
+    path = folder / "recipe.json"
+    return path.is_file() and path.read_text(encoding="utf-8") == _recipe(config)
+
+
+def _recipe(config: MixtureFolderConfig) -> str:
+    return config.model_dump_json(indent=2)
 
 
 def _mixer(
     config: MixtureFolderConfig,
+    mine: Sequence[int],
     utterances: Sequence[Utterance],
     recordings: Sequence[Utterance],
     cache: Path | None,
     on_decoded: Callable[[int, int], None] | None,
 ) -> Mixer:
-    """A mixer of decoded speech. If the corpus is not decoded yet, only the utterances of the list are decoded."""
+    """A mixer of decoded speech. If the corpus is not decoded yet, only the utterances of ``mine`` are decoded."""
     mixing, rate = config.mixing, config.sample_rate
     noise = None
     if mixing.noise is not None:
         noise = NoiseMaker(recordings, decode(recordings, rate, cache, on_decoded), None, rate, mixing.noise)
-    speech: DecodedSpeech | PickedSpeech
+    speech: DecodedSpeech | PickedSpeech | None = None
     if is_decoded(utterances, rate, cache):
         speech = decode(utterances, rate, cache)
-    else:
-        speech = _decode_picked(config, utterances, cache, on_decoded)
+    elif mine:
+        speech = _decode_picked(config, mine, utterances, cache, on_decoded)
     return Mixer(utterances, speech, rate, mixing, config.seed, noise)
 
 
 def _decode_picked(
     config: MixtureFolderConfig,
+    mine: Sequence[int],
     utterances: Sequence[Utterance],
     cache: Path | None,
     on_decoded: Callable[[int, int], None] | None,
 ) -> PickedSpeech:
-    """The utterances of the list. Silent ones are known only when they are decoded; then others are picked."""
+    """The utterances of mixtures. Silent ones are known only when they are decoded; then others are picked."""
     silent: set[int] = set()
     while True:
         planner = MixturePlanner(utterances, None, config.sample_rate, config.mixing, config.seed, silent)
-        picked = sorted({utterance for index in range(config.count) for utterance in planner.picked(index)})
+        picked = sorted({utterance for index in mine for utterance in planner.picked(index)})
         some = decode([utterances[index] for index in picked], config.sample_rate, cache, on_decoded)
         if not some.silent:
             return PickedSpeech(some, picked, silent)
         silent |= {picked[place] for place in some.silent}
 
 
-def _begin(partial: Path, config: MixtureFolderConfig, audio: Sequence[Utterance]) -> None:
-    """Keep the files of an interrupted call with the same settings; remove the files of any other call."""
-    digest = hashlib.sha256(config.model_dump_json().encode())
-    for utterance in audio:
-        size, _ = state_of(utterance)
-        digest.update(os.fsencode(f"{utterance.path}|{utterance.speaker}|{size}\n"))
-    plan = digest.hexdigest()
-    if not (partial / _PLAN).is_file() or (partial / _PLAN).read_text() != plan:
+def _begin(
+    partial: Path, parts: Parts, config: MixtureFolderConfig, audio: Sequence[Utterance], *, alone: bool
+) -> None:
+    """Keep the files of an interrupted call with the same settings; if alone, remove the files of any other call."""
+    plan = [
+        config.model_dump(mode="json"),
+        [[os.fsdecode(each.path), each.speaker, state_of(each)[0]] for each in audio],
+    ]
+    try:
+        parts.begin(plan)
+    except UnmingleError:
+        if not alone:
+            raise
         # The folder itself stays, because it is locked.
         for path in partial.iterdir():
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-    remove_partials(partial)
-    (partial / _ROWS).mkdir(exist_ok=True)
-    replace_files([(partial / _PLAN, plan.encode())])
+        parts.begin(plan)
+    if alone:
+        remove_partials(partial)
 
 
 @dataclass(frozen=True)
@@ -200,6 +245,11 @@ class _Work:
     config: MixtureFolderConfig
     mixer: Mixer
     utterances: Sequence[Utterance]
+
+    @property
+    def parts(self) -> Parts:
+        """The rows of the mixtures that are written."""
+        return Parts(self.folder / _ROWS, self.config.count)
 
     def write(self, index: int) -> None:
         """Write one mixture's audio, then its row, which marks the mixture as complete."""
@@ -216,16 +266,7 @@ class _Work:
                 parts["noise"] = example.noise
         for part, audio in parts.items():
             write_audio(self.folder / part / f"{row['name']}.wav", audio, self.config.sample_rate)
-        replace_files([(self._row_path(index), json.dumps(row).encode())])
-
-    def missing(self) -> list[int]:
-        return [index for index in range(self.config.count) if not self._row_path(index).is_file()]
-
-    def rows(self) -> list[dict[str, str]]:
-        return [json.loads(self._row_path(index).read_text()) for index in range(self.config.count)]
-
-    def _row_path(self, index: int) -> Path:
-        return self.folder / _ROWS / f"{index:05d}.json"
+        self.parts.write(index, row)
 
 
 _work: _Work
@@ -242,17 +283,16 @@ def _write_one(index: int) -> None:
 
 
 def _write_all(
-    work: _Work, on_progress: Callable[[int, int], None] | None, processes: int
-) -> list[dict[str, str]]:
-    """Write the missing mixtures; return the rows of all."""
-    missing = work.missing()
-    done = work.config.count - len(missing)
+    work: _Work, share: Share, on_progress: Callable[[int, int], None] | None, processes: int
+) -> None:
+    """Write the missing mixtures of a share."""
+    missing, total = work.parts.missing(share), len(share.pick(range(work.config.count)))
+    done = total - len(missing)
     with worker_pool(min(processes, max(1, len(missing))), _start_worker, (work,)) as pool:
         for _ in pool.map(_write_one, missing, chunksize=max(1, min(8, len(missing) // (4 * processes)))):
             done += 1
             if on_progress:
-                on_progress(done, work.config.count)
-    return work.rows()
+                on_progress(done, total)
 
 
 def _finish(
@@ -263,7 +303,7 @@ def _finish(
     recordings: Sequence[Utterance],
 ) -> None:
     table = write_table(list(rows[0]), [list(row.values()) for row in rows])
-    recipe = config.model_dump_json(indent=2)
+    recipe = _recipe(config)
     card = data_card(recipe, rows, utterances, recordings, list_hash(read_mixture_folder(folder)))
     replace_files(
         [
@@ -273,7 +313,6 @@ def _finish(
         ]
     )
     # Removed last: an interrupted run needs them to continue.
-    (folder / _PLAN).unlink()
     shutil.rmtree(folder / _ROWS)
 
 

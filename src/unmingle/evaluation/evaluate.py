@@ -6,24 +6,26 @@ import datetime
 import json
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from pydantic import TypeAdapter
 
 from unmingle import __version__
 from unmingle.audio import Samples
 from unmingle.data.mixture_folders import MixtureItem, list_hash, read_item, read_mixture_folder
-from unmingle.data.tables import write_table
 from unmingle.errors import UnmingleError
 from unmingle.evaluation.candidates import Candidate, CandidateConfig
 from unmingle.evaluation.external import EstimateError
 from unmingle.evaluation.metric_registry import METRICS, check_metrics, default_metrics
 from unmingle.evaluation.processes import ordered_map
+from unmingle.evaluation.score_table import scores_csv
 from unmingle.evaluation.scores import (
     fit_estimates,
     score_mixture,
@@ -31,6 +33,7 @@ from unmingle.evaluation.scores import (
 )
 from unmingle.evaluation.summary import Counting, MixtureScores, summarize
 from unmingle.evaluation.words import CORPORA, WordErrors, count_errors
+from unmingle.shares import Parts, Share
 from unmingle.temporary import check_writable, replace_files
 from unmingle.workers import available_cores, peak_memory
 
@@ -63,6 +66,7 @@ def evaluate_folder(
     words: bool = False,
     processes: int = 1,
     threads: int | None = None,
+    share: Share | None = None,
 ) -> dict[str, Any]:
     """Score a candidate on every mixture; write ``scores.csv`` and ``summary.json``; return the summary.
 
@@ -75,6 +79,11 @@ def evaluate_folder(
         words: count word errors where ``mixtures.csv`` has the texts.
         processes: number of worker processes.
         threads: of each process (default: PyTorch's number; one with several processes).
+        share: score only these mixtures, and those of them that are not in ``output/parts`` yet. The call that
+            finds all mixtures scored writes the results.
+
+    Returns:
+        The summary; empty while mixtures of other shares are missing.
 
     Raises:
         UnmingleError: the folder is malformed, a file in it cannot be read, or the candidate does not fit.
@@ -92,12 +101,18 @@ def evaluate_folder(
     candidate = config.build()  # Raises its errors before any process is started.
     # Each worker builds its own candidate: the functions of a model cannot be pickled.
     worker = _Worker(config, names, words, candidate if processes <= 1 else None)
-    results: list[_Result] = []
-    with ordered_map(worker.score, items, processes, threads) as answers:
-        for result in answers:
-            results.append(result)
-            if on_progress:
-                on_progress(len(results), len(items))
+    threads_each = 1 if processes > 1 and threads is None else threads or torch.get_num_threads()
+    run = partial(_scored, worker, processes=processes, threads=threads, on_progress=on_progress)
+    if share is None:
+        results = list(run(items))
+    else:
+        parts = Parts(output / "parts", len(items))
+        parts.begin(
+            [config.model_dump(mode="json"), candidate.details, names, words, _sizes(items), __version__]
+        )
+        if (found := _share_results(parts, share, items, run)) is None:
+            return {}
+        results = found
     scores = [result.scores for result in results]
     seconds = sum(result.scores.seconds for result in results if not result.scores.failure)
     work = sum(result.work for result in results if not result.scores.failure)
@@ -109,7 +124,7 @@ def evaluate_folder(
         "seconds": sum(score.seconds for score in scores),
         "real_time_factor": work / seconds if seconds else None,
         "peak_mib": max(result.peak_bytes for result in results) / 2**20,
-        "threads": 1 if processes > 1 and threads is None else threads or torch.get_num_threads(),
+        "threads": threads_each,
         "processes": processes,
         "folder": folder.name,
         "path": str(folder.resolve()),
@@ -123,7 +138,7 @@ def evaluate_folder(
     }
     replace_files(
         [
-            (output / "scores.csv", _csv(scores, names, max(len(item.sources) for item in items))),
+            (output / "scores.csv", scores_csv(scores, names, max(len(item.sources) for item in items))),
             (output / "summary.json", json.dumps(summary, indent=2).encode()),
         ]
     )
@@ -193,6 +208,43 @@ class _Worker:
         return _Result(scores, work, peak)
 
 
+_RESULT = TypeAdapter(_Result)
+"""To JSON and back."""
+
+
+def _scored(
+    worker: _Worker,
+    items: Sequence[MixtureItem],
+    processes: int,
+    threads: int | None,
+    on_progress: Callable[[int, int], None] | None,
+) -> Iterator[_Result]:
+    with ordered_map(worker.score, items, processes, threads) as answers:
+        for done, result in enumerate(answers, start=1):
+            yield result
+            if on_progress:
+                on_progress(done, len(items))
+
+
+def _share_results(
+    parts: Parts,
+    share: Share,
+    items: Sequence[MixtureItem],
+    run: Callable[[list[MixtureItem]], Iterator[_Result]],
+) -> list[_Result] | None:
+    """The results of all mixtures once those of a share are there; None if other shares lack some."""
+    missing = parts.missing(share)
+    for unit, result in zip(missing, run([items[unit] for unit in missing]), strict=True):
+        parts.write(unit, _RESULT.dump_python(result, mode="json"))
+    found = parts.read()
+    return None if found is None else [_RESULT.validate_python(part) for part in found]
+
+
+def _sizes(items: Sequence[MixtureItem]) -> list[list[str | int]]:
+    """What tells a list of mixtures from another without reading it."""
+    return [[item.name, *(path.stat().st_size for path in (item.mixture, *item.sources))] for item in items]
+
+
 def default_processes(config: CandidateConfig, count: int) -> int:
     """One process per core, but only one for a GPU or an external program, which may use all cores itself."""
     if config.command is not None or config.device not in ("cpu", "auto") or torch.cuda.is_available():
@@ -260,46 +312,6 @@ def _level(snr: str | None) -> str:
 
 def _kind(noise: str | None) -> str:
     return (noise or "unknown").split("/")[0]
-
-
-def _csv(scores: Sequence[MixtureScores], metrics: Sequence[str], speakers: int) -> bytes:
-    columns = [name for metric in metrics for name in (metric, f"{metric}_improvement")]
-    groups = sorted({kind for score in scores for kind in score.groups})
-    numbers = range(1, speakers + 1)
-    spoken, counts = any(score.words for score in scores), any(score.counted for score in scores)
-    versions = list(next((t.errors for score in scores for t in score.words if t), ()))
-    counting = ["speakers_true", "speakers_counted", "confidence"] if counts else []
-    header = (
-        ["name", "seconds", *counting, *groups, *columns]
-        + [f"{column}_{n}" for column in columns for n in numbers]
-        + [f"{name}_{n}" for name in (["words"] if spoken else []) for n in numbers]
-        + [f"word_errors_{version}_{n}" for version in versions for n in numbers]
-        + ["speakers", "notes", "failure"]
-    )
-    rows = []
-    for score in scores:
-        values = [score.mean(column) for column in columns]
-        nothing: list[float | None] = [None] * speakers
-        values += [v for column in columns for v in [*score.values.get(column, ()), *nothing][:speakers]]
-        errors = (*score.words, *[None] * speakers)[:speakers]
-        word_cells = [speaker.words if speaker else None for speaker in errors] if spoken else []
-        word_cells += [
-            speaker.errors[version] if speaker else None for version in versions for speaker in errors
-        ]
-        rows.append(
-            [score.name, f"{score.seconds:.3f}", *(_counted(score) if counts else ())]
-            + [score.groups.get(kind, "") for kind in groups]
-            + ["" if value is None else f"{value:.4f}" for value in values]
-            + ["" if count is None else str(count) for count in word_cells]
-            + ["|".join(score.speakers), "; ".join(score.notes), score.failure]
-        )
-    return write_table(header, rows)
-
-
-def _counted(score: MixtureScores) -> tuple[str, str, str]:
-    if score.counted is None:
-        return "", "", ""
-    return str(score.counted.true), str(score.counted.found), f"{score.counted.confidence:.4f}"
 
 
 def _mixing(folder: Path) -> Any:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import datetime
 import json
+import os
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import permutations
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ import torch
 from unmingle import __version__
 from unmingle.audio import Samples, replace_files
 from unmingle.data.cache import decode
-from unmingle.data.corpora import read_corpora, read_noise
+from unmingle.data.corpora import read_corpora, read_noise, state_of
 from unmingle.errors import UnmingleError
 from unmingle.evaluation.candidates import Candidate, CandidateConfig
 from unmingle.evaluation.external import EstimateError
@@ -30,6 +32,7 @@ from unmingle.evaluation.stress_page import stress_page
 from unmingle.evaluation.stress_tests import STRESS_TESTS, StressTest, lacking
 from unmingle.evaluation.summary import bootstrap_interval
 from unmingle.metrics import si_sdr
+from unmingle.shares import Parts, Share
 
 WINDOW_SECONDS = 3.0
 _STEP_SECONDS = 0.5
@@ -156,6 +159,7 @@ def stress(
     processes: int = 1,
     threads: int | None = None,
     on_progress: Callable[[int, int], None] | None = None,
+    share: Share | None = None,
 ) -> dict[str, Any]:
     """Run tests, write ``stress.json`` and ``stress.html`` into ``output``, and return the content of the JSON file.
 
@@ -172,6 +176,11 @@ def stress(
         processes: number of worker processes.
         threads: of each process.
         on_progress: called with the number of finished cases and the total.
+        share: do only these cases, and those of them that are not in ``output/parts`` yet. The call that finds
+            all cases done writes the results.
+
+    Returns:
+        What ``stress.json`` holds; empty while cases of other shares are missing.
 
     Raises:
         UnmingleError: the data or the candidate cannot be used, or a test is unknown.
@@ -194,12 +203,31 @@ def stress(
         for number in range(len(STRESS_TESTS[place].conditions(material)))
         for index in range(max(1, round(count * STRESS_TESTS[place].share)))
     ]
-    answers: dict[_Job, dict[str, Any]] = {}
-    with ordered_map(_Worker(material, config).run, jobs, processes, threads) as results:
-        for job, result in zip(jobs, results, strict=True):
-            answers[job] = result
-            if on_progress:
-                on_progress(len(answers), len(jobs))
+    run = partial(_run_jobs, _Worker(material, config), processes, threads, on_progress)
+    if share is None:
+        results = list(run(jobs))
+    else:
+        plan = [
+            config.model_dump(mode="json"),
+            candidate.details,
+            tests,
+            count,
+            sample_rate,
+            seed,
+            __version__,
+        ]
+        audio = [
+            [os.fsdecode(each.path), each.speaker, state_of(each)[0]] for each in [*utterances, *recordings]
+        ]
+        parts = Parts(output / "parts", len(jobs))
+        parts.begin([*plan, audio])
+        missing = parts.missing(share)
+        for unit, result in zip(missing, run([jobs[unit] for unit in missing]), strict=True):
+            parts.write(unit, result)
+        if (done := parts.read()) is None:
+            return {}
+        results = done
+    answers = dict(zip(jobs, results, strict=True))
     found = {
         "system": candidate.name,
         "candidate": config.model_dump(exclude_defaults=True),
@@ -223,6 +251,20 @@ def stress(
         ]
     )
     return found
+
+
+def _run_jobs(
+    worker: _Worker,
+    processes: int,
+    threads: int | None,
+    on_progress: Callable[[int, int], None] | None,
+    jobs: Sequence[_Job],
+) -> Iterator[dict[str, Any]]:
+    with ordered_map(worker.run, jobs, processes, threads) as results:
+        for done, result in enumerate(results, start=1):
+            yield result
+            if on_progress:
+                on_progress(done, len(jobs))
 
 
 def _spectrograms(places: Sequence[int], material: Material, candidate: Candidate) -> dict[str, str]:
