@@ -233,6 +233,29 @@ def access_if_alone(folder: Path) -> Iterator[bool]:
 
 
 @contextmanager
+def taking_turns(target: Path) -> Iterator[None]:
+    """Wait until no other process of this machine is in this context for the same target.
+
+    Used where the first makes what all need. Without ``flock`` (Windows, some file systems) nobody waits.
+
+    Raises:
+        OSError: the folder of the target cannot be written to.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    path = target.with_name(f".{target.name}.lock")
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        if fcntl is not None:
+            with suppress(OSError):  # A file system without locks.
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        # While it is held: who waits for it looks again, and who comes later makes a new one.
+        path.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+@contextmanager
 def _locked(folder: Path, *, patient: bool = False, shared: bool = False) -> Iterator[bool]:
     """Lock a folder or file; yields whether that succeeded.
 

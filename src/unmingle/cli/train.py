@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -43,7 +44,12 @@ def command(
         int | None, typer.Option("--threads", help="Processor threads of all worker processes together.")
     ] = None,
     processes: Annotated[
-        int, typer.Option("--processes", help="Number of worker processes; they share every batch.")
+        int,
+        typer.Option("--processes", help="Number of worker processes per machine; all share every batch."),
+    ] = 1,
+    nodes: Annotated[
+        int,
+        typer.Option("--nodes", help="Number of machines; start the command on each, with torchrun or srun."),
     ] = 1,
     device: Annotated[str, typer.Option("--device", help="cpu or cuda.")] = "cpu",
     small: Annotated[
@@ -66,6 +72,7 @@ def command(
     from unmingle.temporary import check_writable
     from unmingle.training.launch import train
     from unmingle.training.loop import Options
+    from unmingle.training.processes import is_first_process
     from unmingle.training.recipe import read_recipe, shrink
     from unmingle.training.run_folder import RunFolder
 
@@ -77,12 +84,14 @@ def command(
     if not plan.data:
         raise UnmingleError(f"The recipe {recipe} names no data; give a corpus with --data.")
     check_range("--processes", processes, 1, 256)
+    check_range("--nodes", nodes, 1, 4096)
     check_range("--threads", threads, 1, 1024)
     check_range("--minutes", minutes, 0.0, 1e6)
     if smoke:
         plan = shrink(plan)
     run = output or Path("runs") / (f"{plan.name}-smoke" if smoke else plan.name)
-    if smoke and not output:
+    first = is_first_process()
+    if smoke and not output and first:
         RunFolder(run).remove()  # Nobody goes on with two steps.
     check_writable(run)
     options = Options(
@@ -91,11 +100,13 @@ def command(
         minutes=minutes,
         threads=threads,
         processes=processes,
+        nodes=nodes,
         device=device,
     )
     console = Console(stderr=True)
+    shown = first and console.is_terminal
     with Progress(
-        TextColumn("{task.description}"), BarColumn(), console=console, disable=not console.is_terminal
+        TextColumn("{task.description}"), BarColumn(), console=console, disable=not shown
     ) as progress:
         task = progress.add_task("starting", total=None)
         printed: float | None = None
@@ -105,7 +116,7 @@ def command(
             line = _describe(report)
             progress.update(task, description=line, completed=report.progress.step, total=report.stage.steps)
             # Into a file goes one line a validation instead of a bar.
-            if not console.is_terminal and report.score != printed:
+            if first and not console.is_terminal and report.score != printed:
                 printed = report.score
                 print(line, flush=True)
 
@@ -113,10 +124,13 @@ def command(
             progress.update(task, description=f"decoding {done}/{total} files", completed=done, total=total)
 
         try:
-            with RunFolder(run).exclusive_access():
+            # The other processes of a run write nothing.
+            with RunFolder(run).exclusive_access() if first else nullcontext():
                 progress_made = train(plan, run, options, show, show_decoding)
         except OSError as error:
             raise UnmingleError(f"The run {run} cannot be written: {error}; name another folder.") from error
+    if not first:
+        return
     print(
         f"{run}: {progress_made.total_steps} steps, {progress_made.audio_seconds / 3600:.2f} hours of mixtures, "
         f"best validation SI-SDR improvement {progress_made.best:.2f} dB"

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from unmingle.audio import active_level, is_constant, read_audio, resample, to_mono
 from unmingle.data.corpora import Utterance, state_of
 from unmingle.errors import UnmingleError
-from unmingle.temporary import refusal, replace_files, temporary_folder
+from unmingle.temporary import refusal, replace_files, taking_turns, temporary_folder
 from unmingle.workers import worker_pool
 
 _log = logging.getLogger(__name__)
@@ -116,7 +116,8 @@ def decode(
     """Decode and resample ``utterances`` into a cache, or open the cache if it exists.
 
     The name of the cache is a hash of paths, sizes, modification times and rate. It appears when it is complete.
-    A warning names silent files when the cache is made.
+    A warning names silent files when the cache is made. Processes of one machine that ask for the same cache wait for
+    the first, which decodes.
 
     Raises:
         UnmingleError: a file cannot be read or is empty, or the cache cannot be written.
@@ -125,11 +126,14 @@ def decode(
     if (folder / _INDEX).is_file():
         return DecodedSpeech(folder)
     try:
-        with temporary_folder(folder) as partial_folder:
-            _decode_into(partial_folder, [one.path for one in utterances], sample_rate, on_progress)
-            if not (folder / _INDEX).is_file():  # Another process may have finished first.
-                shutil.rmtree(folder, ignore_errors=True)
-                partial_folder.rename(folder)
+        with taking_turns(folder):
+            if (folder / _INDEX).is_file():
+                return DecodedSpeech(folder)
+            with temporary_folder(folder) as partial_folder:
+                _decode_into(partial_folder, [one.path for one in utterances], sample_rate, on_progress)
+                if not (folder / _INDEX).is_file():  # Another machine may have finished first.
+                    shutil.rmtree(folder, ignore_errors=True)
+                    partial_folder.rename(folder)
     except OSError as error:
         if not (folder / _INDEX).is_file():
             raise cache_refusal(folder, error) from error

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import torch
 from lightning_fabric import Fabric
-from lightning_fabric.strategies.ddp import DDPStrategy
 from torch.multiprocessing.spawn import ProcessRaisedException
 
 from unmingle.errors import UnmingleError
@@ -16,6 +15,7 @@ from unmingle.memory import keep_freed_memory
 from unmingle.training.initial import system_from_model
 from unmingle.training.loop import Options, Report, TrainingLoop
 from unmingle.training.mixtures import prepare
+from unmingle.training.processes import is_first_process, open_fabric, starts_processes
 from unmingle.training.recipe import Recipe
 from unmingle.training.run_folder import Progress, RunFolder
 
@@ -35,28 +35,23 @@ def train(
     """
     folder = RunFolder(run)
     _check(recipe, folder, options)
+    fabric = open_fabric(options.device, options.processes, options.nodes)
     prepare(recipe, options.cache, on_decoded)
-    folder.create(recipe)
-    fabric = Fabric(
-        accelerator="cuda" if options.device == "cuda" else "cpu",
-        devices=options.processes,
-        # Two-stage systems train one part at a time.
-        strategy=DDPStrategy(start_method="spawn", find_unused_parameters=True)
-        if options.processes > 1
-        else "auto",
-    )
-    if options.processes > 1:
+    if is_first_process():
+        folder.create(recipe)
+    if options.processes * options.nodes > 1:
         # A partial, because Fabric inspects the other arguments and fails on frozen ones.
-        process = partial(_train_process, recipe=recipe, folder=folder, options=options, on_step=None)
+        told = None if starts_processes(fabric) else on_step
+        process = partial(_train_process, recipe=recipe, folder=folder, options=options, on_step=told)
         try:
-            fabric.launch(process)
+            progress: Progress = fabric.launch(process)
         except ProcessRaisedException as error:
             # The error of another process exists only as a printed traceback. Its last line has the text.
             name, _, message = str(error).strip().splitlines()[-1].partition(": ")
             if name != f"{UnmingleError.__module__}.{UnmingleError.__qualname__}":
                 raise
             raise UnmingleError(message) from None
-        return folder.load()[1]
+        return progress
     return _train_process(fabric, recipe, folder, options, on_step)
 
 
@@ -81,10 +76,9 @@ def _check(recipe: Recipe, folder: RunFolder, options: Options) -> None:
         raise UnmingleError("PyTorch finds no CUDA device on this machine; choose cpu.")
     if options.device not in ("cpu", "cuda"):
         raise UnmingleError(f"There is no device {options.device!r}; choose cpu or cuda.")
-    if any(stage.batch_size % options.processes for stage in recipe.stages):
-        raise UnmingleError(
-            f"{options.processes} processes cannot share every batch evenly; change batch_size."
-        )
+    everywhere = options.processes * options.nodes
+    if any(stage.batch_size % everywhere for stage in recipe.stages):
+        raise UnmingleError(f"{everywhere} processes cannot share every batch evenly; change batch_size.")
 
 
 def _train_process(

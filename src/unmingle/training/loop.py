@@ -40,6 +40,8 @@ class Options:
     minutes: float | None = None
     threads: int | None = None
     processes: int = 1
+    """On each of ``nodes`` machines."""
+    nodes: int = 1
     device: str = "cpu"
     workers: int = 1
     cache: Path | None = None
