@@ -21,7 +21,7 @@ LAYERS = [
     {"audio_reading"},
     {"audio", "arrays", "stft", "masks", "clustering", "networks"},
     {"audio_blocks", "audio_stream", "file_batches"},
-    {"metrics"},
+    {"metrics", "remote"},
     {"permutation", "frontend"},
     {"attractors", "counting", "losses"},
     {"systems"},

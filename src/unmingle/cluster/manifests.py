@@ -18,12 +18,12 @@ from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO, TypeVar, cast
+from typing import TypeVar
 
 from unmingle.audio_names import AUDIO_SUFFIXES
-from unmingle.cluster.places import fetch, file_system, is_url, read_bytes
 from unmingle.errors import UnmingleError
 from unmingle.file_batches import find_inputs, find_roots, in_one_line
+from unmingle.remote import fetch, file_system, is_url, open_binary, read_bytes
 
 _MANIFESTS = (".csv", ".jsonl")
 _TAR = ".tar"
@@ -246,7 +246,7 @@ def _members(
     taken: set[str] = set()
     whole = Item(shard.stem, shard.tar)
     try:
-        with _open_tar(shard.tar) as file, tarfile.open(fileobj=file, mode="r|") as tar:
+        with open_binary(shard.tar) as file, tarfile.open(fileobj=file, mode="r|") as tar:
             for number, member in enumerate(tar):
                 name = PurePosixPath(member.name)
                 if not member.isfile() or name.suffix.lower() not in AUDIO_SUFFIXES:
@@ -270,13 +270,6 @@ def _members(
             whole,
             UnmingleError(f"{shard.tar} cannot be read to its end as a tar file ({in_one_line(error)})."),
         )
-
-
-def _open_tar(name: str) -> BinaryIO:
-    if not is_url(name):
-        return open(name, "rb")
-    files, path = file_system(name)
-    return cast(BinaryIO, files.open(path, "rb"))
 
 
 Taken = TypeVar("Taken")

@@ -7,10 +7,11 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from unmingle.errors import UnmingleError
 from unmingle.file_batches import in_one_line
+from unmingle.remote import file_system, is_url, refused
 from unmingle.temporary import check_writable, is_partial, refusal, replace_files, temporary_folder
 
 
@@ -40,11 +41,6 @@ class Place(Protocol):
 
     def drop_staging(self, name: str) -> None:
         """Remove the staging folder of this name that a killed process has left, if it exists."""
-
-
-def is_url(name: str) -> bool:
-    """Whether a name is a URL, not a path."""
-    return "://" in name
 
 
 def open_place(name: str) -> Place:
@@ -119,7 +115,7 @@ class _Remote:
         except FileNotFoundError:
             return None
         except Exception as error:
-            raise _refused(f"{self.name}/{name}", "read", error) from error
+            raise refused(f"{self.name}/{name}", "read", error) from error
         return content
 
     def write(self, name: str, content: bytes) -> None:
@@ -128,7 +124,7 @@ class _Remote:
             self._files.makedirs(path.rpartition("/")[0], exist_ok=True)
             self._files.pipe_file(path, content)
         except Exception as error:
-            raise _refused(f"{self.name}/{name}", "written", error) from error
+            raise refused(f"{self.name}/{name}", "written", error) from error
 
     def take(self, path: Path, name: str) -> None:
         target = f"{self._root}/{name}"
@@ -136,7 +132,7 @@ class _Remote:
             self._files.makedirs(target.rpartition("/")[0], exist_ok=True)
             self._files.put_file(str(path), target)
         except Exception as error:
-            raise _refused(f"{self.name}/{name}", "written", error) from error
+            raise refused(f"{self.name}/{name}", "written", error) from error
         path.unlink()
 
     def remove(self, name: str) -> None:
@@ -145,7 +141,7 @@ class _Remote:
         except FileNotFoundError:
             pass
         except Exception as error:
-            raise _refused(f"{self.name}/{name}", "removed", error) from error
+            raise refused(f"{self.name}/{name}", "removed", error) from error
 
     def names(self, folder: str = "") -> list[str]:
         try:
@@ -154,7 +150,7 @@ class _Remote:
         except FileNotFoundError:
             return []
         except Exception as error:
-            raise _refused(f"{self.name}/{folder}", "read", error) from error
+            raise refused(f"{self.name}/{folder}", "read", error) from error
         return sorted(path.rstrip("/").rpartition("/")[2] for path in found)
 
     @contextmanager
@@ -164,60 +160,3 @@ class _Remote:
 
     def drop_staging(self, name: str) -> None:
         """Nothing to do: staging folders are in the temporary folder of a machine."""
-
-
-def file_system(url: str) -> tuple[Any, str]:
-    """fsspec's file system of a URL, and the path in it.
-
-    Raises:
-        UnmingleError: fsspec, or its library for this kind of URL, is missing.
-    """
-    try:
-        import fsspec
-    except ImportError as error:
-        raise UnmingleError(f"{url} needs fsspec; install with: pip install 'unmingle[cluster]'") from error
-    try:
-        files, path = fsspec.core.url_to_fs(url)
-    except Exception as error:
-        raise UnmingleError(f"{url} cannot be opened ({in_one_line(error)}).") from error
-    return files, str(path).rstrip("/")
-
-
-def read_bytes(name: str) -> bytes:
-    """A whole file, by path or URL.
-
-    Raises:
-        UnmingleError: it cannot be read.
-    """
-    try:
-        if not is_url(name):
-            return Path(name).read_bytes()
-        files, path = file_system(name)
-        content: bytes = files.cat_file(path)
-    except UnmingleError:
-        raise
-    except Exception as error:
-        raise _refused(name, "read", error) from error
-    return content
-
-
-def fetch(name: str, target: Path) -> None:
-    """Copy a file, by URL, to a local path.
-
-    Raises:
-        UnmingleError: it cannot be read, or the disk is full.
-    """
-    files, path = file_system(name)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with files.open(path, "rb") as source, target.open("wb") as copy:
-            shutil.copyfileobj(source, copy)
-    except Exception as error:
-        target.unlink(missing_ok=True)
-        raise _refused(name, "read", error) from error
-
-
-def _refused(name: str, done: str, error: Exception) -> UnmingleError:
-    if isinstance(error, FileNotFoundError):
-        return UnmingleError(f"{name} does not exist; check the name.")
-    return UnmingleError(f"{name} cannot be {done} ({in_one_line(error)}).")
