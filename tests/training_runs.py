@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import csv
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import torch
+import yaml
 
 from conftest import TINY_BLSTM, tiny_values
 from unmingle.training.recipe import Recipe
@@ -35,3 +39,30 @@ def weights_of(run: Path) -> torch.Tensor:
 def log_rows(run: Path) -> list[dict[str, str]]:
     """The rows of ``log.csv``."""
     return list(csv.DictReader((run / "log.csv").read_text(encoding="utf-8").splitlines()))
+
+
+def train_command(tmp_path: Path, recipe: Recipe, run: str, *options: str) -> list[str]:
+    """Arguments of Python for ``unmingle train`` with a recipe."""
+    values = tmp_path / "recipe.yaml"
+    values.write_text(yaml.safe_dump(recipe.model_dump(mode="json")), encoding="utf-8")
+    return ["-m", "unmingle", "train", str(values), "-o", str(tmp_path / run), "--threads", "1", *options]
+
+
+def run_together(commands: list[list[str]], environments: list[dict[str, str]]) -> list[tuple[int, str, str]]:
+    """Exit code, stdout and stderr of commands that run at the same time."""
+    running = [
+        subprocess.Popen(
+            [sys.executable, *command],
+            env=os.environ | {"CUDA_VISIBLE_DEVICES": ""} | changes,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for command, changes in zip(commands, environments, strict=True)
+    ]
+    try:
+        said = [process.communicate(timeout=300) for process in running]
+        return [(process.returncode, *texts) for process, texts in zip(running, said, strict=True)]
+    finally:
+        for process in running:
+            process.kill()

@@ -2,53 +2,22 @@
 
 from __future__ import annotations
 
-import os
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-import yaml
 
 from conftest import tiny_values
-from training_runs import log_rows, tiny_recipe, weights_of
+from training_runs import log_rows, run_together, tiny_recipe, train_command, weights_of
 from unmingle.errors import UnmingleError
 from unmingle.training.launch import train
 from unmingle.training.loop import Options
-from unmingle.training.recipe import Recipe
-
-
-def _command(tmp_path: Path, recipe: Recipe, run: str, *options: str) -> list[str]:
-    values = tmp_path / "recipe.yaml"
-    values.write_text(yaml.safe_dump(recipe.model_dump(mode="json")), encoding="utf-8")
-    return ["-m", "unmingle", "train", str(values), "-o", str(tmp_path / run), "--threads", "1", *options]
 
 
 def _free_port() -> str:
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         return str(found.getsockname()[1])
-
-
-def _together(commands: list[list[str]], environments: list[dict[str, str]]) -> list[tuple[int, str, str]]:
-    """Exit code, stdout and stderr of commands that run at the same time."""
-    running = [
-        subprocess.Popen(
-            [sys.executable, *command],
-            env=os.environ | {"CUDA_VISIBLE_DEVICES": ""} | changes,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for command, changes in zip(commands, environments, strict=True)
-    ]
-    try:
-        said = [process.communicate(timeout=300) for process in running]
-        return [(process.returncode, *texts) for process, texts in zip(running, said, strict=True)]
-    finally:
-        for process in running:
-            process.kill()
 
 
 @pytest.mark.parametrize("started", ["by torchrun", "by srun", "by hand on two machines"])
@@ -60,17 +29,17 @@ def test_two_processes_however_started_train_the_same_model(
     environments: list[dict[str, str]]
     if started == "by torchrun":
         torchrun = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", _free_port()]
-        commands, environments = [[*torchrun, *_command(tmp_path, recipe, "two", *two)]], [{}]
+        commands, environments = [[*torchrun, *train_command(tmp_path, recipe, "two", *two)]], [{}]
     elif started == "by srun":
         job = {"SLURM_JOB_ID": "4711", "SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2", "SLURM_NNODES": "1"}
         job |= {"SLURM_NODELIST": "127.0.0.1", "SLURM_NODEID": "0", "MASTER_PORT": _free_port()}
-        commands = [_command(tmp_path, recipe, "two", *two)] * 2
+        commands = [train_command(tmp_path, recipe, "two", *two)] * 2
         environments = [job | {"SLURM_PROCID": rank, "SLURM_LOCALID": rank} for rank in "01"]
     else:
         meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": _free_port()}
-        commands = [_command(tmp_path, recipe, "two", "--nodes", "2")] * 2
+        commands = [train_command(tmp_path, recipe, "two", "--nodes", "2")] * 2
         environments = [meeting | {"NODE_RANK": rank} for rank in "01"]
-    ended = _together(commands, environments)
+    ended = run_together(commands, environments)
     assert [code for code, _, _ in ended] == [0] * len(ended), ended
     # One process tells the end, whoever started them.
     assert sum(text.count("best validation") for _, text, _ in ended) == 1

@@ -12,9 +12,7 @@ from unmingle.cli.options import Threads, check_range, require, set_threads
 
 def command(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="An embedding separator: a name or a path.")],
-    data: Annotated[
-        list[Path], typer.Option("--data", metavar="CORPUS", help="Training corpus; repeatable.")
-    ],
+    data: Annotated[list[str], typer.Option("--data", metavar="CORPUS", help="Training corpus; repeatable.")],
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="NEW.safetensors", help="The model to write.")
     ],
@@ -38,5 +36,5 @@ def command(
     check_range("--seconds", seconds, 0.05, 600.0)
     check_target(output)
     check_writable(output.parent)
-    points = fix_attractors(model, [str(path) for path in data], output, mixtures, seconds, overwrite)
+    points = fix_attractors(model, data, output, mixtures, seconds, overwrite)
     print(f"{output}: {len(points)} fixed attractors from {mixtures} mixtures")

@@ -20,8 +20,12 @@ def command(
         Path, typer.Argument(metavar="RECIPE.yaml", help="Recipe to train; see the folder recipes/.")
     ],
     data: Annotated[
-        list[Path] | None,
-        typer.Option("--data", metavar="CORPUS", help="Training corpus; repeatable."),
+        list[str] | None,
+        typer.Option(
+            "--data",
+            metavar="CORPUS",
+            help="Training corpus, or tar files, by a quoted glob or URL; repeatable.",
+        ),
     ] = None,
     noise: Annotated[
         list[Path] | None,
@@ -78,7 +82,7 @@ def command(
 
     plan = read_recipe(recipe, small=small)
     if data:
-        plan = plan.model_copy(update={"data": [str(path) for path in data]})
+        plan = plan.model_copy(update={"data": data})
     if noise:
         plan = plan.model_copy(update={"noise_data": [str(path) for path in noise]})
     if not plan.data:

@@ -6,8 +6,10 @@ import hashlib
 import logging
 import os
 import shutil
-from collections.abc import Callable, Collection, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import partial
+from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
@@ -66,6 +68,40 @@ class DecodedSpeech:
         return np.asarray(self._samples[first : first + length], dtype=np.float32) / 32768.0
 
 
+class JoinedSpeech:
+    """The utterances of several caches, one after the other."""
+
+    def __init__(self, parts: Sequence[DecodedSpeech]) -> None:
+        self._parts = list(parts)
+        self._ends = list(accumulate(len(part) for part in parts))
+        starts = [0, *self._ends]
+        self.silent = frozenset(
+            start + place for start, part in zip(starts, parts, strict=False) for place in part.silent
+        )
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def length(self, index: int) -> int:
+        """Number of samples of one utterance."""
+        part, place = self._find(index)
+        return part.length(place)
+
+    def level(self, index: int) -> float:
+        """Active level of one utterance."""
+        part, place = self._find(index)
+        return part.level(place)
+
+    def read(self, index: int, start: int, length: int) -> NDArray[np.float32]:
+        """``length`` samples of one utterance from ``start`` on: ``(length,)``."""
+        part, place = self._find(index)
+        return part.read(place, start, length)
+
+    def _find(self, index: int) -> tuple[DecodedSpeech, int]:
+        number = bisect_right(self._ends, index)
+        return self._parts[number], index - (self._ends[number - 1] if number else 0)
+
+
 class PickedSpeech:
     """Some utterances of a corpus, with their indices in the whole corpus.
 
@@ -90,6 +126,10 @@ class PickedSpeech:
     def read(self, index: int, start: int, length: int) -> NDArray[np.float32]:
         """``length`` samples of one utterance from ``start`` on: ``(length,)``."""
         return self._speech.read(self._places[index], start, length)
+
+
+Speech = DecodedSpeech | PickedSpeech | JoinedSpeech
+"""Decoded utterances, by their indices."""
 
 
 def is_decoded(utterances: Sequence[Utterance], sample_rate: int, cache: Path | None = None) -> bool:
@@ -123,46 +163,80 @@ def decode(
         UnmingleError: a file cannot be read or is empty, or the cache cannot be written.
     """
     folder = _folder(utterances, sample_rate, cache)
+    paths = [one.path for one in utterances]
+    fill_once(folder, lambda partial_folder: _decode_into(partial_folder, paths, sample_rate, on_progress))
+    return DecodedSpeech(folder)
+
+
+def fill_once(folder: Path, fill: Callable[[Path], None]) -> None:
+    """Make a folder of decoded speech in the cache, complete or not at all.
+
+    Processes of one machine that ask for the same folder wait for the first, which fills it.
+
+    Args:
+        folder: to make, unless it is there.
+        fill: writes decoded speech, see :func:`write_decoded`, into the folder it is given.
+
+    Raises:
+        UnmingleError: the cache cannot be written.
+    """
     if (folder / _INDEX).is_file():
-        return DecodedSpeech(folder)
+        return
     try:
         with taking_turns(folder):
             if (folder / _INDEX).is_file():
-                return DecodedSpeech(folder)
+                return
             with temporary_folder(folder) as partial_folder:
-                _decode_into(partial_folder, [one.path for one in utterances], sample_rate, on_progress)
+                fill(partial_folder)
                 if not (folder / _INDEX).is_file():  # Another machine may have finished first.
                     shutil.rmtree(folder, ignore_errors=True)
                     partial_folder.rename(folder)
     except OSError as error:
         if not (folder / _INDEX).is_file():
             raise cache_refusal(folder, error) from error
-    return DecodedSpeech(folder)
 
 
 def _decode_into(
     folder: Path, paths: Sequence[Path], sample_rate: int, on_progress: Callable[[int, int], None] | None
 ) -> None:
-    lengths: list[int] = []
-    levels: list[float] = []
     silent: list[Path] = []
-    raw = folder / "raw"
-    with worker_pool() as pool, raw.open("wb") as file:
-        for samples, level in pool.map(partial(_decode_one, sample_rate=sample_rate), paths, chunksize=16):
+
+    def checked(
+        found: Iterable[tuple[NDArray[np.int16], float]],
+    ) -> Iterator[tuple[NDArray[np.int16], float]]:
+        for done, (path, (samples, level)) in enumerate(zip(paths, found, strict=True), start=1):
             if not len(samples):
-                raise UnmingleError(
-                    f"{paths[len(lengths)]} has no sample at {sample_rate} Hz; remove it from the corpus."
-                )
+                raise UnmingleError(f"{path} has no sample at {sample_rate} Hz; remove it from the corpus.")
             if level == 0.0:
-                silent.append(paths[len(lengths)])
-            file.write(samples.tobytes())
-            lengths.append(len(samples))
-            levels.append(level)
+                silent.append(path)
+            yield samples, level
             if on_progress:
-                on_progress(len(lengths), len(paths))
+                on_progress(done, len(paths))
+
+    with worker_pool() as pool:
+        write_decoded(
+            folder, checked(pool.map(partial(decode_file, sample_rate=sample_rate), paths, chunksize=16))
+        )
     if silent:
         names = ", ".join(str(path) for path in silent[:_NAMED]) + (" ..." if len(silent) > _NAMED else "")
         _log.warning("%d of %d files are silent and are skipped: %s", len(silent), len(paths), names)
+
+
+def write_decoded(folder: Path, utterances: Iterable[tuple[NDArray[np.int16], float]]) -> None:
+    """Write what :class:`DecodedSpeech` reads.
+
+    Args:
+        folder: an existing one.
+        utterances: samples and level of each, as :func:`decode_file` returns them; one at least.
+    """
+    lengths: list[int] = []
+    levels: list[float] = []
+    raw = folder / "raw"
+    with raw.open("wb") as file:
+        for samples, level in utterances:
+            file.write(samples.tobytes())
+            lengths.append(len(samples))
+            levels.append(level)
     with (folder / "samples.npy").open("wb") as file:
         np.save(file, np.memmap(raw, dtype=np.int16, mode="r"))
     raw.unlink()
@@ -194,8 +268,12 @@ def cache_refusal(path: Path, error: OSError) -> UnmingleError:
     )
 
 
-def _decode_one(path: Path, sample_rate: int) -> tuple[NDArray[np.int16], float]:
-    """Samples and active level; the level of a silent file is 0."""
+def decode_file(path: Path, sample_rate: int) -> tuple[NDArray[np.int16], float]:
+    """Samples ``(samples,)`` of a file at a rate, and their active level; the level of a silent file is 0.
+
+    Raises:
+        UnmingleError: it cannot be read.
+    """
     recording = read_audio(path)
     mono = to_mono(recording.samples)
     if is_constant(mono):

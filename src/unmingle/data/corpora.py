@@ -156,7 +156,7 @@ def _read_manifest(manifest: Path, speaker: str = "speaker") -> list[Utterance]:
             path=manifest.parent / row["path"],
             corpus=row.get("corpus") or manifest.parent.name,
             speaker=row[speaker],
-            gender=_gender(row.get("gender")),
+            gender=gender_of(row.get("gender")),
             split=row.get("split") or split_of(row[speaker] if speaker == "speaker" else row["path"]),
             license=row.get("license") or "unknown",
             text=row.get("text") or "",
@@ -181,7 +181,8 @@ def read_speaker_folders(root: Path) -> list[Utterance]:
     return utterances
 
 
-def _gender(value: str | None) -> str:
+def gender_of(value: str | None) -> str:
+    """``M``, ``F`` or ``unknown``."""
     return {"m": "M", "male": "M", "f": "F", "female": "F"}.get((value or "").lower(), "unknown")
 
 

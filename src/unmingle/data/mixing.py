@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from unmingle.audio import Samples, active_level, resample
-from unmingle.data.cache import DecodedSpeech, PickedSpeech
+from unmingle.data.cache import Speech
 from unmingle.data.codecs import check_codecs
 from unmingle.data.corpora import Utterance
 from unmingle.data.examples import SNR_LIMIT, Example, MixturePlan, Segment, Voice
@@ -52,7 +52,7 @@ class Mixer(MixturePlanner):
     def __init__(
         self,
         utterances: Sequence[Utterance],
-        speech: DecodedSpeech | PickedSpeech,
+        speech: Speech,
         sample_rate: int,
         config: MixingConfig,
         seed: int,

@@ -11,7 +11,7 @@ from collections.abc import Collection, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from unmingle.data.cache import DecodedSpeech, PickedSpeech
+from unmingle.data.cache import Speech
 from unmingle.data.conversations import ConversationConfig, draw_turns
 from unmingle.data.corpora import Utterance, by_speaker
 from unmingle.data.examples import MixturePlan, Segment, Voice
@@ -43,7 +43,7 @@ class MixturePlanner:
     def __init__(
         self,
         utterances: Sequence[Utterance],
-        speech: DecodedSpeech | PickedSpeech | None,
+        speech: Speech | None,
         sample_rate: int,
         config: MixingConfig,
         seed: int,
@@ -78,7 +78,7 @@ class MixturePlanner:
             )
 
     @property
-    def _speech(self) -> DecodedSpeech | PickedSpeech:
+    def _speech(self) -> Speech:
         assert self._decoded is not None
         return self._decoded
 

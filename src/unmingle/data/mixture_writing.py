@@ -19,7 +19,7 @@ from pydantic import Field, model_validator
 
 from unmingle.audio import active_level, write_audio
 from unmingle.config import Config
-from unmingle.data.cache import DecodedSpeech, PickedSpeech, decode, is_decoded
+from unmingle.data.cache import PickedSpeech, Speech, decode, is_decoded
 from unmingle.data.corpora import Utterance, read_corpora, read_noise, state_of
 from unmingle.data.data_card import data_card
 from unmingle.data.examples import SNR_LIMIT, Example, MixturePlan
@@ -143,7 +143,8 @@ def write_mixture_folder(
     check_writable(folder.parent)
     utterances = read_corpora(config.corpora, config.split)
     recordings = read_noise(config.noise, config.split) if config.noise else []
-    mine = (share or WHOLE).pick(range(config.count))
+    # A share without mixtures has a mixer, too: it may be the one that completes the folder.
+    mine = (share or WHOLE).pick(range(config.count)) or [0]
     mixer = _mixer(config, mine, utterances, recordings, cache, on_decoded)
     partial = folder.with_name(f".{folder.name}.partial")
     work = _Work(partial, config, mixer, utterances)
@@ -190,10 +191,10 @@ def _mixer(
     noise = None
     if mixing.noise is not None:
         noise = NoiseMaker(recordings, decode(recordings, rate, cache, on_decoded), None, rate, mixing.noise)
-    speech: DecodedSpeech | PickedSpeech | None = None
+    speech: Speech
     if is_decoded(utterances, rate, cache):
         speech = decode(utterances, rate, cache)
-    elif mine:
+    else:
         speech = _decode_picked(config, mine, utterances, cache, on_decoded)
     return Mixer(utterances, speech, rate, mixing, config.seed, noise)
 

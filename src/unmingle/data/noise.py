@@ -14,7 +14,7 @@ from pydantic import Field, field_validator
 
 from unmingle.audio import Samples, resample
 from unmingle.config import Config
-from unmingle.data.cache import DecodedSpeech
+from unmingle.data.cache import DecodedSpeech, JoinedSpeech
 from unmingle.data.corpora import Utterance, by_speaker
 from unmingle.data.microphones import apply_response, smooth_response
 from unmingle.data.synthetic_music import music
@@ -108,7 +108,7 @@ class NoiseMaker:
         self,
         recordings: Sequence[Utterance],
         noise: DecodedSpeech,
-        speech: DecodedSpeech | None,
+        speech: DecodedSpeech | JoinedSpeech | None,
         sample_rate: int,
         config: NoiseConfig,
         babblers: Sequence[int] | None = None,

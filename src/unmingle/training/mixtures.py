@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from unmingle.data.batches import MixtureSource, as_batch
-from unmingle.data.cache import decode
+from unmingle.data.cache import DecodedSpeech, JoinedSpeech, decode, default_cache_folder
 from unmingle.data.corpora import Utterance, read_corpora, read_noise
 from unmingle.data.examples import Example, active_sources
 from unmingle.data.mixing import Mixer
@@ -18,6 +19,8 @@ from unmingle.data.mixing_config import MixingConfig
 from unmingle.data.noise import SYNTHETIC, NoiseMaker
 from unmingle.data.premixed import PremixedMixtures, is_premixed
 from unmingle.data.room_bank import RoomBank, open_room_bank
+from unmingle.data.streaming import StreamConfig, StreamedMixtures, check_speakers
+from unmingle.data.tar_files import any_tars, find_tars, open_tar
 from unmingle.errors import UnmingleError
 from unmingle.permutation import best_permutation, pairwise_si_sdr
 from unmingle.systems import System
@@ -32,12 +35,19 @@ def prepare(recipe: Recipe, cache: Path | None, on_decoded: Callable[[int, int],
     Raises:
         UnmingleError: the data is missing or malformed.
     """
-    if any_premixed(recipe.data):
+    if any_tars(recipe.data):
+        for split in ("train", "valid"):
+            find_tars(recipe.data, split)
+        if recipe.mixing.noise is not None:
+            for split in ("train", "valid"):
+                recordings = _noise(recipe.noise_data, recipe.data, split)
+                decode(recordings, recipe.system.sample_rate, cache, on_decoded)
+    elif any_premixed(recipe.data):
         for stage in recipe.stages:  # Missing data is an error before any work.
             training_mixer(recipe, cache, stage)
             validation_mixer(recipe, cache, stage)
     for split in ("train", "valid"):
-        if not any_premixed(recipe.data):
+        if not any_tars(recipe.data) and not any_premixed(recipe.data):
             decode(read_corpora(recipe.data, split), recipe.system.sample_rate, cache, on_decoded)
             if recipe.mixing.noise is not None:
                 noise = _noise(recipe.noise_data, recipe.data, split)
@@ -50,7 +60,14 @@ def training_mixer(recipe: Recipe, cache: Path | None, stage: Stage | None = Non
     """Mixtures of the training split by the recipe, or by one of its stages."""
     mixing = _of_stage(recipe.mixing, stage)
     source = open_mixtures(
-        recipe.data, "train", recipe.system.sample_rate, mixing, recipe.seed, cache, recipe.noise_data
+        recipe.data,
+        "train",
+        recipe.system.sample_rate,
+        mixing,
+        recipe.seed,
+        cache,
+        recipe.noise_data,
+        recipe.stream,
     )
     return _with_all_sources(source, recipe, mixing)
 
@@ -121,7 +138,7 @@ def _of_validation(recipe: Recipe) -> MixingConfig:
     """The recipe's settings without weights of corpora that are not in the validation split."""
     mixing = recipe.mixing
     weights, noise = mixing.corpus_weights, mixing.noise
-    if weights and not any_premixed(recipe.data):
+    if weights and not any_tars(recipe.data) and not any_premixed(recipe.data):
         names = {utterance.corpus for utterance in read_corpora(recipe.data, "valid")}
         weights = {name: weight for name, weight in weights.items() if name in names}
     if noise is not None and noise.weights:
@@ -139,10 +156,12 @@ def open_mixtures(
     seed: int,
     cache: Path | None,
     noise_data: Sequence[str] = (),
+    stream: StreamConfig | None = None,
 ) -> MixtureSource:
-    """Mixtures of a split: drawn from corpora, or from folders of existing mixtures.
+    """Mixtures of a split: drawn from corpora or tar files, or from folders of existing mixtures.
 
-    Noise comes from ``noise_data``, or from ``noise.csv`` in the corpora if ``noise_data`` is empty.
+    Noise comes from ``noise_data``, or from ``noise.csv`` in the corpora if ``noise_data`` is empty. Tar files for
+    training are streamed as ``stream`` says. Those of another split are decoded and kept.
 
     Raises:
         UnmingleError: the data is missing or malformed.
@@ -152,18 +171,65 @@ def open_mixtures(
         return PremixedMixtures(
             [Path(d) for d in data], split, sample_rate, mixing.speakers, seed, fewest=fewest
         )
-    utterances = read_corpora(data, split)
-    speech, noise = decode(utterances, sample_rate, cache), None
+    utterances = [] if any_tars(data) else read_corpora(data, split)
+    recordings, decoded_noise = None, None
     if mixing.noise is not None:
         recordings = _noise(noise_data, data, split)
-        decoded = decode(recordings, sample_rate, cache)
+        decoded_noise = decode(recordings, sample_rate, cache)
+    banked = mixing.room is not None and mixing.room.bank
+    rooms = _room_bank(mixing, sample_rate, seed, cache) if banked else None
+    make = partial(
+        _mixer,
+        sample_rate=sample_rate,
+        mixing=mixing,
+        rooms=rooms,
+        recordings=recordings,
+        noise=decoded_noise,
+    )
+    if utterances:
+        return make(utterances, decode(utterances, sample_rate, cache), seed)
+    tars = find_tars(data, split)
+    make = partial(_windowed_mixer, make=make, mixing=mixing)
+    if split == "train":
+        return StreamedMixtures(tars, sample_rate, stream or StreamConfig(), seed, make, cache)
+    parts = [open_tar(tar, sample_rate, cache or default_cache_folder()) for tar in tars]
+    utterances = [utterance for part in parts for utterance in part.utterances]
+    return make(utterances, JoinedSpeech([part.speech for part in parts]), seed)
+
+
+def _mixer(
+    utterances: Sequence[Utterance],
+    speech: DecodedSpeech | JoinedSpeech,
+    seed: int,
+    *,
+    sample_rate: int,
+    mixing: MixingConfig,
+    rooms: RoomBank | None,
+    recordings: Sequence[Utterance] | None,
+    noise: DecodedSpeech | None,
+) -> Mixer:
+    maker = None
+    if mixing.noise is not None and recordings is not None and noise is not None:
         # A corpus with weight 0 is not used for babble either.
         wanted = mixing.corpus_weights
         babblers = [k for k, one in enumerate(utterances) if wanted.get(one.corpus, 1.0) > 0]
-        noise = NoiseMaker(recordings, decoded, speech, sample_rate, mixing.noise, babblers)
-    banked = mixing.room is not None and mixing.room.bank
-    rooms = _room_bank(mixing, sample_rate, seed, cache) if banked else None
-    return Mixer(utterances, speech, sample_rate, mixing, seed, noise, rooms)
+        maker = NoiseMaker(recordings, noise, speech, sample_rate, mixing.noise, babblers)
+    return Mixer(utterances, speech, sample_rate, mixing, seed, maker, rooms)
+
+
+def _windowed_mixer(
+    utterances: Sequence[Utterance],
+    speech: JoinedSpeech,
+    seed: int,
+    *,
+    make: partial[Mixer],
+    mixing: MixingConfig,
+) -> Mixer:
+    """A mixer of some tar files, which need not have all corpora that the weights name."""
+    check_speakers(utterances, mixing.most_at_once)
+    there = {utterance.corpus for utterance in utterances}
+    weights = {name: weight for name, weight in mixing.corpus_weights.items() if name in there}
+    return make(utterances, speech, seed, mixing=mixing.model_copy(update={"corpus_weights": weights}))
 
 
 def _room_bank(mixing: MixingConfig, sample_rate: int, seed: int, cache: Path | None) -> RoomBank:
@@ -172,6 +238,8 @@ def _room_bank(mixing: MixingConfig, sample_rate: int, seed: int, cache: Path | 
 
 
 def _noise(noise_data: Sequence[str], data: Sequence[str], split: str) -> list[Utterance]:
+    if not noise_data and any_tars(data):
+        raise UnmingleError("With tar files, noise comes from a corpus of its own; give it with --noise.")
     return read_noise(noise_data, split) if noise_data else read_noise(data, split, beside_speech=True)
 
 

@@ -12,6 +12,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from unmingle.config import Config
 from unmingle.data.mixing_config import MixingConfig
+from unmingle.data.streaming import StreamConfig
 from unmingle.errors import UnmingleError
 from unmingle.file_batches import available_memory
 from unmingle.models import ModelFacts
@@ -98,7 +99,7 @@ class Recipe(Config):
     """Name of the run and its folder (default: the file's stem, after the names of its folders below ``recipes``)."""
     seed: int = Field(0, ge=0, lt=2**32)
     data: list[str] = []
-    """Corpora: manifests or folders. ``--data`` on the command line replaces them."""
+    """Corpora: manifests, folders or tar files. ``--data`` on the command line replaces them."""
     noise_data: list[str] = []
     """Corpora of noise, if ``mixing`` has noise (default: ``noise.csv`` beside the speech)."""
     system: AnySystemConfig
@@ -106,6 +107,8 @@ class Recipe(Config):
     statistics_minutes: float | None = Field(None, gt=0.0, le=1e5)
     """Minutes of training mixtures for the mean and deviation of the front end's features (default: 64 crops of the
     first stage, 400 for local experts)."""
+    stream: StreamConfig = StreamConfig()
+    """The window over tar files, if the data are tar files."""
     validation: ValidationConfig = ValidationConfig()
     stages: list[Stage] = Field(min_length=1, max_length=100)
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
