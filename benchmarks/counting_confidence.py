@@ -28,7 +28,7 @@ from unmingle.audio import resample
 from unmingle.models import load_system
 from unmingle.systems import System
 
-BINS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.001)
+BINS = (0.0, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.001)
 CROP_SECONDS = 8.0
 
 
@@ -91,11 +91,9 @@ def draw(rows: NDArray[np.float64], path: Path) -> None:
     axes = figure.subplots()
     places = np.digitize(rows[:, 0], BINS)
     points = np.array([rows[places == place].mean(axis=0) for place in np.unique(places)])
-    axes.plot([0.5, 1], [0.5, 1], color="#999999", linewidth=1)
+    axes.plot([0, 1], [0, 1], color="#999999", linewidth=1)
     axes.plot(points[:, 0], points[:, 1], marker="o")
-    axes.set(
-        xlabel="confidence", ylabel="share of counts that are right", xlim=(0.45, 1.02), ylim=(0.0, 1.02)
-    )
+    axes.set(xlabel="confidence", ylabel="share of counts that are right", xlim=(0.0, 1.02), ylim=(0.0, 1.02))
     figure.savefig(path, dpi=150)
 
 
