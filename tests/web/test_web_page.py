@@ -39,8 +39,11 @@ def _missing() -> str:
         return "no Chromium on this system; apt-get install chromium, and run again"
     if not (SITE / "models" / "denoise" / "model.json").is_file():
         return "web/site is not built; run make web, which needs npm"
-    built = [path for path in WEB.glob("*.js") if path.read_bytes() == (SITE / path.name).read_bytes()]
-    return "" if len(built) == len(list(WEB.glob("*.js"))) else "web/site is older than web; run make web"
+    for path in WEB.glob("*.js"):
+        built = SITE / path.name
+        if not built.is_file() or built.read_bytes() != path.read_bytes():
+            return "web/site is older than web; run make web"
+    return ""
 
 
 pytestmark = pytest.mark.skipif(bool(_missing()), reason=_missing())
