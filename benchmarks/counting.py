@@ -2,7 +2,7 @@
 
     python benchmarks/counting.py CORPUS MODEL [SPLIT] [KEY=VALUE ...]
 
-Prints the confusion matrix, and how often the count is right where the confidence is low and high.
+Prints the confusion matrix. benchmarks/counting_confidence.py tells how far the confidence can be trusted.
 Settings change the model as in `unmingle evaluate --set`: with formation=spherical_kmeans the spread of
 the embeddings is what counts, with anchors the energy of the outputs.
 """
@@ -24,7 +24,6 @@ from unmingle.models import load_system, parse_changes
 
 MIXTURES = 100
 SECONDS = 6.0
-CONFIDENT = 0.9
 
 
 def main(corpus: str, model: str, split: str, settings: list[str]) -> None:
@@ -33,15 +32,13 @@ def main(corpus: str, model: str, split: str, settings: list[str]) -> None:
     utterances = read_corpora([corpus], split)
     speech = decode(utterances, system.sample_rate)
     table = torch.zeros(3, system.speakers, dtype=torch.long)
-    right: dict[bool, list[bool]] = {True: [], False: []}
     for speakers in (1, 2, 3):
         mixer = Mixer(utterances, speech, system.sample_rate, MixingConfig(speakers=speakers), seed=speakers)
         crops = Crops(mixer, SECONDS, 20, batches=MIXTURES // 20)
         for number in range(len(crops)):
             estimates = system.separate(crops[number].mixture)
-            for count, trust in zip(estimates.count.tolist(), estimates.confidence.tolist(), strict=True):
+            for count in estimates.count.tolist():
                 table[speakers - 1, count - 1] += 1
-                right[trust >= CONFIDENT].append(count == speakers)
     print(
         f"{datetime.date.today()}, {platform.machine()}, torch {torch.__version__}: {model}, {split}, {changes}\n"
     )
@@ -50,10 +47,6 @@ def main(corpus: str, model: str, split: str, settings: list[str]) -> None:
     for speakers, row in enumerate(table.tolist(), start=1):
         print(f"| {speakers} | " + " | ".join(map(str, row)) + " |")
     print(f"\nright: {table.diagonal().sum() / table.sum():.1%}")
-    for sure, outcomes in right.items():
-        word = "at least" if sure else "below"
-        share = f"{sum(outcomes) / len(outcomes):.1%}" if outcomes else "none"
-        print(f"right where the confidence is {word} {CONFIDENT}: {share} of {len(outcomes)}")
 
 
 if __name__ == "__main__":
