@@ -7,6 +7,7 @@ BIN := .venv/bin
 demo: .venv/core
 	$(BIN)/python examples/demo.py
 
+# One process per core, each with one thread: more threads than cores wait for each other.
 test: .venv/test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
