@@ -13,6 +13,7 @@ from typing import Any
 
 import httpx
 import pytest
+from websockets.sync.client import ClientConnection, connect
 
 from conftest import MIXTURE
 from unmingle.serve.server import build_server, listen
@@ -89,3 +90,9 @@ def worker_processes() -> list[int]:
         except OSError:
             continue  # It ended meanwhile.
     return found
+
+
+def live_stream(address: str, rate: object = 48000, strength: str = "", query: str = "") -> ClientConnection:
+    """A websocket of the live tab, with the options of its address."""
+    query = f"sample_rate={rate}&strength={strength}{query}"
+    return connect(f"{address.replace('http', 'ws')}/api/live?{query}", max_size=None)
