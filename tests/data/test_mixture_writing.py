@@ -138,6 +138,24 @@ def test_shares_at_the_same_time_complete_the_folder_once(example_corpus: Path, 
     assert not list(tmp_path.glob(".*"))
 
 
+def test_a_share_that_begins_before_the_folder_is_complete_and_goes_on_after_leaves_nothing(
+    example_corpus: Path, tmp_path: Path
+) -> None:
+    config = _config(example_corpus)
+    folder = tmp_path / "test"
+
+    def others(done: int, count: int) -> None:
+        """Another process writes everything while this one still decodes."""
+        if not folder.exists():
+            write_mixture_folder(folder, config)
+
+    cache = tmp_path / "cache"
+    assert write_mixture_folder(folder, config, cache, on_decoded=others, share=Share(1, 2))
+    write_mixture_folder(tmp_path / "whole", config)
+    assert _bytes(folder) == _bytes(tmp_path / "whole")
+    assert not list(tmp_path.glob(".*"))
+
+
 def test_files_of_another_recipe_are_not_used(example_corpus: Path, tmp_path: Path) -> None:
     write_mixture_folder(tmp_path / "right", _config(example_corpus))
     write_mixture_folder(tmp_path / "other", _config(example_corpus, seed=4))

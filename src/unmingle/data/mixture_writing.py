@@ -152,6 +152,9 @@ def write_mixture_folder(
     try:
         partial.mkdir(parents=True, exist_ok=True)
         with access(partial, "mixing"):
+            # Another share may have completed the folder since this one began.
+            if share is not None and _is_complete(folder, config):
+                return True
             _begin(partial, work.parts, config, [*utterances, *recordings], alone=share is None)
             _write_all(work, share or WHOLE, on_progress, processes or available_cores())
         with access_if_alone(partial) as alone:
@@ -161,6 +164,8 @@ def write_mixture_folder(
                 _finish(partial, config, rows, utterances, recordings)
                 partial.rename(folder)
     except OSError as error:
+        if share is not None and _is_complete(folder, config):
+            return True  # Another share renamed the hidden folder before this one had access.
         raise refusal(folder, error) from error
     finally:
         with suppress(OSError):  # Fails if it is not empty: the next call continues from it.
