@@ -144,7 +144,12 @@ def test_a_folder_is_scored_although_the_program_fails_on_some(
 @pytest.mark.parametrize("processes", [1, 2])
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_a_stop_ends_the_program_too(
-    program: str, example_corpus: Path, tmp_path: Path, processes: int, how: signal.Signals
+    program: str,
+    example_corpus: Path,
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    processes: int,
+    how: signal.Signals,
 ) -> None:
     write_mixture_folder(
         tmp_path / "test", MixtureFolderConfig(corpora=[str(example_corpus)], split="test", count=16, seed=1)
@@ -155,8 +160,10 @@ def test_a_stop_ends_the_program_too(
     script.chmod(0o755)
     command = [sys.executable, "-m", "unmingle", "evaluate", "test", "--processes", str(processes)]
     command += ["--command", f"{script} {{mixture}} {{outdir}}", "--metric", "si_sdr"]
-    environment = os.environ | {"TMPDIR": str(tmp_path / "scratch")}
-    (tmp_path / "scratch").mkdir()
+    scratch = tmp_path_factory.mktemp(
+        "s"
+    )  # Short: the workers' sockets in it have names of at most 107 bytes.
+    environment = os.environ | {"TMPDIR": str(scratch)}
     running = subprocess.Popen(
         command,
         cwd=tmp_path,
@@ -177,7 +184,7 @@ def test_a_stop_ends_the_program_too(
         time.sleep(0.1)
     assert not any(map(_runs, started))
     if how != signal.SIGKILL:  # After SIGKILL nothing can be cleaned up.
-        assert not list((tmp_path / "scratch").glob("unmingle-*"))
+        assert not list(scratch.glob("unmingle-*"))
 
 
 def _runs(stat: Path) -> bool:
