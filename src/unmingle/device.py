@@ -20,3 +20,13 @@ def pick_device(device: str) -> str:
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     return device
+
+
+def has_fast_bfloat16(device: str) -> bool:
+    """Whether ``cpu`` or ``cuda`` computes in bfloat16 with instructions of its own.
+
+    Processors without them (x86 before AVX-512) have no LSTM in bfloat16, and products take some forty times as long.
+    """
+    if device == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())

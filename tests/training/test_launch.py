@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from conftest import TINY_BLSTM, tiny_values
@@ -34,6 +35,19 @@ def test_two_processes_share_the_work(example_corpus: Path, tmp_path: Path, prec
     difference = (weights_of(tmp_path / "two") - weights_of(tmp_path / "one")).abs()
     assert difference.max() < 1e-3
     assert difference.mean() < 1e-5
+
+
+def test_a_processor_without_bfloat16_trains_in_float32(
+    example_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("unmingle.device.torch.backends.mkldnn.is_available", lambda: False)
+    for precision in ("bf16-mixed", "32-true"):
+        recipe = tiny_recipe(example_corpus, steps=2, system=tiny_values(), precision=precision)
+        train(recipe, tmp_path / precision, Options(workers=0))
+    assert torch.equal(weights_of(tmp_path / "bf16-mixed"), weights_of(tmp_path / "32-true"))
+    assert [record.message for record in caplog.records if "bfloat16" in record.message] == [
+        "This processor has no bfloat16: the run computes in float32, as with precision: 32-true."
+    ]
 
 
 def test_what_goes_wrong_in_another_process_is_one_sentence(example_corpus: Path, tmp_path: Path) -> None:

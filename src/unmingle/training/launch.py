@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -10,6 +11,7 @@ import torch
 from lightning_fabric import Fabric
 from torch.multiprocessing.spawn import ProcessRaisedException
 
+from unmingle.device import has_fast_bfloat16
 from unmingle.errors import UnmingleError
 from unmingle.memory import keep_freed_memory
 from unmingle.training.initial import system_from_model
@@ -18,6 +20,8 @@ from unmingle.training.mixtures import prepare
 from unmingle.training.processes import is_first_process, open_fabric, starts_processes
 from unmingle.training.recipe import Recipe
 from unmingle.training.run_folder import Progress, RunFolder
+
+_log = logging.getLogger(__name__)
 
 
 def train(
@@ -35,6 +39,10 @@ def train(
     """
     folder = RunFolder(run)
     _check(recipe, folder, options)
+    if recipe.precision == "bf16-mixed" and not has_fast_bfloat16(options.device) and is_first_process():
+        _log.warning(
+            "This processor has no bfloat16: the run computes in float32, as with precision: 32-true."
+        )
     fabric = open_fabric(options.device, options.processes, options.nodes)
     prepare(recipe, options.cache, on_decoded)
     if is_first_process():

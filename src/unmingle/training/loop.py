@@ -15,6 +15,7 @@ from lightning_fabric import Fabric
 
 from unmingle.batch import MixtureBatch
 from unmingle.data.batches import Crops, iterate
+from unmingle.device import has_fast_bfloat16
 from unmingle.errors import UnmingleError
 from unmingle.models import save_system
 from unmingle.systems import EmbeddingSeparator
@@ -97,6 +98,7 @@ class TrainingLoop:
         if options.resume:
             self._restore()
         self.stopped = False
+        self.bfloat16 = recipe.precision == "bf16-mixed" and has_fast_bfloat16(options.device)
 
     def run(self) -> Progress:
         """Train until the last stage ends or the time is up."""
@@ -199,9 +201,7 @@ class TrainingLoop:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(stage, self.progress)
         # Not Fabric's bf16-mixed, which also rounds the audio if several processes share a batch.
-        with torch.autocast(
-            self.fabric.device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16-mixed"
-        ):
+        with torch.autocast(self.fabric.device.type, torch.bfloat16, enabled=self.bfloat16):
             loss = self.module.loss(batch)["loss"]
         if not torch.isfinite(loss):
             raise UnmingleError(
