@@ -32,7 +32,12 @@ HERE = Path(__file__).resolve().parent
 SECONDS = 120
 """Of processor time: a mutant whose tests take longer never ends, and counts as killed."""
 
-WHOLE = "systems/test_compositions.py"
+EMBEDDINGS = "systems/test_embedding_separator_equations.py"
+UPIT = "systems/test_mask_inference_equations.py"
+TWO_STAGES = "systems/test_two_stage_equations.py"
+DENOISERS = "systems/test_denoiser_equations.py"
+WHOLE = [EMBEDDINGS, UPIT, TWO_STAGES, DENOISERS]
+"""Whole systems against the papers' equations."""
 EXPERTS = [
     "systems/test_denoisers.py",
     "systems/test_gates.py",
@@ -40,27 +45,27 @@ EXPERTS = [
     "systems/test_bands.py",
 ]
 TESTS = {
-    "losses.py": ["test_losses.py", WHOLE],
-    "masks.py": ["test_stft_and_masks.py", WHOLE],
-    "clustering.py": ["test_clustering.py", "attractors/test_attractors.py", WHOLE],
+    "losses.py": ["test_losses.py", *WHOLE],
+    "masks.py": ["test_stft_and_masks.py", *WHOLE],
+    "clustering.py": ["test_clustering.py", "attractors/test_attractors.py", EMBEDDINGS, TWO_STAGES],
     "metrics.py": ["test_metrics_and_permutation.py"],
     "counting.py": ["test_counting.py", "systems/test_systems.py"],
-    "frontend.py": ["test_frontend.py", WHOLE],
-    "attractors/anchored.py": ["attractors/test_attractors.py", WHOLE],
-    "attractors/clustered.py": ["attractors/test_attractors.py", WHOLE],
-    "attractors/fixed.py": ["attractors/test_attractors.py", WHOLE],
-    "attractors/formation.py": ["attractors/test_attractors.py", WHOLE],
+    "frontend.py": ["test_frontend.py", *WHOLE],
+    "attractors/anchored.py": ["attractors/test_attractors.py", EMBEDDINGS, TWO_STAGES],
+    "attractors/clustered.py": ["attractors/test_attractors.py", EMBEDDINGS, TWO_STAGES],
+    "attractors/fixed.py": ["attractors/test_attractors.py", EMBEDDINGS, TWO_STAGES],
+    "attractors/formation.py": ["attractors/test_attractors.py", EMBEDDINGS, TWO_STAGES],
     "attractors/running.py": ["attractors/test_running.py"],
-    "networks/refiners.py": [f"{WHOLE}::test_loss_and_masks_of_two_stages", "networks/test_networks.py"],
-    "networks/blstm.py": ["networks/test_networks.py", WHOLE],
-    "systems/objectives.py": [f"{WHOLE}::test_loss_and_masks_of_upit", WHOLE, "systems/test_systems.py"],
-    "systems/embedding_separator.py": [WHOLE, "systems/test_systems.py"],
-    "systems/mask_inference.py": [f"{WHOLE}::test_loss_and_masks_of_upit", WHOLE, "systems/test_systems.py"],
-    "systems/two_stage.py": [f"{WHOLE}::test_loss_and_masks_of_two_stages", "systems/test_systems.py"],
-    "systems/base.py": [WHOLE, "systems/test_systems.py", "test_counting.py"],
-    "systems/denoiser.py": [f"{WHOLE}::test_loss_and_masks_of_a_denoiser", *EXPERTS],
+    "networks/refiners.py": [TWO_STAGES, "networks/test_networks.py"],
+    "networks/blstm.py": ["networks/test_networks.py", "networks/test_dropout.py", *WHOLE],
+    "systems/objectives.py": [UPIT, *WHOLE, "systems/test_systems.py"],
+    "systems/embedding_separator.py": [EMBEDDINGS, TWO_STAGES, "systems/test_systems.py"],
+    "systems/mask_inference.py": [UPIT, TWO_STAGES, "systems/test_systems.py"],
+    "systems/two_stage.py": [TWO_STAGES, "systems/test_systems.py"],
+    "systems/base.py": [*WHOLE, "systems/test_systems.py", "test_counting.py"],
+    "systems/denoiser.py": [DENOISERS, *EXPERTS],
     "systems/embedding_steps.py": ["systems/test_embedding_steps.py"],
-    "systems/local_experts.py": [f"{WHOLE}::test_losses_and_masks_of_local_experts", *EXPERTS],
+    "systems/local_experts.py": [DENOISERS, *EXPERTS],
     "systems/gate_base.py": ["systems/test_gates.py", *EXPERTS],
     "systems/gates.py": ["systems/test_gates.py", *EXPERTS],
 }
