@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
 
 import unmingle
-from conftest import MIXTURE
+from conftest import MIXTURE, ROOT
 
 SOURCE = Path(unmingle.__file__).parent
 LAYERS = [
@@ -71,6 +73,22 @@ def test_each_layer_imports_only_layers_below_it(path: Path) -> None:
         return
     for other in _imports(path) - {module}:
         assert _layer(other) < _layer(module), f"{path} imports {other}"
+
+
+def test_contributing_names_every_module() -> None:
+    """A module of its own in the second column of the table of layers, a package's modules in the third."""
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| \d \| ([^|]+) \| ([^|]+) \|$", text, re.MULTILINE)
+    alone = [name for modules, _ in rows for name in re.findall(r"`([^`]+)`", modules)]
+    inside = {modules.strip("`/"): re.findall(r"`([^`]+)`", held) for modules, held in rows}
+    for path in sorted(SOURCE.glob("*.py")):
+        assert path.name.startswith("__") or any(fnmatch(path.name, name) for name in alone), path.name
+    for path in sorted(SOURCE.glob("*/*.py")):
+        package = path.parent.name
+        assert path.stem == "__init__" or path.stem in inside[package], f"{package}/{path.name}"
+    for package, names in inside.items():
+        for name in names if (SOURCE / package).is_dir() else ():
+            assert (SOURCE / package / name).is_dir() or (SOURCE / package / f"{name}.py").is_file(), name
 
 
 def _run(code: str, *arguments: str) -> str:
