@@ -1,4 +1,4 @@
-"""Score the shipped model and the WFM oracle on 300 test mixtures of a corpus.
+"""Score the default model and the WFM oracle on 300 test mixtures of a corpus.
 
     python benchmarks/separation_scores.py CORPUS [OUTPUT]
 

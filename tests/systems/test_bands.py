@@ -26,7 +26,7 @@ def _width(bin_: int, alone: int) -> int:
     return width
 
 
-def test_the_bands_of_what_ships() -> None:
+def test_the_bands_of_the_pretrained_denoiser() -> None:
     bands = Bands(513, 48)  # 750 Hz of 16 kHz in windows of 1024.
     assert bands.count == 49 + 24 + 24 + 24 + 8
     assert bands.index[:49].tolist() == list(range(49))
