@@ -24,7 +24,7 @@ _ENDS_EARLY_SECONDS = 0.5
 
 
 class _Stream(soundfile.SoundFile):  # type: ignore[misc]
-    """Prevents that soundfile seeks after every read: MP3 would lose samples, and GSM cannot seek."""
+    """Keeps soundfile from seeking after every read: MP3 would lose samples, and GSM cannot seek."""
 
     def seekable(self) -> bool:
         return False

@@ -104,7 +104,7 @@ def test_ctrl_c_is_told_in_one_sentence(  # type: ignore[no-untyped-def]
     monkeypatch.setattr("unmingle.separation.separate_files", interrupted)
     result = run("separate", MIXTURE, "--model", tiny_model)
     assert result.code == 130
-    assert result.err.strip() == "unmingle: interrupted; nothing half-written is taken for whole."
+    assert result.err.strip() == "unmingle: interrupted; no incomplete file is left as a result."
 
 
 def _write(path: Path, samples: np.ndarray, rate: int = 16000, **how: str) -> Path:

@@ -1,4 +1,4 @@
-"""What the commands on files share: the progress bar, and how they end."""
+"""Shared by the commands on files: the progress bar, the final output and the exit code."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from unmingle.errors import UnmingleError
 
 
 class FileResult(Protocol):
-    """What became of one input."""
+    """The result of one input."""
 
     error: str | None
 
@@ -27,7 +27,7 @@ Result = TypeVar("Result", bound=FileResult)
 
 
 class FileProgress:
-    """A bar for several files, on a terminal; used as a context."""
+    """A progress bar for several files, shown only on a terminal. Use it as a context manager."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
         from rich.console import Console
@@ -37,7 +37,7 @@ class FileProgress:
         columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
         self._progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
         self._paths, self._done = paths, 0
-        # In hundredths of a file, so that a long one moves the bar, too.
+        # In hundredths of a file, so that the bar also moves during a long file.
         self._task = self._progress.add_task(paths[0].name, total=100 * len(paths))
 
     def __enter__(self) -> FileProgress:
@@ -50,7 +50,7 @@ class FileProgress:
         self._progress.stop()
 
     def show(self, share: float) -> None:
-        """Of the file at work, ``share`` is done."""
+        """``share`` of the current file is done."""
         self._progress.update(self._task, completed=100 * self._done + round(100 * share))
 
     def advance(self, _: object) -> None:

@@ -1,4 +1,4 @@
-"""Options and output of the commands that can work over a corpus in shards."""
+"""Options and output of the commands that can process a corpus in shards."""
 
 from __future__ import annotations
 
@@ -20,14 +20,16 @@ if TYPE_CHECKING:
 
 Shard = Annotated[
     str | None,
-    typer.Option("--shard", metavar="I/N", help="Do share I of N of a corpus; what is done is not redone."),
+    typer.Option(
+        "--shard", metavar="I/N", help="Do share I of N of a corpus; finished files are not repeated."
+    ),
 ]
 Cluster = Annotated[
     str | None,
     typer.Option(
         "--cluster",
         metavar="auto|ADDRESS",
-        help="Do a corpus on Ray; needs the extra cluster. auto: this machine.",
+        help="Process a corpus on Ray (extra cluster); auto: a cluster that runs here, or this machine.",
     ),
 ]
 ShardSize = Annotated[
@@ -48,7 +50,7 @@ _SECONDS_PER_LINE = 10.0
 
 @dataclass(frozen=True)
 class CorpusOptions:
-    """What the user said of a corpus."""
+    """The options of a run on a corpus."""
 
     shard: str | None
     cluster: str | None
@@ -56,10 +58,10 @@ class CorpusOptions:
     tar: bool
 
     def __bool__(self) -> bool:
-        """Whether files are to be worked on as a corpus.
+        """Whether the files are a corpus that is processed in shards.
 
         Raises:
-            UnmingleError: the options do not go together.
+            UnmingleError: the options exclude each other.
         """
         if self.shard is not None and self.cluster is not None:
             raise UnmingleError("--shard and --cluster do not go together; Ray does all shards.")
@@ -72,7 +74,7 @@ class CorpusOptions:
 
 
 def model_name(name: str | None, default: str) -> str:
-    """A model's name, or its absolute path, which other processes find too.
+    """A model's name, or its absolute path, so that other processes find it too.
 
     Raises:
         UnmingleError: there is no such model.
@@ -87,7 +89,7 @@ def model_name(name: str | None, default: str) -> str:
 def do_corpus(
     job: Job, names: Sequence[str], output: str, options: CorpusOptions, *, overwrite: bool, as_json: bool
 ) -> None:
-    """Do a job over a corpus, with a line that tells how far it is.
+    """Run a job on a corpus, and show the progress in a line.
 
     Raises:
         UnmingleError: the options are impossible, or files failed.
@@ -125,7 +127,7 @@ def do_corpus(
 
 
 class _Line:
-    """How far a run is: on a terminal one line that is written over, else a line every ten seconds."""
+    """Progress of a run: on a terminal one line that is overwritten, elsewhere a line every ten seconds."""
 
     def __init__(self) -> None:
         self._last, self._open = 0.0, False

@@ -44,7 +44,7 @@ def command(
         typer.Option(
             "--strength",
             metavar="0..1",
-            help="How much to remove: at least 1 - STRENGTH of every sound stays (0.9: 20 dB less at most).",
+            help="How much noise to remove: the gain is at least 1 - STRENGTH (0.9: at most 20 dB less).",
         ),
     ] = 1.0,
     format: Format = "wav",
@@ -53,7 +53,8 @@ def command(
     overwrite: Overwrite = False,
     raw: RawPipe = None,
     live: Annotated[
-        bool, typer.Option("--live", help="Clean the microphone to the loudspeaker until Ctrl-C.")
+        bool,
+        typer.Option("--live", help="Clean the microphone and play it until Ctrl-C; needs the extra live."),
     ] = False,
     track: Track = None,
     shard: Shard = None,
@@ -134,7 +135,7 @@ def _pipe(enhancer: Enhancer, text: str) -> None:
 
 
 def _through(enhancer: Enhancer, format: str, bits: int | None) -> None:
-    """A whole audio file from stdin, cleaned, to stdout."""
+    """Read an audio file from stdin, clean it, and write it to stdout."""
     import shutil
     import tempfile
 
@@ -145,7 +146,7 @@ def _through(enhancer: Enhancer, format: str, bits: int | None) -> None:
     with stdin_file() as path, tempfile.TemporaryDirectory() as folder:
         (result,) = denoise_files([path], enhancer, Output(Path(folder), format, "{stem}", bits))
         if result.error:
-            raise UnmingleError(result.error.replace(str(path), "What comes from stdin"))
+            raise UnmingleError(result.error.replace(str(path), "The audio from stdin"))
         for warning in result.warnings:
             print(f"unmingle: {warning}", file=sys.stderr)
         with open(result.output, "rb") as file:
@@ -177,7 +178,7 @@ def _print_table(model_rate: int, results: list[DenoisingResult]) -> None:
     for result in results:
         notes = list(result.warnings)
         if result.sample_rate > model_rate:
-            notes.append(f"above {model_rate / 2000:g} kHz turned down by frame gains")
+            notes.append(f"above {model_rate / 2000:g} kHz attenuated as the octave below")
         rows.append(
             (
                 escape(result.input),

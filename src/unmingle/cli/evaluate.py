@@ -50,7 +50,7 @@ def command(
         typer.Option(
             "--command",
             metavar="'PROG {mixture} {outdir}'",
-            help="Score a program instead; it reads a WAV file and writes one file per speaker.",
+            help="Score a program instead. It reads a WAV file and writes one file per speaker.",
         ),
     ] = None,
     timeout: Annotated[
@@ -68,7 +68,7 @@ def command(
         bool,
         typer.Option(
             "--words",
-            help="Word error rates too, if mixtures.csv has texts; takes about four times the audio's length.",
+            help="Also word error rates, if mixtures.csv has texts; takes about four times the audio's length.",
         ),
     ] = False,
     task: Annotated[
@@ -134,7 +134,7 @@ def command(
     if model is None and not (mixture or oracle or program):
         model = DEFAULT_DENOISER if found == "denoise" else DEFAULT_MODEL
     if program is not None:
-        ExternalProgram(program, timeout)  # Says what is wrong with it.
+        ExternalProgram(program, timeout)  # Raises its errors before the mixtures are read.
     config = CandidateConfig(
         mixture=mixture,
         oracle=oracle,
@@ -166,7 +166,7 @@ def command(
         )
     if not summary and not as_json:
         print(
-            f"share {shard} is done; the last one to end writes {target}/scores.csv and {target}/summary.json"
+            f"share {shard} is done; the last share to end writes {target}/scores.csv and {target}/summary.json"
         )
     elif as_json:
         print(json.dumps(summary, indent=2))
@@ -193,15 +193,15 @@ def _print_summary(summary: dict[str, Any], target: Path) -> None:
     if words := summary.get("words"):
         rates = ", ".join(f"{name} {rate:.1%}" for name, rate in words["rates"].items())
         print(f"word error rate of {words['speakers']} speakers, {words['words']} words: {rates}")
-        print(f"(by {words['recognizer']}: how near `clean` is to 0 says how far to trust it)")
+        print(f"(by {words['recognizer']}; the nearer `clean` is to 0, the more these rates tell)")
     failures = summary["failures"]
     if failures["count"]:
-        print(f"FAILED on {failures['count']} of {summary['mixtures']} mixtures, which count in no mean:")
+        print(f"FAILED on {failures['count']} of {summary['mixtures']} mixtures, which are in no mean:")
         for text, count in failures["reasons"].items():
             print(f"  {count} x {text}")
         print(f"  {', '.join(failures['names'][:5])}{' ...' if failures['count'] > 5 else ''}")
     if summary["notes"]:
-        print("notes on mixtures that were scored all the same:")
+        print("notes on mixtures that were scored nevertheless:")
         for text, count in summary["notes"].items():
             print(f"  {count} x {text}")
     worse = summary["made_worse"]

@@ -19,8 +19,8 @@ def command(
 ) -> None:
     """Write a model as ONNX graphs.
 
-    The folder runs wherever onnxruntime does, browsers included; model.json in it says how. `separate`
-    and `denoise` take the folder as --model.
+    The folder runs wherever onnxruntime runs, browsers included; its model.json describes the graphs.
+    `separate` and `denoise` take the folder as --model.
 
     \b
       unmingle export adanet-2speakers-8khz -o exported

@@ -71,7 +71,8 @@ def _options(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
     debug: Annotated[
-        bool, typer.Option("--debug", help="Say on stderr where errors come from; goes before the command.")
+        bool,
+        typer.Option("--debug", help="Print details and tracebacks on stderr; put it before the command."),
     ] = False,
 ) -> None:
     if debug:
@@ -95,8 +96,8 @@ app.command("fix-attractors")(fix_attractors.command)
 
 def main() -> None:
     """Run a command; a user's mistake becomes one sentence on stderr and exit code 2."""
-    # Ended politely, a command cleans up as it does after Ctrl-C.
-    with suppress(ValueError):  # Not in the main thread of a program that calls this.
+    # On SIGTERM a command cleans up as it does after Ctrl-C.
+    with suppress(ValueError):  # Raised if this is not the main thread of the calling program.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     _prepare_streams()
     try:
@@ -110,11 +111,11 @@ def main() -> None:
         _say(str(error))
         sys.exit(2)
     except SystemExit as stop:
-        if stop.code == 130:  # typer's word for Ctrl-C
-            _say("interrupted; nothing half-written is taken for whole.")
+        if stop.code == 130:  # typer's exit code for Ctrl-C
+            _say("interrupted; no incomplete file is left as a result.")
         raise
     except BrokenPipeError:
-        # The reader of our output went away, as `| head` does.
+        # The reader of the output has ended, as in `| head`.
         sys.stderr.close()
         sys.exit(141)
     except OSError as error:
@@ -124,7 +125,7 @@ def main() -> None:
 
 
 def _prepare_streams() -> None:
-    """What a terminal cannot show is escaped; what was closed swallows all."""
+    """Escape what a terminal cannot show, and replace closed streams by ones that discard their text."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:
@@ -134,7 +135,7 @@ def _prepare_streams() -> None:
 
 
 def _flush() -> None:
-    """Find a full disk here, not when Python has ended; what it did not take is not tried once more then."""
+    """Report a full disk here. Otherwise Python would find it after the exit code is set, when it ends."""
     try:
         sys.stdout.flush()
     except BrokenPipeError:
@@ -150,7 +151,7 @@ def _say(text: str) -> None:
 
 
 def _unexpected(error: Exception, what: str) -> NoReturn:
-    """A mistake of ours, or a refusal of the system that no command expects."""
+    """Report an error that no command expects: a bug, or an error of the operating system."""
     logging.getLogger("unmingle").debug("unexpected", exc_info=error)
-    _say(f"it could not be done ({what}); `unmingle --debug ...` says where it went wrong.")
+    _say(f"the command failed ({what}); `unmingle --debug ...` prints details.")
     sys.exit(2)

@@ -150,13 +150,13 @@ def _mix_a_corpus(given: dict[str, Any], output: Path, shard: str | None) -> Non
         except KeyboardInterrupt:
             done = progress.tasks[task].completed
             print(
-                f"unmingle: {done:.0f} of {total} mixtures are made; the same command goes on.",
+                f"unmingle: {done:.0f} of {total} mixtures are made; run the same command again to continue.",
                 file=sys.stderr,
             )
             raise
     if not complete:
         print(
-            f"share {shard}: {total} of {config.count} mixtures are made; the last one to end completes {output}"
+            f"share {shard}: {total} of {config.count} mixtures are made; the last share to end completes {output}"
         )
         return
     what = "one speaker in noise" if config.noise and config.speakers == 1 else f"{config.speakers} speakers"
@@ -164,7 +164,7 @@ def _mix_a_corpus(given: dict[str, Any], output: Path, shard: str | None) -> Non
 
 
 def _config(given: dict[str, Any]) -> MixtureFolderConfig:
-    """The config that the given options make: it knows the defaults, and what goes together."""
+    """The config of the given options. It has the defaults, and refuses options that exclude each other."""
     from pydantic import ValidationError
 
     from unmingle.data.mixture_writing import MixtureFolderConfig

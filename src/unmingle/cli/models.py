@@ -17,7 +17,7 @@ app = typer.Typer(help="List the pretrained models; show the card of one.", rich
 
 @app.callback(invoke_without_command=True)
 def command(context: typer.Context, as_json: Json = False) -> None:
-    """List the pretrained models: task, rate, size, arithmetic, data, score and licence of the data."""
+    """List the pretrained models with task, rate, size, arithmetic, training data, score and licence."""
     if context.invoked_subcommand:
         return
     from rich.console import Console
@@ -42,7 +42,7 @@ def show(
 ) -> None:
     """Print a model's card.
 
-    It tells the training data, the recipe, scores and limits.
+    The card has the training data, the recipe, scores and limits.
     """
     from unmingle.models import model_card
 

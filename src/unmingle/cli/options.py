@@ -49,7 +49,7 @@ ShareOption = Annotated[
     typer.Option(
         "--shard",
         metavar="I/N",
-        help="Do share I of N; what is done is not redone, and the last share to end writes the results.",
+        help="Do share I of N; finished work is not repeated, and the last share to end writes the results.",
     ),
 ]
 RawPipe = Annotated[
@@ -72,28 +72,28 @@ def given_options(context: typer.Context) -> dict[str, Any]:
 
 
 def refused_option(error: ValidationError, options: Mapping[str, str]) -> UnmingleError:
-    """What a config says of a value, as an error that names the option; ``options`` maps fields to other names."""
+    """A config's error as one that names the option. ``options`` maps fields to options of other names."""
     first = error.errors()[0]
     option = "".join(f"--{options.get(str(part), part)}: " for part in first["loc"][:1])
     return UnmingleError(option + first["msg"].removeprefix("Value error, ") + ".")
 
 
 def check_range(option: str, value: float | None, low: float, high: float) -> None:
-    """Refuse a number that is out of range, or none.
+    """Refuse a number out of range. None is accepted.
 
     Raises:
-        UnmingleError: it is.
+        UnmingleError: the number is out of range.
     """
     if value is not None and not low <= value <= high:
         raise UnmingleError(f"{option} must lie between {low:g} and {high:g}; got {value}.")
 
 
 def set_threads(threads: int | None) -> None:
-    """Tell PyTorch how many threads to use, and that those which wait must not spin.
+    """Set PyTorch's number of threads, and let waiting threads sleep instead of spin.
 
-    Beside other busy programs threads that spin make two threads many times slower than one.
+    If other programs are busy, spinning threads make two threads many times slower than one.
     """
-    # Read when torch is imported, which is after this.
+    # torch reads this variable when it is imported, which is later.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if threads is None:
         return
@@ -105,7 +105,7 @@ def set_threads(threads: int | None) -> None:
 
 @contextmanager
 def stdin_file() -> Iterator[Path]:
-    """What comes from stdin, as a file named ``stdin`` while the context lasts.
+    """The content of stdin as a temporary file named ``stdin``, removed at the end of the context.
 
     Raises:
         UnmingleError: stdin is closed.
@@ -123,7 +123,7 @@ def stdin_file() -> Iterator[Path]:
 
 
 def require(extra: str, *modules: str) -> None:
-    """Stop with the one command that mends it if an extra's libraries are missing.
+    """Raise an error with the install command if libraries of an extra are missing.
 
     Raises:
         UnmingleError: one of ``modules`` cannot be imported.

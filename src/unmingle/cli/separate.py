@@ -80,7 +80,7 @@ def command(
         typer.Option(
             "--lag",
             metavar="SECONDS",
-            help="How far --live and --raw may lie behind the input (default: the model's own lag, or 1).",
+            help="Maximum delay of --live and --raw behind the input (default: the model's own lag, or 1).",
         ),
     ] = None,
     timeline: Annotated[
@@ -175,7 +175,7 @@ def command(
 
 
 def _is_stream(files: list[str] | None, raw: str | None, live: bool) -> bool:
-    """Whether raw samples or the microphone are to be separated, not files."""
+    """Whether to separate raw samples or the microphone instead of files."""
     if live and (files or raw):
         raise UnmingleError("--live takes no files and no --raw; give one or the other.")
     if (raw is not None) != (files == ["-", "-"]):
@@ -218,7 +218,7 @@ def _stream(
 
 
 def _show_levels(levels: list[float]) -> None:
-    """One line of meters, from -60 to 0 dB, that is written over and over."""
+    """Overwrite one line of level meters, from -60 to 0 dB."""
     bars = ["#" * max(0, min(20, round((level + 60) / 3))) for level in levels]
     line = "  ".join(f"{number} [{bar:<20}]" for number, bar in enumerate(bars, start=1))
     print(f"\r{line}", end="", file=sys.stderr, flush=True)
@@ -246,9 +246,9 @@ def _print_table(model_rate: int, most: int, results: list[FileResult]) -> None:
             count = f"{result.speakers} or more" if result.speakers >= most else result.speakers
             notes.append(f"{count} counted, confidence {result.confidence:.2f}")
         if result.gain_db:
-            notes.append(f"all speakers {result.gain_db:.1f} dB so that nothing clips")
+            notes.append(f"level of all speakers {result.gain_db:.1f} dB to avoid clipping")
         if result.sample_rate > model_rate:
-            notes.append(f"above {model_rate / 2000:g} kHz shared by frame gains")
+            notes.append(f"above {model_rate / 2000:g} kHz shared by the speakers' levels")
         for number, path in enumerate(result.outputs, start=1):
             first = number == 1
             rows.append(

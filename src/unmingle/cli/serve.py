@@ -34,7 +34,7 @@ def command(
 
     Nothing leaves the machine; uploads and results are deleted after an hour and when the server ends
     (Ctrl-C). Its JSON API is described in docs/serve.md. The token for --host comes from the environment
-    variable UNMINGLE_SERVE_TOKEN, or is made up and printed.
+    variable UNMINGLE_SERVE_TOKEN; without it, one is generated and printed.
     """
     require("serve", "starlette", "uvicorn", "websockets")
     from unmingle.serve.server import new_token, open_in_browser, serve
@@ -50,12 +50,12 @@ def command(
         if browser:
             open_in_browser(url)
 
-    with suppress(KeyboardInterrupt):  # The way to end it.
+    with suppress(KeyboardInterrupt):  # Ctrl-C ends the server.
         serve(settings, ready)
 
 
 def _whole_path(model: str | None) -> str | None:
-    """The path of a model, which holds in any working folder; what is wrong with it is said now."""
+    """The absolute path of a model, for processes in other folders. A missing model is an error here."""
     if model is None:
         return None
     from unmingle.models import find_model

@@ -29,7 +29,7 @@ def command(
         typer.Option(
             "--command",
             metavar="'PROG {mixture} {outdir}'",
-            help="Test a program instead; it reads a WAV file and writes one file per speaker.",
+            help="Test a program instead. It reads a WAV file and writes one file per speaker.",
         ),
     ] = None,
     timeout: Annotated[
@@ -96,7 +96,7 @@ def command(
     check_range("--seed", seed, 0, 2**63 - 1)
     check_range("--rate", rate, 1000, 192_000)
     if program is not None:
-        ExternalProgram(program, timeout)  # Says what is wrong with it.
+        ExternalProgram(program, timeout)  # Raises its errors before the corpus is read.
     share = parse_share(shard) if shard is not None else None
     set_threads(threads)
     config = CandidateConfig(
@@ -124,7 +124,7 @@ def command(
         )
     if not found:
         print(
-            f"share {shard} is done; the last one to end writes {target}/stress.html and {target}/stress.json"
+            f"share {shard} is done; the last share to end writes {target}/stress.html and {target}/stress.json"
         )
         return
     rows = [

@@ -1,4 +1,4 @@
-"""Tables that stay whole when they are piped into a file."""
+"""Tables for terminals and files."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print a table on stdout; long cells are folded on a terminal and whole elsewhere."""
+    """Print a table on stdout. On a terminal, long cells are folded; elsewhere, such as in a pipe, they are not."""
     from rich.console import Console
     from rich.table import Table
 

@@ -24,7 +24,7 @@ def command(
         typer.Option(
             "--data",
             metavar="CORPUS",
-            help="Training corpus, or tar files, by a quoted glob or URL; repeatable.",
+            help="Training corpus; or tar files, as a quoted glob or a URL; repeatable.",
         ),
     ] = None,
     noise: Annotated[
@@ -96,7 +96,7 @@ def command(
     run = output or Path("runs") / (f"{plan.name}-smoke" if smoke else plan.name)
     first = is_first_process()
     if smoke and not output and first:
-        RunFolder(run).remove()  # Nobody goes on with two steps.
+        RunFolder(run).remove()  # Two steps are not worth continuing.
     check_writable(run)
     options = Options(
         resume=resume,
@@ -119,7 +119,7 @@ def command(
             nonlocal printed
             line = _describe(report)
             progress.update(task, description=line, completed=report.progress.step, total=report.stage.steps)
-            # Into a file goes one line a validation instead of a bar.
+            # In a file, one line per validation replaces the bar.
             if first and not console.is_terminal and report.score != printed:
                 printed = report.score
                 print(line, flush=True)

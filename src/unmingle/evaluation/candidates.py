@@ -24,7 +24,7 @@ from unmingle.systems import MaskingSystem
 from unmingle.systems.oracle import Oracle
 
 _ROUNDING = 1e-5
-"""The rest of a mixture beside its sources counts as noise above this share of the mixture's energy."""
+"""A mixture minus its sources counts as noise if it has more than this share of the mixture's energy."""
 
 
 @dataclass(frozen=True)

@@ -209,7 +209,7 @@ class _Worker:
 
 
 _RESULT = TypeAdapter(_Result)
-"""To JSON and back."""
+"""Converts results to JSON and back."""
 
 
 def _scored(
@@ -232,7 +232,7 @@ def _share_results(
     items: Sequence[MixtureItem],
     run: Callable[[list[MixtureItem]], Iterator[_Result]],
 ) -> list[_Result] | None:
-    """The results of all mixtures once those of a share are there; None if other shares lack some."""
+    """Score a share's missing mixtures. The results of all mixtures, or None while other shares lack some."""
     missing = parts.missing(share)
     for unit, result in zip(missing, run([items[unit] for unit in missing]), strict=True):
         parts.write(unit, _RESULT.dump_python(result, mode="json"))
@@ -241,7 +241,7 @@ def _share_results(
 
 
 def _sizes(items: Sequence[MixtureItem]) -> list[list[str | int]]:
-    """What tells a list of mixtures from another without reading it."""
+    """Names and file sizes. They identify a list of mixtures without reading its audio."""
     return [[item.name, *(path.stat().st_size for path in (item.mixture, *item.sources))] for item in items]
 
 

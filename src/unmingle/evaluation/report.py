@@ -41,7 +41,7 @@ def write_report(
     Args:
         folders: with the results.
         output: the page.
-        on_progress: called with the numbers of mixtures that are separated again, and to be.
+        on_progress: called with the number of mixtures separated again so far, and the total.
 
     Raises:
         UnmingleError: a folder holds no results.

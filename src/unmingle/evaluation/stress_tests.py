@@ -179,7 +179,7 @@ STRESS_TESTS = [
     StressTest(
         "single_speaker",
         "One speaker only",
-        "One person speaks alone: does one output keep the speech, and does the other stay silent?",
+        "One speaker alone: does one output keep the speech, and does the other stay silent?",
         "",
         lambda _: [Condition("one speaker", 0.0, single_speaker)],
         score="single_speaker",
