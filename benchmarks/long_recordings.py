@@ -10,11 +10,14 @@ turns, pauses, overlaps, and a minute in which one speaker is silent, for each o
 `memory` separates recordings of each length by the command, each in a process of its own, and prints peak memory
 beyond that of `import torch`, and the real-time factor.
 
-`joins` compares three ways over the same masks' windows: the package's joining; stitching by the correlation of
-waveforms in the overlaps, which is what others do (here only); and one pass over the whole recording. Swaps count
-windows whose sources are joined otherwise than most of the recording's, where the truth is the references' energy
-under the masks. `speakers` counts the speakers of recordings of one to as many as the model was built for, at most
-four, and prints the confusion. DER is that of the timeline, by pyannote.metrics if it is installed, without a collar.
+`joins` compares four ways: the package's, which gives turns to speakers by voice and joins windows by voice; the same
+without voices, by the model's attractors; stitching windows by the correlation of waveforms in the overlaps, which is
+what others do (here only); and one pass of the model over the whole recording. Swaps count pieces of 10 s in which
+speakers lie otherwise than in most of the recording. DER is that of the timeline, by pyannote.metrics if it is
+installed, without a collar.
+
+`speakers` counts the speakers of recordings of one to as many as the model was built for, at most four, and prints
+the confusion.
 """
 
 from __future__ import annotations
@@ -71,11 +74,11 @@ def conversation(corpus: Path, speakers: int, minutes: float, index: int) -> Sam
 
 
 def separated(
-    system: MaskingSystem, mixture: Samples, speakers: int | None, window: float, overlap: float
+    system: MaskingSystem, mixture: Samples, speakers: int, window: float, overlap: float, *, by_voice: bool
 ) -> tuple[Samples, list[Stretch]]:
     """The package's way, with windows of ``window`` seconds."""
     blocks = [mixture[k : k + 10 * RATE] for k in range(0, len(mixture), 10 * RATE)]
-    with RecordingSeparation(system, RATE, speakers, window, overlap) as recording:
+    with RecordingSeparation(system, RATE, speakers, window, overlap, by_voice=by_voice) as recording:
         for block in blocks:
             recording.push(block)
         tracks = recording.finish()
@@ -176,10 +179,14 @@ def joins(arguments: argparse.Namespace) -> None:
         speakers = 2 if number % 2 == 0 or system.speakers < 3 else 3
         sources = conversation(arguments.corpus, speakers, arguments.minutes[0], number)
         mixture = sources.sum(axis=0)
-        whole, said = separated(system, mixture, speakers, 36000.0, 0.0)
-        ours, spoken = separated(system, mixture, speakers, WINDOW_SECONDS, OVERLAP_SECONDS)
-        ways = {
-            "windows, joined by unmingle": (ours, diarization_error(spoken, sources)),
+        whole, said = separated(system, mixture, speakers, 36000.0, 0.0, by_voice=False)
+        ways: dict[str, tuple[Samples, float]] = {}
+        for name, by_voice in (("by voice", True), ("by attractors", False)):
+            made, spoken = separated(
+                system, mixture, speakers, WINDOW_SECONDS, OVERLAP_SECONDS, by_voice=by_voice
+            )
+            ways[f"windows, joined {name}"] = made, diarization_error(spoken, sources)
+        ways |= {
             "windows, stitched by correlation": (stitched(system, mixture, speakers), float("nan")),
             "one pass": (whole, diarization_error(said, sources)),
         }

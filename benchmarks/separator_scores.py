@@ -4,7 +4,8 @@
 
 Mixtures are drawn from one split of CORPUS (speech.csv and noise.csv), a pure function of the list's seed, and
 are rendered at 16 kHz. Each model hears them at its own rate; scores are taken at 8 kHz, so that models of
-different rates compare. The raw system is scored, without the residual that `unmingle separate` shares out.
+different rates compare. The raw system is scored, or with `--separate` what `unmingle separate` makes of it: turns
+given to speakers by voice, and the residual shared out.
 
 Columns: SI-SDR improvement and SI-SDR in dB (mean over speakers, then mixtures, with the 95 % interval of the
 mean), the share of mixtures that get worse, the share of single-speaker speech in the wrong file, the leakage
@@ -39,6 +40,7 @@ from unmingle.evaluation.summary import bootstrap_interval
 from unmingle.metrics import si_sdr
 from unmingle.models import load_system
 from unmingle.permutation import best_permutation, pairwise_si_sdr
+from unmingle.separation.offline import load
 from unmingle.systems import System
 from unmingle.systems.oracle import Oracle
 
@@ -197,6 +199,17 @@ def model(system: System) -> Callable[[Samples, Samples, bool], tuple[Samples, i
     return separate
 
 
+def separator(name: str) -> Callable[[Samples, Samples, bool], tuple[Samples, int]]:
+    """Like :func:`model`, for all that `unmingle separate` does."""
+    loaded = load(name)
+
+    def separate(mixture: Samples, sources: Samples, counting: bool) -> tuple[Samples, int]:
+        made = loaded.separate(mixture, LIST_RATE, "auto" if counting else len(sources)).estimates
+        return resample(made, LIST_RATE, SCORE_RATE), len(made)
+
+    return separate
+
+
 def line(found: dict[str, Any]) -> str:
     """A row of the table."""
     if "right" in found:
@@ -219,6 +232,7 @@ def main() -> None:
     parser.add_argument("--split", default="test")
     parser.add_argument("--list", action="append", help="Only lists whose name begins so.")
     parser.add_argument("--count", type=int, help="At most so many mixtures of each list.")
+    parser.add_argument("--separate", action="store_true", help="Score the estimates of unmingle separate.")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("-o", "--output", type=Path, help="Write the figures as JSON.")
     arguments = parser.parse_args()
@@ -243,7 +257,8 @@ def main() -> None:
                 continue
             changes = {} if arguments.count is None else {"count": min(arguments.count, wanted.count)}
             shorter = MixtureList(**{**wanted.__dict__, **changes})
-            found = score_list(model(system), corpus, shorter)
+            scored = separator(name) if arguments.separate else model(system)
+            found = score_list(scored, corpus, shorter)
             everything.setdefault(str(name), []).append(found)
             print(line(found), flush=True)
     if arguments.output:

@@ -51,6 +51,8 @@ TESTS = {
     "metrics.py": ["test_metrics_and_permutation.py"],
     "counting.py": ["test_counting.py", "systems/test_systems.py"],
     "frontend.py": ["test_frontend.py", *WHOLE],
+    "speaker_encoder.py": ["test_speaker_encoder.py"],
+    "separation/turns.py": ["separation/test_turns.py"],
     "attractors/anchored.py": ["attractors/test_attractors.py", EMBEDDINGS, TWO_STAGES],
     "attractors/clustered.py": ["attractors/test_attractors.py", EMBEDDINGS, TWO_STAGES],
     "attractors/fixed.py": ["attractors/test_attractors.py", EMBEDDINGS, TWO_STAGES],

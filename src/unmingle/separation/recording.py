@@ -11,6 +11,7 @@ from unmingle.audio import Samples
 from unmingle.audio_stream import RateConverter, Resampler, SampleQueue, StftStream
 from unmingle.separation.adding_up import add_residual
 from unmingle.separation.windows import OVERLAP_SECONDS, WINDOW_SECONDS, Tracks, WindowedSeparation
+from unmingle.speaker_encoder import pretrained_speaker_encoder
 from unmingle.systems import MaskingSystem
 
 
@@ -25,6 +26,7 @@ class RecordingSeparation:
         speakers: in the recording; None to count.
         window_seconds: length of a window. A shorter recording is separated as a whole.
         overlap_seconds: by which neighbouring windows overlap.
+        by_voice: give every turn to the speaker whose voice it is; see :mod:`~unmingle.separation.turns`.
     """
 
     def __init__(
@@ -34,9 +36,12 @@ class RecordingSeparation:
         speakers: int | None,
         window_seconds: float = WINDOW_SECONDS,
         overlap_seconds: float = OVERLAP_SECONDS,
+        *,
+        by_voice: bool = True,
     ) -> None:
         self._system, self._rate = system, sample_rate
-        self._windows = WindowedSeparation(system, speakers, window_seconds, overlap_seconds)
+        encoder = pretrained_speaker_encoder() if by_voice else None
+        self._windows = WindowedSeparation(system, speakers, window_seconds, overlap_seconds, encoder)
         self._down = Resampler(sample_rate, system.sample_rate, 1)
         self._tracks: Tracks | None = None
         self._sum, self._count = 0.0, 0

@@ -25,6 +25,8 @@ from unmingle.separation.adding_up import residual_gains
 from unmingle.separation.noise_level import NoiseLevel
 from unmingle.separation.order import order_of_speaking
 from unmingle.separation.tracking import WindowSources, assign_speakers, overlap_agreement, padded
+from unmingle.separation.turns import recognize_turns
+from unmingle.speaker_encoder import SpeakerEncoder
 from unmingle.systems import MaskingSystem
 
 WINDOW_SECONDS = 32.0
@@ -77,6 +79,7 @@ class WindowedSeparation:
         speakers: in the recording; None to count.
         window_seconds: length of a window.
         overlap_seconds: by which neighbouring windows overlap.
+        encoder: recognizes voices; see :mod:`~unmingle.separation.turns`. None to rely on the system alone.
     """
 
     def __init__(
@@ -85,6 +88,7 @@ class WindowedSeparation:
         speakers: int | None,
         window_seconds: float = WINDOW_SECONDS,
         overlap_seconds: float = OVERLAP_SECONDS,
+        encoder: SpeakerEncoder | None = None,
     ) -> None:
         self._system, self._speakers = system, speakers
         self._hop, self._stft = system.hop, system.frontend.stft
@@ -94,6 +98,7 @@ class WindowedSeparation:
         if self._advance_frames < 1:
             raise ValueError("a window must be longer than the overlap")
         self._device = system.frontend.mean.device
+        self._encoder = encoder
         # Open until the separation is closed.
         self._file: BinaryIO = tempfile.TemporaryFile()  # noqa: SIM115
         self._waiting = np.zeros(0, dtype=np.float32)
@@ -153,7 +158,13 @@ class WindowedSeparation:
         peak = max(float(np.abs(audio).max()), 1e-20)
         mixture = torch.from_numpy(audio / np.float32(peak)).unsqueeze(0).to(self._device)
         spectra, masks, attractors = self._system.mask_and_attractors(mixture, self._asked(mixture))
+        points = None if attractors is None else attractors[0].float().cpu().numpy()
         magnitude, masks = spectra.magnitude[0] * peak, masks[0].float()
+        if self._encoder is not None:
+            estimates = self._stft.synthesise(masks * spectra.spectrum[0], len(audio)).cpu().numpy()
+            turns = recognize_turns(self._encoder, estimates, self._system.sample_rate)
+            masks = turns.regroup(masks, self._hop / self._system.sample_rate)
+            points = turns.voices
         agreement, shared = None, 0
         if self._before is not None:
             shared = self._windows[-1].first + self._windows[-1].frames - self._first
@@ -165,7 +176,6 @@ class WindowedSeparation:
         sources, frames, _ = halves.shape
         self._windows.append(_Window(self._first, sources, frames, self._file.seek(0, 2)))
         self._file.write(halves.tobytes())
-        points = None if attractors is None else attractors[0].float().cpu().numpy()
         self._sources.append(WindowSources(power.sum(dim=2).cpu().numpy(), points, agreement))
         self._upper.append(power[..., self._stft.freqs // 2 :].sum(dim=2).cpu().numpy())
         release_freed_memory()
