@@ -59,9 +59,9 @@ def test_estimates_that_change_places_are_put_right() -> None:
 
 
 def test_one_who_speaks_alone_in_both_estimates_gets_one() -> None:
-    """Speaker 1 in both estimates for four seconds, then both speakers as they should be."""
-    low, high = _voice(200, 12), _voice(3000, 12)
-    early = np.arange(len(low)) < 4 * RATE
+    """Speaker 1 in both estimates for twelve seconds, then both speakers as they should be."""
+    low, high = _voice(200, 30), _voice(3000, 30)
+    early = np.arange(len(low)) < 12 * RATE
     estimates = np.stack([low, np.where(early, 0.9 * low, high)])
     turns = recognize_turns(TonesAsVoices().eval(), estimates, RATE)
     assert turns.labels[:, 4].tolist() == [0, 0]
@@ -182,8 +182,8 @@ def test_choices_are_the_best_of_all_sequences() -> None:
 
 
 def test_real_voices_that_change_places_are_put_right(example_sources: Samples) -> None:
-    """The two people of the example, each twice in a row; the second time in the other's estimate."""
-    voices = resample(np.tile(example_sources, 2), 16000, RATE)
+    """The two people of the example, four times in a row; from the third time on in the other's estimate."""
+    voices = resample(np.tile(example_sources, 4), 16000, RATE)
     half = np.arange(voices.shape[1]) < voices.shape[1] // 2
     estimates = np.where(half, voices, voices[::-1])
     turns = recognize_turns(pretrained_speaker_encoder(), estimates, RATE)

@@ -22,7 +22,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from unmingle.audio import Samples, resample
-from unmingle.counting import count_by_energy
 from unmingle.separation.tracking import best_path
 from unmingle.speaker_encoder import SpeakerEncoder
 
@@ -40,10 +39,9 @@ _CHANGE, _PAUSE_CHANGE = 2.0, 0.5
 """Negative log-likelihood of another choice than in the piece before: within speech, and in a pause."""
 _ALONE = 0.5
 """Negative log-likelihood of a piece with one speaker."""
-_MARGIN, _ALONE_MARGIN = 10.0, 30.0
-"""Log-likelihood that other speakers must gain over the sources as they are: usually, and if one source alone is a
-speaker by its energy. On validation recordings of 30 s, one speaker gains at most 27, and two who are confused 16 to
-66."""
+_MARGIN = 30.0
+"""Log-likelihood that other speakers must gain over the sources as they are. One voice varies, too: on validation
+recordings of 30 s, one speaker gains at most 27, and two who are confused gain 16 to 66."""
 _STARTS, _STRETCH, _ITERATIONS, _FEWEST = 8, 16, 10, 8
 
 
@@ -82,8 +80,7 @@ def recognize_turns(encoder: SpeakerEncoder, estimates: Samples, sample_rate: in
     """The speakers of all pieces of ``estimates`` ``(sources, samples)``: as many speakers as sources.
 
     Speaker k is mostly source k. The sources stay as they are if the voices give little reason for a change, or if
-    there are more than :data:`MOST_SOURCES`. Where one source alone is a speaker by its energy, the reason must be
-    better, because one voice varies, too.
+    there are more than :data:`MOST_SOURCES`.
     """
     sources = len(estimates)
     voices, presence, loudness = _hear(encoder, estimates, sample_rate)
@@ -95,9 +92,8 @@ def recognize_turns(encoder: SpeakerEncoder, estimates: Samples, sample_rate: in
     choices = _choices(sources)
     changes = _PAUSE_CHANGE + (_CHANGE - _PAUSE_CHANGE) * loudness
     links = -changes[:, None, None] * (1 - np.eye(len(choices)))
-    alone = int(count_by_energy(torch.from_numpy(estimates)[None]).count[0]) == 1
     fits = _fits(voices, presence, turns.voices)
-    best = float(sum(fits[k, :, k].sum() for k in range(sources))) + (_ALONE_MARGIN if alone else _MARGIN)
+    best = float(sum(fits[k, :, k].sum() for k in range(sources))) + _MARGIN
     for centres in _starts(voices, presence):
         states = np.full(voices.shape[1], -1)
         for _ in range(_ITERATIONS):
