@@ -40,7 +40,7 @@ class SpeakerEncoderConfig(Config):
     sample_rate: int = Field(8000, ge=1000, le=192000)
     bands: int = Field(48, ge=1, le=256)
     """Number of mel bands."""
-    channels: int = Field(192, ge=1, le=4096)
+    channels: int = Field(256, ge=1, le=4096)
     dim: int = Field(128, ge=1, le=4096)
     """Length of a speaker embedding."""
 

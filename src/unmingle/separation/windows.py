@@ -2,8 +2,9 @@
 
 A recording is a sequence of overlapping windows. The system runs once on each window, and its masks go into a
 temporary file, in half precision. After the last window, :mod:`~unmingle.separation.tracking` assigns the sources of
-the windows to speakers. In a second pass over the recording, the masks are cross-faded where windows overlap, and
-applied. A recording of one window is separated as a whole.
+the windows to speakers. Then :mod:`~unmingle.separation.turns` gives pieces of the sources to other speakers, where
+voices say so. In a second pass over the recording, the masks are cross-faded where windows overlap, and applied. A
+recording of one window is separated as a whole.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from unmingle.separation.adding_up import residual_gains
 from unmingle.separation.noise_level import NoiseLevel
 from unmingle.separation.order import order_of_speaking
 from unmingle.separation.tracking import WindowSources, assign_speakers, overlap_agreement, padded
-from unmingle.separation.turns import recognize_turns
+from unmingle.separation.turns import Heard, hear, recognize_turns, shares
 from unmingle.speaker_encoder import SpeakerEncoder
 from unmingle.systems import MaskingSystem
 
@@ -44,6 +45,10 @@ class _Window:
     sources: int
     frames: int
     offset: int
+    energy: Samples
+    """Energy of each source in each frame, and what each two have in common: ``(sources, sources, frames)``."""
+    upper: Samples
+    """The same, of the upper half of the frequencies."""
 
 
 @dataclass(frozen=True)
@@ -106,13 +111,15 @@ class WindowedSeparation:
         self._samples = 0
         self._windows: list[_Window] = []
         self._sources: list[WindowSources] = []
-        self._upper: list[Samples] = []
+        self._heard: list[Heard] = []
         self._before: tuple[Tensor, Tensor] | None = None
         self._noise = NoiseLevel(self._stft.freqs)
         self._trust: list[float] = []
         """Confidence in each window's count, if the system counts before it computes masks."""
-        self._places: list[NDArray[np.intp]] = []
-        """For each window, the index of the estimate of each of its sources; -1 for none."""
+        self._labels: list[NDArray[np.intp]] = []
+        """For each window, the speaker of each of its sources in each piece; -1 for none."""
+        self._count = 0
+        """Number of speakers."""
 
     def __enter__(self) -> WindowedSeparation:
         return self
@@ -162,22 +169,19 @@ class WindowedSeparation:
         magnitude, masks = spectra.magnitude[0] * peak, masks[0].float()
         if self._encoder is not None:
             estimates = self._stft.synthesise(masks * spectra.spectrum[0], len(audio)).cpu().numpy()
-            turns = recognize_turns(self._encoder, estimates, self._system.sample_rate)
-            masks = turns.regroup(masks, self._hop / self._system.sample_rate)
-            points = turns.voices
+            self._heard.append(hear(self._encoder, estimates, self._system.sample_rate, peak))
         agreement, shared = None, 0
         if self._before is not None:
             shared = self._windows[-1].first + self._windows[-1].frames - self._first
             agreement = overlap_agreement(self._before[0][:, -shared:], masks[:, :shared], magnitude[:shared])
         self._before = masks, magnitude
         self._noise.add(magnitude[shared:])
-        power = (masks * magnitude).square()
+        energy, upper = _energies(masks * magnitude)
         halves = np.ascontiguousarray(masks.half().cpu().numpy())
         sources, frames, _ = halves.shape
-        self._windows.append(_Window(self._first, sources, frames, self._file.seek(0, 2)))
+        self._windows.append(_Window(self._first, sources, frames, self._file.seek(0, 2), energy, upper))
         self._file.write(halves.tobytes())
-        self._sources.append(WindowSources(power.sum(dim=2).cpu().numpy(), points, agreement))
-        self._upper.append(power[..., self._stft.freqs // 2 :].sum(dim=2).cpu().numpy())
+        self._sources.append(WindowSources(np.einsum("sst->st", energy), points, agreement))
         release_freed_memory()
 
     def _asked(self, mixture: Tensor) -> int:
@@ -194,51 +198,71 @@ class WindowedSeparation:
         most = max(window.sources for window in self._windows)
         assignment = assign_speakers([padded(sources, most) for sources in self._sources])
         # Sources that are silent in a window have no masks there.
-        self._places = [
+        places = [
             places[: window.sources]
             for places, window in zip(assignment.speakers, self._windows, strict=True)
         ]
-        power = self._faded([sources.power for sources in self._sources], most)
-        kept, confidence = self._kept(power)
+        self._labels = [place[:, None] for place in places]
+        kept, confidence = self._kept(most)
         count, seconds = len(kept), self._hop / self._system.sample_rate
-        kept = kept[order_of_speaking(power[kept], seconds)]
-        place_of = np.full(len(power), -1)
-        place_of[kept] = np.arange(count)
-        self._places = [place_of[places] for places in self._places]
-        gains = residual_gains(self._faded(self._upper, most)[:count], seconds)
-        return Tracks(power[kept], gains, confidence, assignment.confidence, seconds, self._noise.snr())
+        self._count = count
+        self._keep(kept)
+        if self._encoder is not None:
+            self._labels = recognize_turns(self._heard, [labels[:, 0] for labels in self._labels], count)
+        order = order_of_speaking(self._faded(self._energies(count)), seconds)
+        self._keep(order)
+        power = self._faded(self._energies(count))
+        gains = residual_gains(self._faded(self._energies(count, upper=True)), seconds)
+        return Tracks(power, gains, confidence, assignment.confidence, seconds, self._noise.snr())
 
-    def _kept(self, power: Samples) -> tuple[NDArray[np.intp], float]:
-        """Which of the joined sources ``(sources, frames)`` are speakers, and the confidence in their number."""
+    def _kept(self, sources: int) -> tuple[NDArray[np.intp], float]:
+        """Which of the joined sources are speakers, and the confidence in their number."""
         if self._speakers is not None:
-            return np.arange(len(power)), 1.0
-        energy = np.zeros((len(self._windows), len(power)))
-        for row, places, sources in zip(energy, self._places, self._sources, strict=True):
-            row[places] = np.asarray(sources.power, dtype=np.float64).sum(axis=1)
+            return np.arange(sources), 1.0
+        energy = np.stack([own.sum(axis=1, dtype=np.float64) for own in self._energies(sources)])
         levels = typical_levels(torch.from_numpy(energy))
         counted = count_levels(levels[None])
         confidence = float(counted.confidence[0])
         if self._trust:
             # The mean over the windows, each by its energy.
-            shares = energy.sum(axis=1) + 1e-30
-            confidence = min(confidence, float(np.average(self._trust, weights=shares)))
+            weights = energy.sum(axis=1) + 1e-30
+            confidence = min(confidence, float(np.average(self._trust, weights=weights)))
         return levels.numpy().argsort()[::-1][: int(counted.count[0])], confidence
+
+    def _keep(self, speakers: NDArray[np.intp]) -> None:
+        """Keep these speakers, in this order."""
+        place_of = np.full(1 + max(int(labels.max()) for labels in self._labels), -1)
+        place_of[speakers] = np.arange(len(speakers))
+        self._labels = [np.where(labels < 0, -1, place_of[labels]) for labels in self._labels]
+
+    def _energies(self, speakers: int, *, upper: bool = False) -> list[Samples]:
+        """Energy of each speaker in every window, ``(speakers, frames)``, from that of its sources."""
+        found = []
+        for number, window in enumerate(self._windows):
+            share = self._shares(number, speakers)
+            found.append(np.einsum("skt,rkt,srt->kt", share, share, window.upper if upper else window.energy))
+        return found
+
+    def _shares(self, number: int, speakers: int) -> Samples:
+        """How much of each of a window's sources goes to each speaker, ``(sources, speakers, frames)``."""
+        seconds = self._hop / self._system.sample_rate
+        return shares(self._labels[number], speakers, self._windows[number].frames, seconds)
 
     def masks(self, first: int, count: int) -> Tensor:
         """Masks ``(speakers, count, freqs)`` of ``count`` frames, cross-faded between windows."""
-        places = 1 + max(int(places.max()) for places in self._places)
-        masks = np.zeros((places, count, self._stft.freqs), dtype=np.float32)
+        masks = np.zeros((self._count, count, self._stft.freqs), dtype=np.float32)
         weights = np.full((count, 1), 1e-9, dtype=np.float32)
         for number, window in enumerate(self._windows):
             begin, end = max(first, window.first), min(first + count, window.first + window.frames)
             if begin >= end:
                 continue
-            fade = self._fade(number)[begin - window.first : end - window.first, None]
-            weights[begin - first : end - first] += fade
-            for source, place in enumerate(self._places[number]):
-                if place >= 0:
-                    loaded = self._load(window, source, begin - window.first, end - begin)
-                    masks[place, begin - first : end - first] += fade * loaded
+            part = slice(begin - window.first, end - window.first)
+            fade = self._fade(number)[part]
+            weights[begin - first : end - first] += fade[:, None]
+            for source, share in enumerate(self._shares(number, self._count)[..., part] * fade):
+                loaded = self._load(window, source, begin - window.first, end - begin)
+                for speaker in np.flatnonzero(share.any(axis=1)):
+                    masks[speaker, begin - first : end - first] += share[speaker, :, None] * loaded
         return torch.from_numpy(masks / weights).to(self._device)
 
     def _load(self, window: _Window, source: int, first: int, count: int) -> Samples:
@@ -247,20 +271,15 @@ class WindowedSeparation:
         halves = np.frombuffer(self._file.read(2 * freqs * count), dtype=np.float16)
         return halves.reshape(count, freqs).astype(np.float32)
 
-    def _faded(self, values: Sequence[NDArray[np.floating]], speakers: int) -> Samples:
-        """Values of the whole recording ``(speakers, frames)``, from those of every window's sources.
-
-        Speakers have the order of the assignment, or of the estimates once it is known.
-        """
+    def _faded(self, values: Sequence[Samples]) -> Samples:
+        """Values of the whole recording ``(speakers, frames)``, from those of every window."""
         total = self._windows[-1].first + self._windows[-1].frames
-        joined = np.zeros((speakers, total), dtype=np.float32)
+        joined = np.zeros((len(values[0]), total), dtype=np.float32)
         weights = np.full(total, 1e-9, dtype=np.float32)
         for number, (window, own) in enumerate(zip(self._windows, values, strict=True)):
             frames, fade = slice(window.first, window.first + window.frames), self._fade(number)
             weights[frames] += fade
-            for source, place in enumerate(self._places[number]):
-                if place >= 0:
-                    joined[place, frames] += fade * own[source]
+            joined[:, frames] += fade * own
         return joined / weights
 
     def _fade(self, number: int) -> Samples:
@@ -279,3 +298,17 @@ class WindowedSeparation:
         """Number of frames in common with the next window."""
         window = self._windows[number]
         return window.first + window.frames - self._windows[number + 1].first
+
+
+def _energies(estimates: Tensor) -> tuple[Samples, Samples]:
+    """Energies of sources, and what each two have in common, of all frequencies and of the upper half of them.
+
+    Args:
+        estimates: magnitudes of the sources, ``(sources, frames, freqs)``.
+
+    Returns:
+        Twice ``(sources, sources, frames)``.
+    """
+    upper = estimates[..., estimates.shape[-1] // 2 :]
+    both = [torch.einsum("stf,rtf->srt", part, part).cpu().numpy() for part in (estimates, upper)]
+    return both[0], both[1]

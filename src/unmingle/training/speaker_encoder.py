@@ -48,7 +48,7 @@ class PrototypicalLoss(nn.Module):
 
 
 def train_speaker_encoder(
-    corpora: Sequence[str], output: Path, steps: int, speakers: int = 48, seed: int = 0
+    corpora: Sequence[str], output: Path, steps: int, speakers: int = 64, seed: int = 0
 ) -> SpeakerEncoder:
     """Train an encoder on the training split of corpora, and write it to ``output``.
 
@@ -134,7 +134,7 @@ def main() -> None:
     parser.add_argument("corpora", nargs="+", metavar="CORPUS")
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=3000)
-    parser.add_argument("--speakers", type=int, default=48, help="Speakers in a batch.")
+    parser.add_argument("--speakers", type=int, default=64, help="Speakers in a batch.")
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)

@@ -44,6 +44,9 @@ class SpeakerSegments:
             [of_speaker[key] for key in sorted(of_speaker) if key[0] == corpus]
             for corpus in sorted({corpus for corpus, _ in of_speaker})
         ]
+        # A corpus with few speakers is drawn more often than its share of speakers, and less often than the others.
+        share = np.sqrt([len(corpus) for corpus in self._corpora])
+        self._shares = share / share.sum()
 
     def batch(self, rng: np.random.Generator) -> Samples:
         """Segments ``(2, speakers, samples)``; of each speaker two, from different places."""
@@ -63,7 +66,9 @@ class SpeakerSegments:
     def _draw_voices(self, rng: np.random.Generator) -> list[tuple[list[int], int]]:
         """Utterances of a speaker, and the speed in percent: different voices, as many as a batch has."""
         everybody = [speaker for corpus in self._corpora for speaker in corpus]
-        pool = everybody if rng.random() < 0.2 else self._corpora[rng.integers(len(self._corpora))]
+        pool = (
+            everybody if rng.random() < 0.2 else self._corpora[rng.choice(len(self._corpora), p=self._shares)]
+        )
         # A corpus with few speakers has more voices at several speeds.
         speeds = _SPEEDS if len(pool) < 200 or rng.random() < 0.3 else (100,)
         count = min(self._speakers, len(pool) * len(speeds))
