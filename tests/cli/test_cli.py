@@ -67,8 +67,8 @@ def test_good_files_are_done_and_the_code_tells_of_the_bad_ones(
         (["*.nothing"], "No file matches"),
         (["empty"], "no audio"),
         (["text.wav"], "cannot be read as audio"),
-        ([str(MIXTURE), "--speakers", "0"], "1 to 4 speakers"),
-        ([str(MIXTURE), "--speakers", "40"], "1 to 4 speakers"),
+        ([str(MIXTURE), "--speakers", "0"], "1 to 8 speakers"),
+        ([str(MIXTURE), "--speakers", "40"], "1 to 8 speakers"),
         ([str(MIXTURE), "--channel", "right"], "no channel right"),
         ([str(MIXTURE), "--channel", "centre"], "no channel 'centre'"),
         ([str(MIXTURE), "--format", "aiff"], "Cannot write 'aiff'"),
@@ -185,7 +185,7 @@ def test_speakers_are_counted_when_asked(run, tiny_model: Path, tmp_path: Path) 
     assert done.code == 0, done.err
     assert len(list((tmp_path / "separated").iterdir())) == told["speakers"]
     _refused(run("separate", MIXTURE, "--model", tiny_model, "--speakers", "two"), "number or auto")
-    _refused(run("separate", MIXTURE, "--model", tiny_model, "--speakers", "9"), "1 to 4 speakers")
+    _refused(run("separate", MIXTURE, "--model", tiny_model, "--speakers", "9"), "1 to 8 speakers")
 
 
 def test_settings_are_changed_for_a_score(run, tiny_model: Path, example_corpus: Path) -> None:  # type: ignore[no-untyped-def]

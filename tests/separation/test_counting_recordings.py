@@ -20,6 +20,12 @@ RATE = 8000
 BANDS = 4
 
 
+@pytest.fixture(autouse=True)
+def _noise_is_speech(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Voices are noise here, which a denoiser would remove."""
+    monkeypatch.setattr("unmingle.separation.recording._denoiser", lambda: None)
+
+
 class FourBands(MaskingSystem):
     """Four speakers, each with an octave's worth of bins; it names them in another order each time.
 

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from unmingle.audio import Samples, resample
-from unmingle.separation import turns as module
-from unmingle.separation.turns import Heard, Labels, hear, recognize_turns, shares
+from unmingle.separation.turns import hear, recognize_turns, shares
+from unmingle.separation.voice_clusters import Heard, Labels, VoiceClusters
 from unmingle.speaker_encoder import SpeakerEncoder, SpeakerEncoderConfig, pretrained_speaker_encoder
 
 RATE = 8000
@@ -43,7 +43,7 @@ def _voice(hertz: float, seconds: float) -> Samples:
 def _turns(encoder: SpeakerEncoder, estimates: Samples) -> Labels:
     """Labels of a recording of one window."""
     sources = len(estimates)
-    return recognize_turns([hear(encoder, estimates, RATE)], [np.arange(sources)], sources)[0]
+    return recognize_turns([hear(encoder, estimates, RATE)], [np.arange(sources)], sources, sources).labels[0]
 
 
 def _regrouped(labels: Labels, values: Samples, seconds: float) -> Samples:
@@ -148,7 +148,7 @@ def test_a_voice_is_recognized_in_all_windows() -> None:
     middle = (np.arange(len(low)) // (10 * RATE)) == 1
     estimates = np.stack([low, np.where(middle, low, high)])
     windows = _windows(TonesAsVoices().eval(), estimates, 10.0)
-    labels = recognize_turns(windows, [np.array([0, 1])] * 3, 2)
+    labels = recognize_turns(windows, [np.array([0, 1])] * 3, 2, 2).labels
     assert labels[1][:, 10].tolist() == [0, 0]
     for window in (0, 2):
         assert (labels[window] == np.array([[0], [1]])).all()
@@ -158,11 +158,13 @@ def test_windows_that_were_joined_wrongly_are_put_right() -> None:
     low, high = _voice(200, 40), _voice(3000, 40)
     third = (np.arange(len(low)) // (10 * RATE)) == 2
     estimates = np.stack([np.where(third, high, low), np.where(third, low, high)])
-    labels = recognize_turns(_windows(TonesAsVoices().eval(), estimates, 10.0), [np.array([0, 1])] * 4, 2)
+    labels = recognize_turns(
+        _windows(TonesAsVoices().eval(), estimates, 10.0), [np.array([0, 1])] * 4, 2, 2
+    ).labels
     assert [each[:, 10].tolist() for each in labels] == [[0, 1], [0, 1], [1, 0], [0, 1]]
     # The same sources, joined rightly at first.
     places = [np.array([1, 0]) if number == 2 else np.array([0, 1]) for number in range(4)]
-    again = recognize_turns(_windows(TonesAsVoices().eval(), estimates, 10.0), places, 2)
+    again = recognize_turns(_windows(TonesAsVoices().eval(), estimates, 10.0), places, 2, 2).labels
     for one, other in zip(labels, again, strict=True):
         np.testing.assert_array_equal(one, other)
 
@@ -173,7 +175,7 @@ def test_sources_without_a_speaker_stay_without() -> None:
     half = np.arange(len(low)) < len(low) // 2
     estimates = np.stack([np.where(half, low, high), 0.5 * low, np.where(half, high, low)])
     heard = hear(TonesAsVoices().eval(), estimates, RATE)
-    (labels,) = recognize_turns([heard], [np.array([1, -1, 0])], 2)
+    (labels,) = recognize_turns([heard], [np.array([1, -1, 0])], 2, 2).labels
     assert (labels[1] == -1).all()
     assert labels[0, 3] == labels[2, -4] != labels[0, -4]
 
@@ -186,7 +188,7 @@ def test_a_window_far_below_the_others_says_little() -> None:
     quiet = np.stack([_voice(1000, 10), _voice(1000, 10)])
     loud = hear(encoder, estimates, RATE)
     assert hear(encoder, estimates, RATE, 0.5).level == pytest.approx(loud.level / 4)
-    labels = recognize_turns([loud, hear(encoder, quiet, RATE, 1e-3)], [np.array([0, 1])] * 2, 2)
+    labels = recognize_turns([loud, hear(encoder, quiet, RATE, 1e-3)], [np.array([0, 1])] * 2, 2, 2).labels
     assert all((label == np.array([[0], [1]])).all() for label in labels)
 
 
@@ -234,8 +236,8 @@ def test_choices_are_the_best_of_all_sequences() -> None:
         windows.append(Heard(voices.astype(np.float16), rng.random((2, 6)), rng.random(5), 1.0))
     centres = rng.standard_normal((2, 3))
     places = [np.array([0, 1]), np.array([1, 0])]
-    pieces = module._Pieces(windows, places, 2)
-    totals, labels = pieces._decode(pieces.fits(centres))
+    clusters = VoiceClusters(windows, places, 2)
+    totals, labels = clusters._decode(clusters._fits(centres))
     choices = [(0, 1), (1, 0), (0, 0), (1, 1)]
 
     def likelihood(window: Heard, place: Labels, sequence: tuple[int, ...]) -> float:

@@ -63,7 +63,7 @@ def test_a_live_stream_is_the_separators_stream(
     [
         ("&task=sing", "choose denoise or separate"),
         ("&task=separate&speakers=auto", "speakers must be a number"),
-        ("&task=separate&speakers=9", "can separate 1 to 4 speakers"),
+        ("&task=separate&speakers=9", "can have 1 to 4 speakers"),
         ("&task=separate&lag=soon", "lag must be a number"),
         ("&task=separate&lag=nan", "The lag must lie between"),
         ("&task=separate&lag=0.01", "The lag must lie between"),

@@ -170,7 +170,7 @@ def command(
         results,
         separator.name,
         "separated",
-        None if as_json else partial(_print_table, separator.sample_rate, separator.speakers),
+        None if as_json else partial(_print_table, separator.sample_rate, separator.most_counted),
     )
 
 
@@ -242,7 +242,7 @@ def _print_table(model_rate: int, most: int, results: list[FileResult]) -> None:
     for result in results:
         notes = list(result.warnings)
         if result.confidence < 1:
-            # The model cannot count more.
+            # No more can be counted.
             count = f"{result.speakers} or more" if result.speakers >= most else result.speakers
             notes.append(f"{count} counted, confidence {result.confidence:.2f}")
         if result.gain_db:

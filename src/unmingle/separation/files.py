@@ -112,8 +112,8 @@ def separate_files(
     source = _Source(channel, track)
 
     def work(path: Path, stem: str, result: FileResult) -> None:
-        # If speakers are counted, names are reserved for the model's maximum number.
-        targets = targets_of(stem, wanted or separator.speakers, output, taken)
+        # If speakers are counted, names are reserved for the largest number.
+        targets = targets_of(stem, wanted or separator.most_counted, output, taken)
         taken.update(os.path.realpath(target) for target in targets)
         _separate_file(
             path,
@@ -151,7 +151,8 @@ def _separate_file(
     with AudioFile(path, source.track) as file:
         rate = file.sample_rate
         check_format(output.format, rate, output.bits)
-        if not counted and len(targets) > 1 and not separator.trained_for(len(targets)):
+        fewer = not counted and 1 < len(targets) < separator.speakers
+        if fewer and not separator.trained_for(len(targets)):
             result.warnings.append(f"the model was trained for {separator.speakers} speakers")
         recording = _Mono(file, source)
         total = max((file.seconds or 0.0) * rate, 1.0)
@@ -166,6 +167,10 @@ def _separate_file(
             result.seconds, result.sample_rate = samples / rate, rate
             tracks = separation.finish()
             result.speakers, result.confidence = tracks.speakers, tracks.count_confidence
+            if tracks.speakers > separator.speakers:
+                result.warnings.append(
+                    f"where more than {separator.speakers} speak at once, some share a file"
+                )
             result.timeline = timeline(tracks)
             written = targets[: tracks.speakers]
             writing = _Writing(separation, recording, output, written, samples, clean)

@@ -19,6 +19,7 @@ from unmingle.errors import UnmingleError
 from unmingle.models import DEFAULT_MODEL, find_model, load_system, model_names, read_facts
 from unmingle.separation.recording import RecordingSeparation
 from unmingle.separation.stream import SeparationStream
+from unmingle.separation.voice_clusters import most_speakers
 from unmingle.separation.windows import Tracks
 from unmingle.systems import DenoisingConfig, DenoisingSystem, MaskingSystem
 
@@ -65,6 +66,20 @@ class Separator:
     def speakers(self) -> int:
         """The number of speakers that the model was trained for."""
         return self.system.speakers
+
+    @property
+    def most_speakers(self) -> int:
+        """The largest number of speakers of a recording. More than the model's are told apart by voice, in turns."""
+        return max(self._most_at_once, most_speakers(self.speakers))
+
+    @property
+    def _most_at_once(self) -> int:
+        return min(self.system.most_speakers() or MOST_SPEAKERS, MOST_SPEAKERS)
+
+    @property
+    def most_counted(self) -> int:
+        """The largest number of speakers that can be counted."""
+        return max(self.speakers, most_speakers(self.speakers))
 
     @overload
     def separate(
@@ -160,7 +175,11 @@ class Separator:
                 f"{' and '.join(_streaming_models())} can."
             )
         wanted = self.speakers if speakers is None else speakers
-        return SeparationStream(self.system, sample_rate, self.check_speakers(wanted) or wanted, lag)
+        if not 1 <= wanted <= self._most_at_once:
+            raise UnmingleError(
+                f"A stream of {self.name} can have 1 to {self._most_at_once} speakers; {wanted} were asked for."
+            )
+        return SeparationStream(self.system, sample_rate, wanted, lag)
 
     def check_speakers(self, speakers: Speakers) -> int | None:
         """The number of speakers to separate, or None to count. Raises an error if it is not possible."""
@@ -169,9 +188,10 @@ class Separator:
         if speakers is None:
             fewest = self.system.config.fewest_speakers
             return self.speakers if fewest in (None, self.speakers) else None
-        most = min(self.system.most_speakers() or MOST_SPEAKERS, MOST_SPEAKERS)
-        if not 1 <= speakers <= most:
-            raise UnmingleError(f"{self.name} can separate 1 to {most} speakers; {speakers} were asked for.")
+        if not 1 <= speakers <= self.most_speakers:
+            raise UnmingleError(
+                f"{self.name} can separate 1 to {self.most_speakers} speakers; {speakers} were asked for."
+            )
         return speakers
 
     def trained_for(self, speakers: int) -> bool:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import cache
 
 import numpy as np
 import torch
 
 from unmingle.audio import Samples
 from unmingle.audio_stream import RateConverter, Resampler, SampleQueue, StftStream
+from unmingle.denoising.enhancer import Enhancer, load_denoiser
 from unmingle.separation.adding_up import add_residual
 from unmingle.separation.windows import OVERLAP_SECONDS, WINDOW_SECONDS, Tracks, WindowedSeparation
 from unmingle.speaker_encoder import pretrained_speaker_encoder
@@ -41,7 +43,10 @@ class RecordingSeparation:
     ) -> None:
         self._system, self._rate = system, sample_rate
         encoder = pretrained_speaker_encoder() if by_voice else None
-        self._windows = WindowedSeparation(system, speakers, window_seconds, overlap_seconds, encoder)
+        denoiser = _denoiser() if speakers is None else None
+        self._windows = WindowedSeparation(
+            system, speakers, window_seconds, overlap_seconds, encoder, denoiser
+        )
         self._down = Resampler(sample_rate, system.sample_rate, 1)
         self._tracks: Tracks | None = None
         self._sum, self._count = 0.0, 0
@@ -96,6 +101,11 @@ class RecordingSeparation:
                 estimates = np.pad(estimates, ((0, 0), (0, missing)))[:, : taken - given]
             given += estimates.shape[1]
             yield estimates + offset / np.float32(self._tracks.speakers)
+
+
+@cache
+def _denoiser() -> Enhancer:
+    return load_denoiser()
 
 
 def _marked(blocks: Iterable[Samples]) -> Iterator[tuple[Samples, bool]]:

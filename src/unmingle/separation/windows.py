@@ -21,12 +21,15 @@ from torch import Tensor
 
 from unmingle.audio import Samples, split_offset
 from unmingle.counting import count_levels, typical_levels
+from unmingle.denoising.enhancer import Enhancer
 from unmingle.memory import release_freed_memory
 from unmingle.separation.adding_up import residual_gains
+from unmingle.separation.cleaned_energy import cleaned_energy
 from unmingle.separation.noise_level import NoiseLevel
 from unmingle.separation.order import order_of_speaking
 from unmingle.separation.tracking import WindowSources, assign_speakers, overlap_agreement, padded
-from unmingle.separation.turns import Heard, hear, recognize_turns, shares
+from unmingle.separation.turns import hear, recognize_turns, shares
+from unmingle.separation.voice_clusters import Heard
 from unmingle.speaker_encoder import SpeakerEncoder
 from unmingle.systems import MaskingSystem
 
@@ -81,10 +84,12 @@ class WindowedSeparation:
 
     Args:
         system: gives the masks.
-        speakers: in the recording; None to count.
+        speakers: in the recording; None to count. If there are more than the system was trained for, they are told
+            apart by voice.
         window_seconds: length of a window.
         overlap_seconds: by which neighbouring windows overlap.
         encoder: recognizes voices; see :mod:`~unmingle.separation.turns`. None to rely on the system alone.
+        denoiser: removes noise before speakers are counted; see :mod:`~unmingle.separation.cleaned_energy`.
     """
 
     def __init__(
@@ -94,6 +99,7 @@ class WindowedSeparation:
         window_seconds: float = WINDOW_SECONDS,
         overlap_seconds: float = OVERLAP_SECONDS,
         encoder: SpeakerEncoder | None = None,
+        denoiser: Enhancer | None = None,
     ) -> None:
         self._system, self._speakers = system, speakers
         self._hop, self._stft = system.hop, system.frontend.stft
@@ -103,7 +109,7 @@ class WindowedSeparation:
         if self._advance_frames < 1:
             raise ValueError("a window must be longer than the overlap")
         self._device = system.frontend.mean.device
-        self._encoder = encoder
+        self._encoder, self._denoiser = encoder, denoiser
         # Open until the separation is closed.
         self._file: BinaryIO = tempfile.TemporaryFile()  # noqa: SIM115
         self._waiting = np.zeros(0, dtype=np.float32)
@@ -112,6 +118,8 @@ class WindowedSeparation:
         self._windows: list[_Window] = []
         self._sources: list[WindowSources] = []
         self._heard: list[Heard] = []
+        self._cleaned: list[NDArray[np.float64]] = []
+        """For each window, the energies of its sources without noise, if these count the speakers."""
         self._before: tuple[Tensor, Tensor] | None = None
         self._noise = NoiseLevel(self._stft.freqs)
         self._trust: list[float] = []
@@ -170,6 +178,9 @@ class WindowedSeparation:
         if self._encoder is not None:
             estimates = self._stft.synthesise(masks * spectra.spectrum[0], len(audio)).cpu().numpy()
             self._heard.append(hear(self._encoder, estimates, self._system.sample_rate, peak))
+        if self._denoiser is not None and self._speakers is None and not self._trust:
+            cleaned = cleaned_energy(self._system, self._denoiser, audio / np.float32(peak), masks, magnitude)
+            self._cleaned.append(cleaned * peak**2)
         agreement, shared = None, 0
         if self._before is not None:
             shared = self._windows[-1].first + self._windows[-1].frames - self._first
@@ -187,7 +198,8 @@ class WindowedSeparation:
     def _asked(self, mixture: Tensor) -> int:
         """The number of sources of a window: as requested, or as the system counts before it computes masks."""
         if self._speakers is not None:
-            return self._speakers
+            # More speakers than the system was trained for are told apart by voice.
+            return self._speakers if self._encoder is None else min(self._speakers, self._system.speakers)
         counted = self._system.count(mixture)
         if counted is None:
             return self._system.speakers
@@ -204,24 +216,34 @@ class WindowedSeparation:
         ]
         self._labels = [place[:, None] for place in places]
         kept, confidence = self._kept(most)
-        count, seconds = len(kept), self._hop / self._system.sample_rate
-        self._count = count
         self._keep(kept)
+        self._count = len(kept) if self._speakers is None else self._speakers
         if self._encoder is not None:
-            self._labels = recognize_turns(self._heard, [labels[:, 0] for labels in self._labels], count)
-        order = order_of_speaking(self._faded(self._energies(count)), seconds)
-        self._keep(order)
-        power = self._faded(self._energies(count))
-        gains = residual_gains(self._faded(self._energies(count, upper=True)), seconds)
+            confidence = min(confidence, self._recognize(len(kept)))
+        seconds = self._hop / self._system.sample_rate
+        self._keep(order_of_speaking(self._faded(self._energies(self._count)), seconds))
+        power = self._faded(self._energies(self._count))
+        gains = residual_gains(self._faded(self._energies(self._count, upper=True)), seconds)
         return Tracks(power, gains, confidence, assignment.confidence, seconds, self._noise.snr())
+
+    def _recognize(self, sources: int) -> float:
+        """Give pieces to speakers by voice, and count these if asked to. Returns the confidence in the count."""
+        # A system that leaves an estimate silent has counted. More speakers are possible only if none is.
+        more = self._speakers is None and sources == self._system.speakers
+        places = [labels[:, 0] for labels in self._labels]
+        turns = recognize_turns(self._heard, places, sources, None if more else self._count)
+        self._labels, self._count = turns.labels, turns.speakers
+        return turns.confidence
 
     def _kept(self, sources: int) -> tuple[NDArray[np.intp], float]:
         """Which of the joined sources are speakers, and the confidence in their number."""
         if self._speakers is not None:
             return np.arange(sources), 1.0
         energy = np.stack([own.sum(axis=1, dtype=np.float64) for own in self._energies(sources)])
+        for row, labels, cleaned in zip(energy, self._labels, self._cleaned, strict=False):
+            row[labels[:, 0]] = cleaned
         levels = typical_levels(torch.from_numpy(energy))
-        counted = count_levels(levels[None])
+        counted = count_levels(levels[None], cleaned=bool(self._cleaned))
         confidence = float(counted.confidence[0])
         if self._trust:
             # The mean over the windows, each by its energy.
@@ -231,7 +253,7 @@ class WindowedSeparation:
 
     def _keep(self, speakers: NDArray[np.intp]) -> None:
         """Keep these speakers, in this order."""
-        place_of = np.full(1 + max(int(labels.max()) for labels in self._labels), -1)
+        place_of = np.full(1 + max(int(each.max()) for each in [*self._labels, speakers]), -1)
         place_of[speakers] = np.arange(len(speakers))
         self._labels = [np.where(labels < 0, -1, place_of[labels]) for labels in self._labels]
 

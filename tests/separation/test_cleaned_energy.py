@@ -1,0 +1,51 @@
+"""Speakers are counted without the noise around them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from unmingle.audio import Samples, resample
+from unmingle.denoising.enhancer import load_denoiser
+from unmingle.models import load_system
+from unmingle.separation.cleaned_energy import cleaned_energy
+from unmingle.separation.offline import load
+from unmingle.systems import MaskingSystem
+
+RATE = 8000
+
+
+def _noisy(voice: Samples, snr: float) -> Samples:
+    noise = np.random.default_rng(0).standard_normal(len(voice))
+    noise *= np.sqrt(np.square(voice).mean() / np.square(noise).mean()) * 10 ** (-snr / 20)
+    return (voice + noise).astype(np.float32)
+
+
+@pytest.mark.parametrize(("who", "snr"), [(0, 20.0), (1, 10.0)])
+def test_one_speaker_in_noise_is_counted_as_one(example_sources: Samples, who: int, snr: float) -> None:
+    """Without the denoiser, noise and the speaker's own voice are in the second estimate."""
+    voice, separator = resample(example_sources[who], 16000, RATE), load()
+    assert len(separator.separate(_noisy(voice, snr), RATE, "auto").estimates) == 1
+    assert int(separator.system.separate(torch.from_numpy(_noisy(voice, snr))[None]).count[0]) == 2
+
+
+def test_two_speakers_in_noise_are_counted_as_two(example_sources: Samples) -> None:
+    mixture = resample(example_sources.sum(axis=0), 16000, RATE)
+    assert len(load().separate(_noisy(mixture, 10.0), RATE, "auto").estimates) == 2
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-4])
+def test_energies_come_in_the_order_of_the_masks(example_sources: Samples, scale: float) -> None:
+    system, denoiser = load_system("adanet-2speakers-8khz"), load_denoiser()
+    assert isinstance(system, MaskingSystem)
+    mixture = resample(example_sources, 16000, RATE).sum(axis=0)
+    with torch.no_grad():
+        spectra, masks, _ = system.mask_and_attractors(torch.from_numpy(mixture)[None], 2)
+    magnitude = spectra.magnitude[0] * scale
+    one = cleaned_energy(system, denoiser, np.float32(scale) * mixture, masks[0], magnitude)
+    other = cleaned_energy(system, denoiser, np.float32(scale) * mixture, masks[0].flip(0), magnitude)
+    np.testing.assert_allclose(one, other[::-1], rtol=1e-5)
+    # There is no noise, so the energies are those of the estimates.
+    expected = (masks[0] * magnitude).square().sum(dim=(1, 2)).numpy()
+    np.testing.assert_allclose(10 * np.log10(one / expected), 0.0, atol=1.0)
