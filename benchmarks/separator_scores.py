@@ -5,7 +5,7 @@
 Mixtures are drawn from one split of CORPUS (speech.csv and noise.csv), a pure function of the list's seed, and
 are rendered at 16 kHz. Each model hears them at its own rate; scores are taken at 8 kHz, so that models of
 different rates compare. The raw system is scored, or with `--separate` what `unmingle separate` makes of it: turns
-given to speakers by voice, and the residual shared out.
+given to speakers by voice, and the residual shared out. Then there may be more speakers than the system separates.
 
 Columns: SI-SDR improvement and SI-SDR in dB (mean over speakers, then mixtures, with the 95 % interval of the
 mean), the share of mixtures that get worse, the share of single-speaker speech in the wrong file, the leakage
@@ -252,8 +252,9 @@ def main() -> None:
             if arguments.list and not any(wanted.name.startswith(each) for each in arguments.list):
                 continue
             speakers = int(str(wanted.config.get("speakers", 2)))
-            if speakers > system.speakers and not wanted.counting:
-                print(f"| {wanted.name} | at most {system.speakers} speakers | | | | | |")
+            most = load(name).most_speakers if arguments.separate else system.speakers
+            if speakers > most and not wanted.counting:
+                print(f"| {wanted.name} | at most {most} speakers | | | | | |")
                 continue
             changes = {} if arguments.count is None else {"count": min(arguments.count, wanted.count)}
             shorter = MixtureList(**{**wanted.__dict__, **changes})

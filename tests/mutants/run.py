@@ -53,6 +53,8 @@ TESTS = {
     "frontend.py": ["test_frontend.py", *WHOLE],
     "speaker_encoder.py": ["test_speaker_encoder.py"],
     "separation/turns.py": ["separation/test_turns.py"],
+    "separation/voice_clusters.py": ["separation/test_turns.py", "separation/test_voice_clusters.py"],
+    "separation/cleaned_energy.py": ["separation/test_cleaned_energy.py"],
     "attractors/anchored.py": ["attractors/test_attractors.py", EMBEDDINGS, TWO_STAGES],
     "attractors/clustered.py": ["attractors/test_attractors.py", EMBEDDINGS, TWO_STAGES],
     "attractors/fixed.py": ["attractors/test_attractors.py", EMBEDDINGS, TWO_STAGES],

@@ -7,10 +7,12 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
+from test_windows import LowAndHigh
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from unmingle.audio import Samples, resample
+from unmingle.separation.recording import RecordingSeparation
 from unmingle.separation.turns import hear, recognize_turns, shares
 from unmingle.separation.voice_clusters import Heard, Labels, VoiceClusters
 from unmingle.speaker_encoder import SpeakerEncoder, SpeakerEncoderConfig, pretrained_speaker_encoder
@@ -98,6 +100,23 @@ def test_one_estimate_is_divided_if_it_holds_two_voices(hertz: float, divided: b
     assert (labels[0, 3] != labels[0, -4]) == divided
     if not divided:
         assert (labels == np.array([[0], [1]])).all()
+
+
+def test_more_people_than_the_system_separates_get_a_file_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system divides low from high sounds. Two people have low voices, and take turns."""
+    monkeypatch.setattr("unmingle.separation.recording.pretrained_speaker_encoder", TonesAsVoices().eval)
+    turn = (np.arange(24 * RATE) // (3 * RATE)) % 4
+    voices = np.stack([_voice(hertz, 24) for hertz in (200, 850, 3000)])
+    voices *= np.stack([turn == 0, turn == 2, turn % 2 == 1])
+    mixture = voices.sum(axis=0)
+    with RecordingSeparation(LowAndHigh(), RATE, 3, 8.0, 2.0) as separation:
+        separation.push(mixture)
+        tracks = separation.finish()
+        estimates = np.concatenate(list(separation.estimates([mixture])), axis=1)
+    assert tracks.speakers == 3
+    np.testing.assert_allclose(estimates.sum(axis=0), mixture, atol=1e-3)
+    for estimate, voice in zip(estimates, voices[[0, 2, 1]], strict=True):
+        assert np.square(estimate - voice).sum() < 0.05 * np.square(voice).sum()
 
 
 def test_more_sources_than_choices_stay_as_they_are() -> None:
@@ -246,8 +265,10 @@ def test_choices_are_the_best_of_all_sequences() -> None:
             for source in range(2):
                 centre = centres[choices[choice][place[source]]]
                 voice = window.voices[source, piece].astype(float)
-                value += 8.0 * window.presence[source, piece] * float(voice @ centre / np.linalg.norm(centre))
-            value -= 0.5 * (choice >= 2)
+                value += (
+                    16.0 * window.presence[source, piece] * float(voice @ centre / np.linalg.norm(centre))
+                )
+            value -= 0.4 * (choice >= 2)
             if piece and sequence[piece - 1] != choice:
                 value -= changes[piece - 1]
         return value

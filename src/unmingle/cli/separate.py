@@ -47,7 +47,8 @@ def command(
         typer.Option(
             "--speakers",
             metavar="N|auto",
-            help="Number of speakers, or auto to count them (default: the model's).",
+            help="Number of speakers, or auto to count them (default: the model's). More than the model's are told "
+            "apart by voice where they take turns.",
         ),
     ] = None,
     model: Model = None,

@@ -39,9 +39,9 @@ _QUIET_MARGIN, _QUIET_SHARE = 50.0, 0.02
 """The former where a source has less than such a share of the speech. One voice varies, too."""
 _STARTS, _STRETCH, _ITERATIONS = 8, 16, 10
 """Number of starts of each kind; pieces in a stretch; rounds from each start."""
-_MORE = np.array([0.0, 8.0, -12.0, 4.0])
+_MORE = np.array([9.9, 2.2, -5.5, 0.4])
 """Logistic regression of one more speaker on :meth:`VoiceClusters.evidence`, fitted to validation recordings by
-benchmarks/voice_counting.py."""
+benchmarks/voice_counting.py. The first weight is lowered by 1, because fewer speakers are more common."""
 _FEWEST, _MOST = 8, 2000
 """Pieces that clusters need, and at most use."""
 
