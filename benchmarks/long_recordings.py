@@ -10,8 +10,8 @@ turns, pauses, overlaps, and a minute in which one speaker is silent, for each o
 `memory` separates recordings of each length by the command, each in a process of its own, and prints peak memory
 beyond that of `import torch`, and the real-time factor.
 
-`joins` compares four ways: the package's, which gives turns to speakers by voice and joins windows by voice; the same
-without voices, by the model's attractors; stitching windows by the correlation of waveforms in the overlaps, which is
+`joins` compares four ways: the package's, which joins windows by the model's attractors and then gives turns to
+speakers by voice; the same without voices; stitching windows by the correlation of waveforms in the overlaps, which is
 what others do (here only); and one pass of the model over the whole recording. Swaps count pieces of 10 s in which
 speakers lie otherwise than in most of the recording. DER is that of the timeline, by pyannote.metrics if it is
 installed, without a collar.
@@ -181,13 +181,13 @@ def joins(arguments: argparse.Namespace) -> None:
         mixture = sources.sum(axis=0)
         whole, said = separated(system, mixture, speakers, 36000.0, 0.0, by_voice=False)
         ways: dict[str, tuple[Samples, float]] = {}
-        for name, by_voice in (("by voice", True), ("by attractors", False)):
+        for name, by_voice in ((", turns by voice", True), ("", False)):
             made, spoken = separated(
                 system, mixture, speakers, WINDOW_SECONDS, OVERLAP_SECONDS, by_voice=by_voice
             )
-            ways[f"windows, joined {name}"] = made, diarization_error(spoken, sources)
+            ways[f"windows joined by attractors{name}"] = made, diarization_error(spoken, sources)
         ways |= {
-            "windows, stitched by correlation": (stitched(system, mixture, speakers), float("nan")),
+            "windows stitched by correlation": (stitched(system, mixture, speakers), float("nan")),
             "one pass": (whole, diarization_error(said, sources)),
         }
         for name, (estimates, error) in ways.items():
