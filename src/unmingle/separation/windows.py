@@ -9,10 +9,8 @@ recording of one window is separated as a whole.
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import BinaryIO
+from functools import partial
 
 import numpy as np
 import torch
@@ -30,6 +28,7 @@ from unmingle.separation.order import order_of_speaking
 from unmingle.separation.tracking import WindowSources, assign_speakers, overlap_agreement, padded
 from unmingle.separation.turns import hear, recognize_turns, shares
 from unmingle.separation.voice_clusters import Heard
+from unmingle.separation.window_store import WindowStore
 from unmingle.speaker_encoder import SpeakerEncoder
 from unmingle.systems import MaskingSystem
 
@@ -37,21 +36,6 @@ WINDOW_SECONDS = 32.0
 """Usually long enough for all speakers of a conversation. A shorter recording is one window."""
 OVERLAP_SECONDS = 6.0
 """Overlap of two windows, in which sources are recognized and masks are cross-faded."""
-
-
-@dataclass(frozen=True)
-class _Window:
-    """Position of a window in the recording, and of its masks in the temporary file."""
-
-    first: int
-    """Its first frame."""
-    sources: int
-    frames: int
-    offset: int
-    energy: Samples
-    """Energy of each source in each frame, and what each two have in common: ``(sources, sources, frames)``."""
-    upper: Samples
-    """The same, of the upper half of the frequencies."""
 
 
 @dataclass(frozen=True)
@@ -110,12 +94,10 @@ class WindowedSeparation:
             raise ValueError("a window must be longer than the overlap")
         self._device = system.frontend.mean.device
         self._encoder, self._denoiser = encoder, denoiser
-        # Open until the separation is closed.
-        self._file: BinaryIO = tempfile.TemporaryFile()  # noqa: SIM115
+        self._store = WindowStore(self._stft.freqs)
         self._waiting = np.zeros(0, dtype=np.float32)
         self._first = 0
         self._samples = 0
-        self._windows: list[_Window] = []
         self._sources: list[WindowSources] = []
         self._heard: list[Heard] = []
         self._cleaned: list[NDArray[np.float64]] = []
@@ -133,7 +115,7 @@ class WindowedSeparation:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
+        self._store.close()
 
     def push(self, audio: Samples) -> float:
         """Push samples ``(samples,)``. Masks are computed as soon as a window is complete.
@@ -183,16 +165,12 @@ class WindowedSeparation:
             self._cleaned.append(cleaned * peak**2)
         agreement, shared = None, 0
         if self._before is not None:
-            shared = self._windows[-1].first + self._windows[-1].frames - self._first
+            shared = self._store.windows[-1].end - self._first
             agreement = overlap_agreement(self._before[0][:, -shared:], masks[:, :shared], magnitude[:shared])
         self._before = masks, magnitude
         self._noise.add(magnitude[shared:])
-        energy, upper = _energies(masks * magnitude)
-        halves = np.ascontiguousarray(masks.half().cpu().numpy())
-        sources, frames, _ = halves.shape
-        self._windows.append(_Window(self._first, sources, frames, self._file.seek(0, 2), energy, upper))
-        self._file.write(halves.tobytes())
-        self._sources.append(WindowSources(np.einsum("sst->st", energy), points, agreement))
+        window = self._store.add(self._first, masks, magnitude)
+        self._sources.append(WindowSources(np.einsum("sst->st", window.energy), points, agreement))
         release_freed_memory()
 
     def _asked(self, mixture: Tensor) -> int:
@@ -207,12 +185,12 @@ class WindowedSeparation:
         return int(counted.count[0])
 
     def _join(self) -> Tracks:
-        most = max(window.sources for window in self._windows)
+        most = max(window.sources for window in self._store.windows)
         assignment = assign_speakers([padded(sources, most) for sources in self._sources])
         # Sources that are silent in a window have no masks there.
         places = [
             places[: window.sources]
-            for places, window in zip(assignment.speakers, self._windows, strict=True)
+            for places, window in zip(assignment.speakers, self._store.windows, strict=True)
         ]
         self._labels = [place[:, None] for place in places]
         kept, confidence = self._kept(most)
@@ -221,9 +199,9 @@ class WindowedSeparation:
         if self._encoder is not None:
             confidence = min(confidence, self._recognize(len(kept)))
         seconds = self._hop / self._system.sample_rate
-        self._keep(order_of_speaking(self._faded(self._energies(self._count)), seconds))
-        power = self._faded(self._energies(self._count))
-        gains = residual_gains(self._faded(self._energies(self._count, upper=True)), seconds)
+        self._keep(order_of_speaking(self._store.cross_fade(self._energies(self._count)), seconds))
+        power = self._store.cross_fade(self._energies(self._count))
+        gains = residual_gains(self._store.cross_fade(self._energies(self._count, upper=True)), seconds)
         return Tracks(power, gains, confidence, assignment.confidence, seconds, self._noise.snr())
 
     def _recognize(self, sources: int) -> float:
@@ -260,7 +238,7 @@ class WindowedSeparation:
     def _energies(self, speakers: int, *, upper: bool = False) -> list[Samples]:
         """Energy of each speaker in every window, ``(speakers, frames)``, from that of its sources."""
         found = []
-        for number, window in enumerate(self._windows):
+        for number, window in enumerate(self._store.windows):
             share = self._shares(number, speakers)
             found.append(np.einsum("skt,rkt,srt->kt", share, share, window.upper if upper else window.energy))
         return found
@@ -268,69 +246,9 @@ class WindowedSeparation:
     def _shares(self, number: int, speakers: int) -> Samples:
         """How much of each of a window's sources goes to each speaker, ``(sources, speakers, frames)``."""
         seconds = self._hop / self._system.sample_rate
-        return shares(self._labels[number], speakers, self._windows[number].frames, seconds)
+        return shares(self._labels[number], speakers, self._store.windows[number].frames, seconds)
 
     def masks(self, first: int, count: int) -> Tensor:
         """Masks ``(speakers, count, freqs)`` of ``count`` frames, cross-faded between windows."""
-        masks = np.zeros((self._count, count, self._stft.freqs), dtype=np.float32)
-        weights = np.full((count, 1), 1e-9, dtype=np.float32)
-        for number, window in enumerate(self._windows):
-            begin, end = max(first, window.first), min(first + count, window.first + window.frames)
-            if begin >= end:
-                continue
-            part = slice(begin - window.first, end - window.first)
-            fade = self._fade(number)[part]
-            weights[begin - first : end - first] += fade[:, None]
-            for source, share in enumerate(self._shares(number, self._count)[..., part] * fade):
-                loaded = self._load(window, source, begin - window.first, end - begin)
-                for speaker in np.flatnonzero(share.any(axis=1)):
-                    masks[speaker, begin - first : end - first] += share[speaker, :, None] * loaded
-        return torch.from_numpy(masks / weights).to(self._device)
-
-    def _load(self, window: _Window, source: int, first: int, count: int) -> Samples:
-        freqs = self._stft.freqs
-        self._file.seek(window.offset + 2 * freqs * (source * window.frames + first))
-        halves = np.frombuffer(self._file.read(2 * freqs * count), dtype=np.float16)
-        return halves.reshape(count, freqs).astype(np.float32)
-
-    def _faded(self, values: Sequence[Samples]) -> Samples:
-        """Values of the whole recording ``(speakers, frames)``, from those of every window."""
-        total = self._windows[-1].first + self._windows[-1].frames
-        joined = np.zeros((len(values[0]), total), dtype=np.float32)
-        weights = np.full(total, 1e-9, dtype=np.float32)
-        for number, (window, own) in enumerate(zip(self._windows, values, strict=True)):
-            frames, fade = slice(window.first, window.first + window.frames), self._fade(number)
-            weights[frames] += fade
-            joined[:, frames] += fade * own
-        return joined / weights
-
-    def _fade(self, number: int) -> Samples:
-        """Weight ``(frames,)`` of each of a window's frames, with fades where it overlaps its neighbours."""
-        window = self._windows[number]
-        weight = np.ones(window.frames, dtype=np.float32)
-        if number > 0:
-            shared = self._shared(number - 1)
-            weight[:shared] = (np.arange(shared) + 0.5) / shared
-        if number + 1 < len(self._windows):
-            shared = self._shared(number)
-            weight[window.frames - shared :] *= (np.arange(shared)[::-1] + 0.5) / shared
-        return weight
-
-    def _shared(self, number: int) -> int:
-        """Number of frames in common with the next window."""
-        window = self._windows[number]
-        return window.first + window.frames - self._windows[number + 1].first
-
-
-def _energies(estimates: Tensor) -> tuple[Samples, Samples]:
-    """Energies of sources, and what each two have in common, of all frequencies and of the upper half of them.
-
-    Args:
-        estimates: magnitudes of the sources, ``(sources, frames, freqs)``.
-
-    Returns:
-        Twice ``(sources, sources, frames)``.
-    """
-    upper = estimates[..., estimates.shape[-1] // 2 :]
-    both = [torch.einsum("stf,rtf->srt", part, part).cpu().numpy() for part in (estimates, upper)]
-    return both[0], both[1]
+        masks = self._store.masks(first, count, self._count, partial(self._shares, speakers=self._count))
+        return torch.from_numpy(masks).to(self._device)

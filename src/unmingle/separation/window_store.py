@@ -1,0 +1,143 @@
+"""The masks of a recording's windows in a temporary file, cross-faded where windows overlap."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import BinaryIO
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from unmingle.audio import Samples
+
+
+@dataclass(frozen=True)
+class Window:
+    """Position of a window in the recording, and of its masks in the temporary file."""
+
+    first: int
+    """Its first frame."""
+    sources: int
+    frames: int
+    offset: int
+    energy: Samples
+    """Energy of each source in each frame, and what each two have in common: ``(sources, sources, frames)``."""
+    upper: Samples
+    """The same, of the upper half of the frequencies."""
+
+    @property
+    def end(self) -> int:
+        """The frame after its last one."""
+        return self.first + self.frames
+
+
+class WindowStore:
+    """Masks of windows, in half precision. :meth:`close` removes the file.
+
+    Args:
+        freqs: number of frequencies of a mask.
+    """
+
+    def __init__(self, freqs: int) -> None:
+        self._freqs = freqs
+        # Open until the store is closed.
+        self._file: BinaryIO = tempfile.TemporaryFile()  # noqa: SIM115
+        self.windows: list[Window] = []
+
+    def close(self) -> None:
+        """Remove the file."""
+        self._file.close()
+
+    def add(self, first: int, masks: Tensor, magnitude: Tensor) -> Window:
+        """Add the window from frame ``first`` on.
+
+        Args:
+            first: its first frame in the recording.
+            masks: ``(sources, frames, freqs)``.
+            magnitude: of the mixture, ``(frames, freqs)``.
+
+        Raises:
+            OSError: the disk of the temporary folder is full.
+        """
+        energy, upper = _energies(masks * magnitude)
+        halves = np.ascontiguousarray(masks.half().cpu().numpy())
+        sources, frames, _ = halves.shape
+        window = Window(first, sources, frames, self._file.seek(0, 2), energy, upper)
+        self.windows.append(window)
+        self._file.write(halves.tobytes())
+        return window
+
+    def masks(self, first: int, count: int, speakers: int, shares: Callable[[int], Samples]) -> Samples:
+        """Masks ``(speakers, count, freqs)`` of ``count`` frames.
+
+        Args:
+            first: first frame.
+            count: number of frames.
+            speakers: number of speakers.
+            shares: gives, for a window's number, how much of each of its sources goes to each speaker:
+                ``(sources, speakers, frames)``.
+        """
+        masks = np.zeros((speakers, count, self._freqs), dtype=np.float32)
+        weights = np.full((count, 1), 1e-9, dtype=np.float32)
+        for number, window in enumerate(self.windows):
+            begin, end = max(first, window.first), min(first + count, window.end)
+            if begin >= end:
+                continue
+            own, place = slice(begin - window.first, end - window.first), slice(begin - first, end - first)
+            fade = self._fade(number)[own]
+            weights[place] += fade[:, None]
+            for source, share in enumerate(shares(number)[..., own] * fade):
+                loaded = self._load(window, source, begin - window.first, end - begin)
+                for speaker in np.flatnonzero(share.any(axis=1)):
+                    masks[speaker, place] += share[speaker, :, None] * loaded
+        found: Samples = masks / weights
+        return found
+
+    def cross_fade(self, values: Sequence[Samples]) -> Samples:
+        """Values of the whole recording ``(speakers, frames)``, from those of every window."""
+        total = self.windows[-1].end
+        joined = np.zeros((len(values[0]), total), dtype=np.float32)
+        weights = np.full(total, 1e-9, dtype=np.float32)
+        for number, (window, own) in enumerate(zip(self.windows, values, strict=True)):
+            frames, fade = slice(window.first, window.end), self._fade(number)
+            weights[frames] += fade
+            joined[:, frames] += fade * own
+        return joined / weights
+
+    def _load(self, window: Window, source: int, first: int, count: int) -> Samples:
+        self._file.seek(window.offset + 2 * self._freqs * (source * window.frames + first))
+        halves = np.frombuffer(self._file.read(2 * self._freqs * count), dtype=np.float16)
+        return halves.reshape(count, self._freqs).astype(np.float32)
+
+    def _fade(self, number: int) -> Samples:
+        """Weight ``(frames,)`` of each of a window's frames, with fades where it overlaps its neighbours."""
+        window = self.windows[number]
+        weight = np.ones(window.frames, dtype=np.float32)
+        if number > 0:
+            shared = self._shared(number - 1)
+            weight[:shared] = (np.arange(shared) + 0.5) / shared
+        if number + 1 < len(self.windows):
+            shared = self._shared(number)
+            weight[window.frames - shared :] *= (np.arange(shared)[::-1] + 0.5) / shared
+        return weight
+
+    def _shared(self, number: int) -> int:
+        """Number of frames in common with the next window."""
+        return self.windows[number].end - self.windows[number + 1].first
+
+
+def _energies(estimates: Tensor) -> tuple[Samples, Samples]:
+    """Energies of sources, and what each two have in common, of all frequencies and of the upper half of them.
+
+    Args:
+        estimates: magnitudes of the sources, ``(sources, frames, freqs)``.
+
+    Returns:
+        Twice ``(sources, sources, frames)``.
+    """
+    upper = estimates[..., estimates.shape[-1] // 2 :]
+    both = [torch.einsum("stf,rtf->srt", part, part).cpu().numpy() for part in (estimates, upper)]
+    return both[0], both[1]
