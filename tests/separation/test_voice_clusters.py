@@ -52,6 +52,12 @@ def test_clearly_different_voices_are_counted(speakers: int) -> None:
     assert 0.5 <= confidence <= 1
 
 
+def test_a_short_recording_has_no_more_speakers_than_sources() -> None:
+    """Three voices, but less than 5 s of speech for each."""
+    heard, _ = _recording(np.random.default_rng(3), 3, windows=1, pieces=48)
+    assert VoiceClusters(heard, [np.array([0, 1])], 2).count() == (2, 1.0)
+
+
 def test_the_number_of_choices_limits_the_speakers() -> None:
     """All different or all the same, at most 64 choices and 8 speakers."""
     for sources in range(1, 7):

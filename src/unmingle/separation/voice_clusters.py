@@ -42,6 +42,8 @@ _STARTS, _STRETCH, _ITERATIONS = 8, 16, 10
 _MORE = np.array([9.9, 2.2, -5.5, 0.4])
 """Logistic regression of one more speaker on :meth:`VoiceClusters.evidence`, fitted to validation recordings by
 benchmarks/voice_counting.py. The first weight is lowered by 1, because fewer speakers are more common."""
+_LEAST_SPEECH = 20
+"""Pieces of speech for each speaker, without which no more are counted: 5 s."""
 _FEWEST, _MOST = 8, 2000
 """Pieces that clusters need, and at most use."""
 
@@ -132,11 +134,13 @@ class VoiceClusters:
     def count(self) -> tuple[int, float]:
         """The number of speakers, at least that of the sources, and the confidence in it.
 
-        One more speaker is counted as long as the voices become clearly more likely, its voice is unlike the others,
-        and it speaks for a good part of the time.
+        One more speaker is counted as long as there is enough speech, the voices become clearly more likely, its voice
+        is unlike the others, and it speaks for a good part of the time.
         """
         sources, confidence = self._presence.shape[1], 1.0
         for speakers in range(sources, most_speakers(sources)):
+            if self._presence.sum() < _LEAST_SPEECH * (speakers + 1):
+                return speakers, confidence
             chance = float(1 / (1 + np.exp(-(self.evidence(speakers) @ _MORE))))
             confidence = min(confidence, max(chance, 1 - chance))
             if chance < 0.5:
