@@ -134,8 +134,8 @@ class VoiceClusters:
     def count(self) -> tuple[int, float]:
         """The number of speakers, at least that of the sources, and the confidence in it.
 
-        One more speaker is counted as long as there is enough speech, the voices become clearly more likely, its voice
-        is unlike the others, and it speaks for a good part of the time.
+        One more speaker is counted as long as there is enough speech, the voices become clearly more likely, its
+        voice is unlike the others, and it speaks for a good part of the time.
         """
         sources, confidence = self._presence.shape[1], 1.0
         for speakers in range(sources, most_speakers(sources)):
