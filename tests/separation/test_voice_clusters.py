@@ -58,6 +58,33 @@ def test_a_short_recording_has_no_more_speakers_than_sources() -> None:
     assert VoiceClusters(heard, [np.array([0, 1])], 2).count() == (2, 1.0)
 
 
+def test_voices_that_are_never_alone_are_divided_too() -> None:
+    heard, truth = _recording(np.random.default_rng(4), 3)
+    both = [Heard(each.voices, np.full_like(each.presence, 0.5), each.loudness, 1.0) for each in heard]
+    labels = VoiceClusters(both, [np.array([0, 1])] * 4, 2).divide(3).labels
+    # Where a source is silent in the truth, its voice is that of a speaker all the same.
+    for first in range(3):
+        found = labels[0][truth[0] == first]
+        assert (found == np.bincount(found).argmax()).mean() > 0.9
+
+
+@pytest.mark.parametrize(("share", "margin"), [(0.01, 50.0), (0.05, 0.0)])
+def test_a_nearly_silent_source_needs_more_evidence(share: float, margin: float) -> None:
+    """The share is that of the whole recording; the second source is heard in the first window only."""
+    rng = np.random.default_rng(0)
+    levels = [(0.5, 3.5 * share), (1.0, 0.0), (1.0, 0.0), (1.0, 0.0)]
+    heard = [
+        Heard(
+            rng.standard_normal((2, 10, DIM)).astype(np.float16),
+            np.repeat(np.array([pair]).T, 10, axis=1),
+            np.ones(9),
+            1.0,
+        )
+        for pair in levels
+    ]
+    assert VoiceClusters(heard, [np.array([0, 1])] * 4, 2)._margin() == margin
+
+
 def test_the_number_of_choices_limits_the_speakers() -> None:
     """All different or all the same, at most 64 choices and 8 speakers."""
     for sources in range(1, 7):
