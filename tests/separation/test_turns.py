@@ -119,6 +119,17 @@ def test_more_people_than_the_system_separates_get_a_file_each(monkeypatch: pyte
         assert np.square(estimate - voice).sum() < 0.05 * np.square(voice).sum()
 
 
+def test_more_people_than_asked_for_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("unmingle.separation.recording.pretrained_speaker_encoder", TonesAsVoices().eval)
+    turn = (np.arange(60 * RATE) // (3 * RATE)) % 4
+    voices = np.stack([_voice(hertz, 60) for hertz in (200, 850, 3000)])
+    two, three = voices * (turn % 2 == [[0], [2], [1]]), voices * (turn == [[0], [2], [1]])
+    for mixture, more in ((two.sum(axis=0), False), (three.sum(axis=0), True)):
+        with RecordingSeparation(LowAndHigh(), RATE, 2, 8.0, 2.0) as separation:
+            separation.push(mixture)
+            assert (separation.finish().further_voice > 0.5) == more
+
+
 def test_more_sources_than_choices_stay_as_they_are() -> None:
     estimates = np.stack([_voice(300 * (k + 1), 3) for k in range(5)])
     labels = _turns(TonesAsVoices().eval(), estimates)

@@ -7,6 +7,7 @@ from math import perm
 import numpy as np
 import pytest
 
+from unmingle.separation.turns import recognize_turns
 from unmingle.separation.voice_clusters import Heard, Labels, VoiceClusters, most_speakers
 
 DIM = 64
@@ -50,6 +51,15 @@ def test_clearly_different_voices_are_counted(speakers: int) -> None:
     count, confidence = VoiceClusters(heard, [np.array([0, 1])] * 4, 2).count()
     assert count == speakers
     assert 0.5 <= confidence <= 1
+
+
+def test_a_further_voice_is_noticed() -> None:
+    for speakers in (2, 3):
+        heard, _ = _recording(np.random.default_rng(20 + speakers), speakers)
+        turns = recognize_turns(heard, [np.array([0, 1])] * 4, 2, 2)
+        assert (turns.speakers, turns.confidence) == (2, 1.0)
+        assert (turns.further > 0.7) == (speakers == 3)
+        assert (turns.further < 0.3) == (speakers == 2)
 
 
 def test_a_short_recording_has_no_more_speakers_than_sources() -> None:

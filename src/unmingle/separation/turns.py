@@ -62,6 +62,8 @@ class Turns:
     speakers: int
     confidence: float
     """In the number of speakers, 0 to 1; 1 if it was given."""
+    further: float
+    """Chance that there is one more speaker; 0 if that is not known."""
 
 
 def recognize_turns(
@@ -83,7 +85,7 @@ def recognize_turns(
         for window, place in zip(windows, places, strict=True)
     ]
     if sources < 2 or (speakers or sources) > most_speakers(sources):
-        return Turns(constant, speakers or sources, 1.0)
+        return Turns(constant, speakers or sources, 1.0, 0.0)
     clusters, confidence = VoiceClusters(windows, places, sources), 1.0
     if speakers is None:
         speakers, confidence = clusters.count()
@@ -92,7 +94,7 @@ def recognize_turns(
         np.where(as_it_is < 0, -1, label[place, : as_it_is.shape[1]])
         for label, place, as_it_is in zip(labels, places, constant, strict=True)
     ]
-    return Turns(kept, speakers, confidence)
+    return Turns(kept, speakers, confidence, clusters.chance_of_more(speakers))
 
 
 def shares(labels: Labels, speakers: int, frames: int, frame_seconds: float) -> Samples:

@@ -139,13 +139,18 @@ class VoiceClusters:
         """
         sources, confidence = self._presence.shape[1], 1.0
         for speakers in range(sources, most_speakers(sources)):
-            if self._presence.sum() < _LEAST_SPEECH * (speakers + 1):
-                return speakers, confidence
-            chance = float(1 / (1 + np.exp(-(self.evidence(speakers) @ _MORE))))
+            chance = self.chance_of_more(speakers)
             confidence = min(confidence, max(chance, 1 - chance))
             if chance < 0.5:
                 return speakers, confidence
         return most_speakers(sources), confidence
+
+    def chance_of_more(self, speakers: int) -> float:
+        """The chance that there is one more speaker than ``speakers``; 0 without enough speech."""
+        enough = _LEAST_SPEECH * (speakers + 1)
+        if speakers >= most_speakers(self._presence.shape[1]) or self._presence.sum() < enough:
+            return 0.0
+        return float(1 / (1 + np.exp(-(self.evidence(speakers) @ _MORE))))
 
     def evidence(self, speakers: int) -> Array:
         """What tells whether there is one more speaker than ``speakers``: ``(4,)``.

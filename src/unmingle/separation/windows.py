@@ -26,7 +26,7 @@ from unmingle.separation.cleaned_energy import cleaned_energy
 from unmingle.separation.noise_level import NoiseLevel
 from unmingle.separation.order import order_of_speaking
 from unmingle.separation.tracking import WindowSources, assign_speakers, overlap_agreement, padded
-from unmingle.separation.turns import hear, recognize_turns, shares
+from unmingle.separation.turns import Turns, hear, recognize_turns, shares
 from unmingle.separation.voice_clusters import Heard
 from unmingle.separation.window_store import WindowStore
 from unmingle.speaker_encoder import SpeakerEncoder
@@ -53,6 +53,8 @@ class Tracks:
     frame_seconds: float
     snr: float
     """Level of all other sound over the steady noise, in dB; see :mod:`~unmingle.separation.noise_level`."""
+    further_voice: float = 0.0
+    """Chance that there is one more speaker, as far as voices tell."""
 
     @property
     def speakers(self) -> int:
@@ -196,22 +198,24 @@ class WindowedSeparation:
         kept, confidence = self._kept(most)
         self._keep(kept)
         self._count = len(kept) if self._speakers is None else self._speakers
+        further = 0.0
         if self._encoder is not None:
-            confidence = min(confidence, self._recognize(len(kept)))
+            turns = self._recognize(len(kept))
+            confidence, further = min(confidence, turns.confidence), turns.further
         seconds = self._hop / self._system.sample_rate
         self._keep(order_of_speaking(self._store.cross_fade(self._energies(self._count)), seconds))
         power = self._store.cross_fade(self._energies(self._count))
         gains = residual_gains(self._store.cross_fade(self._energies(self._count, upper=True)), seconds)
-        return Tracks(power, gains, confidence, assignment.confidence, seconds, self._noise.snr())
+        return Tracks(power, gains, confidence, assignment.confidence, seconds, self._noise.snr(), further)
 
-    def _recognize(self, sources: int) -> float:
-        """Give pieces to speakers by voice, and count these if asked to. Returns the confidence in the count."""
+    def _recognize(self, sources: int) -> Turns:
+        """Give pieces to speakers by voice, and count these if asked to."""
         # A system that leaves an estimate silent has counted. More speakers are possible only if none is.
         more = self._speakers is None and sources == self._system.speakers
         places = [labels[:, 0] for labels in self._labels]
         turns = recognize_turns(self._heard, places, sources, None if more else self._count)
         self._labels, self._count = turns.labels, turns.speakers
-        return turns.confidence
+        return turns
 
     def _kept(self, sources: int) -> tuple[NDArray[np.intp], float]:
         """Which of the joined sources are speakers, and the confidence in their number."""
