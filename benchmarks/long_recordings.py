@@ -16,8 +16,7 @@ is what others do (here only); and one pass of the model over the whole recordin
 speakers lie otherwise than in most of the recording. DER is that of the timeline, by pyannote.metrics if it is
 installed, without a collar.
 
-`speakers` counts the speakers of recordings of one to as many as the model was built for, at most four, and prints
-the confusion.
+`speakers` counts the speakers of recordings of one to four, and prints the confusion.
 """
 
 from __future__ import annotations
@@ -48,6 +47,7 @@ from unmingle.models import load_system
 from unmingle.permutation import best_permutation, pairwise_si_sdr
 from unmingle.separation.recording import RecordingSeparation
 from unmingle.separation.timeline import Stretch, timeline
+from unmingle.separation.voice_clusters import most_speakers
 from unmingle.separation.windows import OVERLAP_SECONDS, WINDOW_SECONDS
 from unmingle.systems import MaskingSystem
 
@@ -214,12 +214,13 @@ def count(arguments: argparse.Namespace) -> None:
     """Print the confusion of speaker counts, and the mean confidence where the count is right and wrong."""
     system = load_system(arguments.model)
     assert isinstance(system, MaskingSystem)
-    most = min(4, system.speakers)
+    counts = max(system.speakers, most_speakers(system.speakers))
+    most = min(4, counts)
     trust: dict[bool, list[float]] = {True: [], False: []}
-    print("| speakers | " + " | ".join(f"counted {n}" for n in range(1, system.speakers + 1)) + " |")
-    print("| --- " * (system.speakers + 1) + "|")
+    print("| speakers | " + " | ".join(f"counted {n}" for n in range(1, counts + 1)) + " |")
+    print("| --- " * (counts + 1) + "|")
     for speakers in range(1, most + 1):
-        counted = [0] * system.speakers
+        counted = [0] * counts
         for number in range(arguments.count):
             mixture = conversation(arguments.corpus, speakers, arguments.minutes[0], number).sum(axis=0)
             with RecordingSeparation(system, RATE, None) as recording:
