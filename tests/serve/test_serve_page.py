@@ -186,6 +186,10 @@ def test_the_pictures_are_drawn_and_fit_a_phone(page: Page) -> None:
     page.locator("#files").get_by_text("Remove noise").click()
     page.set_input_files("#choose", EXAMPLES / "in_noise" / "noisy" / "reader_in_wind.flac")
     page.wait_for_selector("track-player")
+    # Columns that arrive while the tab is hidden are drawn when it is shown.
+    page.get_by_role("tab", name="Live").click()
+    page.wait_for_timeout(1000)
+    page.get_by_role("tab", name="Files").click()
     drawn = """number => {
         const canvas = document.querySelectorAll(".picture canvas")[number];
         const pixels = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;

@@ -43,7 +43,8 @@ export class TrackPicture {
   show(view) {
     this._view = view;
     fit(this._canvas);
-    this._draw();
+    if (this._painted) this._draw();
+    else this.repaint();
     clearTimeout(this._timer);
     this._timer = window.setTimeout(() => void this._fetch(), FETCH_DELAY_MS);
   }
@@ -51,7 +52,9 @@ export class TrackPicture {
   /** Repaint in new colours. */
   repaint() {
     const columns = this._columns;
-    if (!columns) return;
+    this._painted = null;
+    // In a hidden tab the canvas has no height. It is painted when it is shown.
+    if (!columns || this._canvas.height === 0) return;
     this._painted = paint(columns, this._canvas.height, getComputedStyle(this.element).color, this._peak);
     this._draw();
   }
