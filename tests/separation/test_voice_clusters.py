@@ -63,7 +63,7 @@ def test_a_further_voice_is_noticed() -> None:
 
 
 def test_a_short_recording_has_no_more_speakers_than_sources() -> None:
-    """Three voices, but less than 5 s of speech for each."""
+    """Three voices, but only 12 s of speech."""
     heard, _ = _recording(np.random.default_rng(3), 3, windows=1, pieces=48)
     assert VoiceClusters(heard, [np.array([0, 1])], 2).count() == (2, 1.0)
 

@@ -171,7 +171,7 @@ def command(
         results,
         separator.name,
         "separated",
-        None if as_json else partial(_print_table, separator.sample_rate, separator.most_counted),
+        None if as_json else partial(_print_table, separator.sample_rate, separator.most_speakers),
     )
 
 

@@ -113,7 +113,7 @@ def separate_files(
 
     def work(path: Path, stem: str, result: FileResult) -> None:
         # If speakers are counted, names are reserved for the largest number.
-        targets = targets_of(stem, wanted or separator.most_counted, output, taken)
+        targets = targets_of(stem, wanted or separator.most_speakers, output, taken)
         taken.update(os.path.realpath(target) for target in targets)
         _separate_file(
             path,

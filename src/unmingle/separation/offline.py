@@ -70,15 +70,6 @@ class Separator:
     @property
     def most_speakers(self) -> int:
         """The largest number of speakers of a recording. More than the model's are told apart by voice, in turns."""
-        return max(self._most_at_once, most_speakers(self.speakers))
-
-    @property
-    def _most_at_once(self) -> int:
-        return min(self.system.most_speakers() or MOST_SPEAKERS, MOST_SPEAKERS)
-
-    @property
-    def most_counted(self) -> int:
-        """The largest number of speakers that can be counted."""
         return max(self.speakers, most_speakers(self.speakers))
 
     @overload
@@ -175,9 +166,10 @@ class Separator:
                 f"{' and '.join(_streaming_models())} can."
             )
         wanted = self.speakers if speakers is None else speakers
-        if not 1 <= wanted <= self._most_at_once:
+        most = min(self.system.most_speakers() or MOST_SPEAKERS, MOST_SPEAKERS)
+        if not 1 <= wanted <= most:
             raise UnmingleError(
-                f"A stream of {self.name} can have 1 to {self._most_at_once} speakers; {wanted} were asked for."
+                f"A stream of {self.name} can have 1 to {most} speakers; {wanted} were asked for."
             )
         return SeparationStream(self.system, sample_rate, wanted, lag)
 

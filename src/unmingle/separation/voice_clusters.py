@@ -33,17 +33,18 @@ _CHANGE, _PAUSE_CHANGE = 2.0, 0.5
 """Negative log-likelihood of another choice than in the piece before: within speech, and in a pause."""
 _ALONE = 0.4
 """Negative log-likelihood of a piece with one speaker."""
-_MARGIN, _WINDOW_MARGIN = 0.0, 10.0
-"""Log-likelihood that other speakers must gain over the sources as they are, in the recording and in each window."""
+_WINDOW_MARGIN = 10.0
+"""Log-likelihood that other speakers must gain in a window over the sources as they are."""
 _QUIET_MARGIN, _QUIET_SHARE = 50.0, 0.02
-"""The former where a source has less than such a share of the speech. One voice varies, too."""
+"""What they must gain besides in the whole recording, if a source has less than such a share of the speech of the
+other. There may be one speaker, and one voice varies, too."""
 _STARTS, _STRETCH, _ITERATIONS = 8, 16, 10
 """Number of starts of each kind; pieces in a stretch; rounds from each start."""
 _MORE = np.array([9.9, 2.2, -5.5, 0.4])
 """Logistic regression of one more speaker on :meth:`VoiceClusters.evidence`, fitted to validation recordings by
 benchmarks/voice_counting.py. The first weight is lowered by 1, because fewer speakers are more common."""
-_LEAST_SPEECH = 20
-"""Pieces of speech for each speaker, without which no more are counted: 5 s."""
+_LEAST_SPEECH = 60
+"""Pieces of speech without which no more speakers are counted: 14 s."""
 _FEWEST, _MOST = 8, 2000
 """Pieces that clusters need, and at most use."""
 
@@ -147,8 +148,7 @@ class VoiceClusters:
 
     def chance_of_more(self, speakers: int) -> float:
         """The chance that there is one more speaker than ``speakers``; 0 without enough speech."""
-        enough = _LEAST_SPEECH * (speakers + 1)
-        if speakers >= most_speakers(self._presence.shape[1]) or self._presence.sum() < enough:
+        if speakers >= most_speakers(self._presence.shape[1]) or self._presence.sum() < _LEAST_SPEECH:
             return 0.0
         return float(1 / (1 + np.exp(-(self.evidence(speakers) @ _MORE))))
 
@@ -191,7 +191,7 @@ class VoiceClusters:
     def _margin(self) -> float:
         """Log-likelihood that labels must gain over the sources as they are in the whole recording."""
         presence = self._presence.sum(axis=(0, 2))
-        return _QUIET_MARGIN if presence.min() < _QUIET_SHARE * presence.max() else _MARGIN
+        return _QUIET_MARGIN if presence.min() < _QUIET_SHARE * presence.max() else 0.0
 
     def _own_labels(self) -> Labels:
         """Labels of the sources as they are: ``(windows, sources, pieces)``."""

@@ -203,10 +203,13 @@ class WindowedSeparation:
             turns = self._recognize(len(kept))
             confidence, further = min(confidence, turns.confidence), turns.further
         seconds = self._hop / self._system.sample_rate
-        self._keep(order_of_speaking(self._store.cross_fade(self._energies(self._count)), seconds))
         power = self._store.cross_fade(self._energies(self._count))
+        order = order_of_speaking(power, seconds)
+        self._keep(order)
         gains = residual_gains(self._store.cross_fade(self._energies(self._count, upper=True)), seconds)
-        return Tracks(power, gains, confidence, assignment.confidence, seconds, self._noise.snr(), further)
+        return Tracks(
+            power[order], gains, confidence, assignment.confidence, seconds, self._noise.snr(), further
+        )
 
     def _recognize(self, sources: int) -> Turns:
         """Give pieces to speakers by voice, and count these if asked to."""
