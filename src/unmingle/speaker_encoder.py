@@ -10,24 +10,20 @@ ECAPA-TDNN (Desplanques et al. 2020).
 
 from __future__ import annotations
 
-import json
 from functools import cache
 from pathlib import Path
 
 import torch
 from pydantic import Field, ValidationError
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn import functional
 
 from unmingle.config import Config
-from unmingle.errors import UnmingleError
-from unmingle.temporary import replace_files
+from unmingle.network_files import damaged, read_network, save_network
 
 SPEAKER_ENCODER = Path(__file__).parent / "pretrained" / "speaker_encoder" / "speaker-8khz.safetensors"
 """The pretrained encoder in the package."""
-_FORMAT = "speaker_encoder-1"
+_KIND = "speaker_encoder-1"
 _ACTIVE_DB = 20.0
 """Frames within so many dB of the loudest one give the level."""
 _FLOOR = 1e-4
@@ -160,13 +156,7 @@ def save_speaker_encoder(encoder: SpeakerEncoder, path: Path) -> None:
     Raises:
         UnmingleError: the file cannot be written.
     """
-    # Counters of the norms are integers.
-    state = {
-        name: (value.half() if value.is_floating_point() else value).contiguous()
-        for name, value in encoder.state_dict().items()
-    }
-    metadata = {"format_version": _FORMAT, "config": encoder.config.model_dump_json()}
-    replace_files([(path, save(state, metadata=metadata))])
+    save_network(encoder, encoder.config.model_dump_json(), _KIND, path)
 
 
 def load_speaker_encoder(path: Path = SPEAKER_ENCODER) -> SpeakerEncoder:
@@ -175,20 +165,12 @@ def load_speaker_encoder(path: Path = SPEAKER_ENCODER) -> SpeakerEncoder:
     Raises:
         UnmingleError: the file is missing or damaged.
     """
+    config, state = read_network(_KIND, path)
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            if metadata.get("format_version") != _FORMAT:
-                raise UnmingleError(f"{path} is not a speaker encoder of this release.")
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        encoder = SpeakerEncoder(SpeakerEncoderConfig(**json.loads(metadata["config"])))
-        encoder.load_state_dict(
-            {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
-        )
-    except (SafetensorError, OSError, KeyError, ValueError, ValidationError, RuntimeError) as error:
-        if isinstance(error, UnmingleError):
-            raise
-        raise UnmingleError(f"{path} is damaged or missing; fetch it again.") from error
+        encoder = SpeakerEncoder(SpeakerEncoderConfig(**config))
+        encoder.load_state_dict(state)
+    except (ValidationError, RuntimeError, TypeError) as error:
+        raise damaged(path) from error
     return encoder.eval().requires_grad_(False)
 
 

@@ -52,6 +52,8 @@ TESTS = {
     "counting.py": ["test_counting.py", "systems/test_systems.py"],
     "frontend.py": ["test_frontend.py", *WHOLE],
     "speaker_encoder.py": ["test_speaker_encoder.py"],
+    "speaker_activity.py": ["test_speaker_activity.py"],
+    "separation/speaking_alone.py": ["separation/test_speaking_alone.py"],
     "separation/turns.py": ["separation/test_turns.py"],
     "separation/voice_clusters.py": ["separation/test_turns.py", "separation/test_voice_clusters.py"],
     "separation/cleaned_energy.py": ["separation/test_cleaned_energy.py"],

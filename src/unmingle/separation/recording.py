@@ -13,6 +13,7 @@ from unmingle.audio_stream import RateConverter, Resampler, SampleQueue, StftStr
 from unmingle.denoising.enhancer import Enhancer, load_denoiser
 from unmingle.separation.adding_up import add_residual
 from unmingle.separation.windows import OVERLAP_SECONDS, WINDOW_SECONDS, Tracks, WindowedSeparation
+from unmingle.speaker_activity import pretrained_speaker_activity
 from unmingle.speaker_encoder import pretrained_speaker_encoder
 from unmingle.systems import MaskingSystem
 
@@ -28,7 +29,8 @@ class RecordingSeparation:
         speakers: in the recording; None to count.
         window_seconds: length of a window. A shorter recording is separated as a whole.
         overlap_seconds: by which neighbouring windows overlap.
-        by_voice: give every turn to the speaker whose voice it is; see :mod:`~unmingle.separation.turns`.
+        by_voice: give every turn to the speaker whose voice it is (:mod:`~unmingle.separation.turns`), and all sound
+            of a frame to a speaker who is heard alone (:mod:`~unmingle.separation.speaking_alone`).
     """
 
     def __init__(
@@ -43,9 +45,10 @@ class RecordingSeparation:
     ) -> None:
         self._system, self._rate = system, sample_rate
         encoder = pretrained_speaker_encoder() if by_voice else None
+        activity = pretrained_speaker_activity() if by_voice else None
         denoiser = _denoiser() if speakers is None else None
         self._windows = WindowedSeparation(
-            system, speakers, window_seconds, overlap_seconds, encoder, denoiser
+            system, speakers, window_seconds, overlap_seconds, encoder, activity, denoiser
         )
         self._down = Resampler(sample_rate, system.sample_rate, 1)
         self._tracks: Tracks | None = None

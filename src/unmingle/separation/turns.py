@@ -22,6 +22,8 @@ from unmingle.speaker_encoder import SpeakerEncoder
 
 _FRAME_SECONDS = 0.04
 """Length of a frame of the encoder."""
+PIECE_SECONDS = PIECE * _FRAME_SECONDS
+"""Length of a piece."""
 _REACH = 12
 """Frames to both sides of the middle of a piece in which its voice is heard."""
 _LOUD_SHARE, _QUIET = 0.3, 1e-3
@@ -97,6 +99,12 @@ def recognize_turns(
     return Turns(kept, speakers, confidence, clusters.chance_of_more(speakers))
 
 
+def pieces_of_frames(frames: int, frame_seconds: float, pieces: int) -> Labels:
+    """The piece in which each frame lies, ``(frames,)``."""
+    found = (np.arange(frames) * frame_seconds / PIECE_SECONDS).astype(np.intp)
+    return np.minimum(found, pieces - 1)
+
+
 def shares(labels: Labels, speakers: int, frames: int, frame_seconds: float) -> Samples:
     """How much of each source goes to each speaker in each frame, ``(sources, speakers, frames)``, 0 to 1.
 
@@ -104,7 +112,7 @@ def shares(labels: Labels, speakers: int, frames: int, frame_seconds: float) -> 
     """
     seconds = np.arange(frames) * frame_seconds
     # The middle of every piece's steady part, so that fades lie between pieces.
-    starts = np.arange(labels.shape[1]) * PIECE * _FRAME_SECONDS
+    starts = np.arange(labels.shape[1]) * PIECE_SECONDS
     places = np.stack([starts + _FRAME_SECONDS / 2, starts + (PIECE - 0.5) * _FRAME_SECONDS], axis=1).ravel()
     found = np.zeros((len(labels), speakers, frames), dtype=np.float32)
     for source, label in enumerate(labels):

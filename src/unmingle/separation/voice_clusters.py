@@ -73,6 +73,12 @@ class Division:
     """Log-likelihood."""
 
 
+def audibility(windows: Sequence[Heard]) -> list[float]:
+    """How much each window counts, 0 to 1: less if it is almost silent."""
+    usual = float(np.mean([window.level for window in windows]))
+    return [min(1.0, window.level / max(_AUDIBLE * usual, 1e-30)) for window in windows]
+
+
 def most_speakers(sources: int) -> int:
     """The largest number of speakers among whom pieces of so many sources can be divided; 0 if none."""
     possible = [
@@ -104,10 +110,9 @@ class VoiceClusters:
         self._voices = np.zeros((*shape, windows[0].voices.shape[-1]), dtype=np.float16)
         self._presence = np.zeros(shape)
         self._changes = np.zeros((len(windows), most - 1))
-        usual = float(np.mean([window.level for window in windows]))
-        for number, (window, place) in enumerate(zip(windows, places, strict=True)):
+        counts = audibility(windows)
+        for number, (window, place, audible) in enumerate(zip(windows, places, counts, strict=True)):
             pieces, given = window.presence.shape[1], place >= 0
-            audible = min(1.0, window.level / max(_AUDIBLE * usual, 1e-30))
             self._voices[number, place[given], :pieces] = window.voices[given]
             self._presence[number, place[given], :pieces] = audible * window.presence[given]
             changes = _PAUSE_CHANGE + (_CHANGE - _PAUSE_CHANGE) * window.loudness

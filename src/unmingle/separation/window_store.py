@@ -1,4 +1,7 @@
-"""The masks of a recording's windows in a temporary file, cross-faded where windows overlap."""
+"""The masks of a recording's windows in a temporary file, cross-faded where windows overlap.
+
+The magnitudes of the mixture are there, too, if they are needed again.
+"""
 
 from __future__ import annotations
 
@@ -39,10 +42,11 @@ class WindowStore:
 
     Args:
         freqs: number of frequencies of a mask.
+        magnitudes: keep those of the mixture for :meth:`window`.
     """
 
-    def __init__(self, freqs: int) -> None:
-        self._freqs = freqs
+    def __init__(self, freqs: int, *, magnitudes: bool = False) -> None:
+        self._freqs, self._magnitudes = freqs, magnitudes
         # Open until the store is closed.
         self._file: BinaryIO = tempfile.TemporaryFile()  # noqa: SIM115
         self.windows: list[Window] = []
@@ -68,7 +72,20 @@ class WindowStore:
         window = Window(first, sources, frames, self._file.seek(0, 2), energy, upper)
         self.windows.append(window)
         self._file.write(halves.tobytes())
+        if self._magnitudes:
+            # Relative to the largest one, because half precision has no small numbers.
+            relative = magnitude / magnitude.max().clamp_min(1e-30)
+            self._file.write(relative.half().cpu().numpy().tobytes())
         return window
+
+    def window(self, number: int) -> tuple[Samples, Samples]:
+        """Magnitudes of the mixture ``(frames, freqs)``, relative to their largest, and masks of a whole window.
+
+        Masks are ``(sources, frames, freqs)``. Magnitudes must have been kept.
+        """
+        window = self.windows[number]
+        loaded = [self._load(window, place, 0, window.frames) for place in range(window.sources + 1)]
+        return loaded[-1], np.stack(loaded[:-1])
 
     def masks(self, first: int, count: int, speakers: int, shares: Callable[[int], Samples]) -> Samples:
         """Masks ``(speakers, count, freqs)`` of ``count`` frames.

@@ -3,7 +3,8 @@
 A recording is a sequence of overlapping windows. The system runs once on each window, and its masks go into a
 temporary file, in half precision. After the last window, :mod:`~unmingle.separation.tracking` assigns the sources of
 the windows to speakers. Then :mod:`~unmingle.separation.turns` gives pieces of the sources to other speakers, where
-voices say so. In a second pass over the recording, the masks are cross-faded where windows overlap, and applied. A
+voices say so, and :mod:`~unmingle.separation.speaking_alone` gives all sound of a frame to the speaker who is heard
+alone. In a second pass over the recording, the masks are cross-faded where windows overlap, and applied. A
 recording of one window is separated as a whole.
 """
 
@@ -25,10 +26,17 @@ from unmingle.separation.adding_up import residual_gains
 from unmingle.separation.cleaned_energy import cleaned_energy
 from unmingle.separation.noise_level import NoiseLevel
 from unmingle.separation.order import order_of_speaking
+from unmingle.separation.speaking_alone import (
+    activity_inputs,
+    alone_or_several,
+    shares_of_frames,
+    speaker_voices,
+)
 from unmingle.separation.tracking import WindowSources, assign_speakers, overlap_agreement, padded
 from unmingle.separation.turns import Turns, hear, recognize_turns, shares
 from unmingle.separation.voice_clusters import Heard
 from unmingle.separation.window_store import WindowStore
+from unmingle.speaker_activity import SpeakerActivity
 from unmingle.speaker_encoder import SpeakerEncoder
 from unmingle.systems import MaskingSystem
 
@@ -75,6 +83,8 @@ class WindowedSeparation:
         window_seconds: length of a window.
         overlap_seconds: by which neighbouring windows overlap.
         encoder: recognizes voices; see :mod:`~unmingle.separation.turns`. None to rely on the system alone.
+        activity: tells who is heard alone, with the encoder; see :mod:`~unmingle.separation.speaking_alone`. It is
+            used for systems with the spectrograms for which it was trained.
         denoiser: removes noise before speakers are counted; see :mod:`~unmingle.separation.cleaned_energy`.
     """
 
@@ -85,6 +95,7 @@ class WindowedSeparation:
         window_seconds: float = WINDOW_SECONDS,
         overlap_seconds: float = OVERLAP_SECONDS,
         encoder: SpeakerEncoder | None = None,
+        activity: SpeakerActivity | None = None,
         denoiser: Enhancer | None = None,
     ) -> None:
         self._system, self._speakers = system, speakers
@@ -96,7 +107,9 @@ class WindowedSeparation:
             raise ValueError("a window must be longer than the overlap")
         self._device = system.frontend.mean.device
         self._encoder, self._denoiser = encoder, denoiser
-        self._store = WindowStore(self._stft.freqs)
+        knows = activity is not None and activity.knows(self._stft, system.sample_rate)
+        self._activity = activity if knows and encoder is not None else None
+        self._store = WindowStore(self._stft.freqs, magnitudes=self._activity is not None)
         self._waiting = np.zeros(0, dtype=np.float32)
         self._first = 0
         self._samples = 0
@@ -110,6 +123,8 @@ class WindowedSeparation:
         """Confidence in each window's count, if the system counts before it computes masks."""
         self._labels: list[NDArray[np.intp]] = []
         """For each window, the speaker of each of its sources in each piece; -1 for none."""
+        self._alone: list[Samples] = []
+        """For each window, the chance of each speaker alone and of several, if that is known."""
         self._count = 0
         """Number of speakers."""
 
@@ -204,12 +219,12 @@ class WindowedSeparation:
             confidence, further = min(confidence, turns.confidence), turns.further
         seconds = self._hop / self._system.sample_rate
         power = self._store.cross_fade(self._energies(self._count))
-        order = order_of_speaking(power, seconds)
-        self._keep(order)
+        self._keep(order_of_speaking(power, seconds))
+        if self._activity is not None and self._count > 1:
+            self._recognize_alone(self._activity)
+        power = self._store.cross_fade(self._energies(self._count))
         gains = residual_gains(self._store.cross_fade(self._energies(self._count, upper=True)), seconds)
-        return Tracks(
-            power[order], gains, confidence, assignment.confidence, seconds, self._noise.snr(), further
-        )
+        return Tracks(power, gains, confidence, assignment.confidence, seconds, self._noise.snr(), further)
 
     def _recognize(self, sources: int) -> Turns:
         """Give pieces to speakers by voice, and count these if asked to."""
@@ -219,6 +234,15 @@ class WindowedSeparation:
         turns = recognize_turns(self._heard, places, sources, None if more else self._count)
         self._labels, self._count = turns.labels, turns.speakers
         return turns
+
+    def _recognize_alone(self, network: SpeakerActivity) -> None:
+        """Find the frames in which one speaker is heard alone."""
+        voices = speaker_voices(self._heard, self._labels, self._count)
+        seconds = self._hop / self._system.sample_rate
+        for number, (heard, labels) in enumerate(zip(self._heard, self._labels, strict=True)):
+            magnitude, masks = map(torch.from_numpy, self._store.window(number))
+            inputs = activity_inputs(magnitude, masks, heard, labels, voices, seconds)
+            self._alone.append(alone_or_several(network, inputs))
 
     def _kept(self, sources: int) -> tuple[NDArray[np.intp], float]:
         """Which of the joined sources are speakers, and the confidence in their number."""
@@ -253,7 +277,10 @@ class WindowedSeparation:
     def _shares(self, number: int, speakers: int) -> Samples:
         """How much of each of a window's sources goes to each speaker, ``(sources, speakers, frames)``."""
         seconds = self._hop / self._system.sample_rate
-        return shares(self._labels[number], speakers, self._store.windows[number].frames, seconds)
+        found = shares(self._labels[number], speakers, self._store.windows[number].frames, seconds)
+        if not self._alone:
+            return found
+        return shares_of_frames(found, self._alone[number], self._labels[number][:, 0] >= 0)
 
     def masks(self, first: int, count: int) -> Tensor:
         """Masks ``(speakers, count, freqs)`` of ``count`` frames, cross-faded between windows."""

@@ -1,0 +1,161 @@
+"""Train the network that tells who is heard alone (see :mod:`unmingle.speaker_activity`).
+
+    python -m unmingle.training.speaker_activity CORPUS [CORPUS ...] --recordings FOLDER -o ACTIVITY.safetensors
+
+First, recordings of two and three speakers are mixed and separated, which takes longest. They stay in FOLDER (1.3 GB
+per thousand), and another run uses them again. Then the network learns from crops of 8 s.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Sequence
+from copy import deepcopy
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from unmingle.errors import UnmingleError
+from unmingle.models import load_system
+from unmingle.speaker_activity import (
+    ActivityInputs,
+    SpeakerActivity,
+    SpeakerActivityConfig,
+    load_speaker_activity,
+    save_speaker_activity,
+)
+from unmingle.speaker_encoder import pretrained_speaker_encoder
+from unmingle.systems import EmbeddingSeparator
+from unmingle.temporary import check_writable
+from unmingle.training.activity_recordings import ActivityRecordings, separate_recordings
+
+_RATE, _WARMUP, _CONSTANT = 1e-3, 50, 0.5
+"""Learning rate; steps in which it rises; share of the steps until it decays."""
+_AVERAGE = 0.99
+"""Decay per step of the average of the weights."""
+_CROPS, _REPORT_EVERY = 8, 200
+_LOUD = 30.0
+"""A step whose energy, relative to the mean, is a thirtieth or more counts fully."""
+
+
+def activity_loss(found: Tensor, sources: Tensor, masks: Tensor) -> Tensor:
+    """Cross-entropy of who is heard alone.
+
+    The right answer of a step is the one with the least error: all of it to one speaker, which costs the energy of
+    the others, or the masks as they are, which cost half of the energy of their errors. (An error of the masks is in
+    two estimates.) Silent steps count little.
+
+    Args:
+        found: log-probabilities ``(batch, speakers + 1, steps)``.
+        sources: their spectra, ``(batch, speakers, frames, freqs)``.
+        masks: as they are, of the same shape.
+    """
+    mixture = sources.sum(dim=1, keepdim=True)
+    energy = _steps(sources.abs().square().sum(dim=-1))
+    error = _steps((masks * mixture - sources).abs().square().sum(dim=(1, -1)))
+    total = energy.sum(dim=1)
+    answer = torch.cat([total.unsqueeze(1) - energy, error.unsqueeze(1) / 2], dim=1).argmin(dim=1)
+    weight = (_LOUD * total / total.mean(dim=-1, keepdim=True).clamp_min(1e-20)).clamp(0.0, 1.0)
+    loss: Tensor = nn.functional.nll_loss(found[..., : answer.shape[-1]], answer, reduction="none")
+    return (weight * loss).sum() / weight.sum().clamp_min(1e-9)
+
+
+def _steps(values: Tensor) -> Tensor:
+    """The sum of every two frames ``(..., frames)``; a last odd frame is left out."""
+    pairs = values[..., : values.shape[-1] // 2 * 2].reshape(*values.shape[:-1], -1, 2)
+    return pairs.sum(dim=-1)
+
+
+def train_speaker_activity(
+    recordings: ActivityRecordings, network: SpeakerActivity, output: Path, steps: int, seed: int = 0
+) -> SpeakerActivity:
+    """Train a network, and write the average of its weights to ``output``.
+
+    Raises:
+        UnmingleError: the file cannot be written.
+    """
+    check_writable(output.absolute().parent)
+    rng = np.random.default_rng(seed)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=_RATE, weight_decay=1e-2)
+    average, began, losses = deepcopy(network), time.monotonic(), []
+    for step in range(steps):
+        for group in optimizer.param_groups:
+            group["lr"] = _rate(step, steps)
+        losses.append(_step(network, optimizer, *recordings.batch(rng, _CROPS)))
+        keep = min(_AVERAGE, step / (step + 1))
+        with torch.no_grad():
+            for slow, fast in zip(average.parameters(), network.parameters(), strict=True):
+                slow.lerp_(fast, 1 - keep)
+        if (step + 1) % _REPORT_EVERY == 0 or step + 1 == steps:
+            minutes = (time.monotonic() - began) / 60
+            print(f"step {step + 1}/{steps}  {minutes:.1f} min  loss {np.mean(losses):.3f}", flush=True)
+            losses = []
+            save_speaker_activity(average, output)
+    return average.eval()
+
+
+def _step(
+    network: SpeakerActivity, optimizer: torch.optim.Optimizer, sources: Tensor, inputs: ActivityInputs
+) -> float:
+    loss = activity_loss(network(inputs), sources, inputs.masks)
+    optimizer.zero_grad()
+    loss.backward()
+    nn.utils.clip_grad_norm_(network.parameters(), 5.0)
+    optimizer.step()
+    return float(loss.detach())
+
+
+def _rate(step: int, steps: int) -> float:
+    done = step / steps
+    fading = 1.0 if done < _CONSTANT else max(0.02, (1 - done) / (1 - _CONSTANT))
+    return _RATE * min(1.0, (step + 1) / _WARMUP) * fading
+
+
+def _arguments(argv: Sequence[str] | None) -> tuple[argparse.ArgumentParser, argparse.Namespace]:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("corpora", nargs="+", metavar="CORPUS")
+    parser.add_argument("--recordings", type=Path, required=True, help="Folder of the separated recordings.")
+    parser.add_argument("-o", "--output", type=Path, required=True)
+    parser.add_argument("--model", default="adanet-2speakers-8khz", help="Separates the recordings.")
+    parser.add_argument("--two", type=int, default=1800, help="Number of recordings of two speakers.")
+    parser.add_argument("--three", type=int, default=270, help="Number of recordings of three speakers.")
+    parser.add_argument("--init-from", type=Path, help="Network to go on from.")
+    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--threads", type=int, default=1)
+    return parser, parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser, arguments = _arguments(argv)
+    torch.set_num_threads(arguments.threads)
+    torch.manual_seed(0)
+    try:
+        system = load_system(arguments.model)
+        if not isinstance(system, EmbeddingSeparator):
+            raise UnmingleError(f"{arguments.model} does not separate speakers.")
+        arguments.recordings.mkdir(parents=True, exist_ok=True)
+        counts = {2: arguments.two, 3: arguments.three}
+        separate_recordings(
+            arguments.corpora, system, pretrained_speaker_encoder(), arguments.recordings, counts
+        )
+        stft = system.frontend.stft
+        config = SpeakerActivityConfig(
+            sample_rate=system.sample_rate, window_length=stft.window_length, hop=stft.hop
+        )
+        begun = arguments.init_from
+        network = SpeakerActivity(config) if begun is None else load_speaker_activity(begun)
+        recordings = ActivityRecordings(arguments.recordings, system)
+        train_speaker_activity(
+            recordings, network.train().requires_grad_(), arguments.output, arguments.steps
+        )
+    except UnmingleError as error:
+        parser.exit(2, f"{parser.prog}: {error}\n")
+
+
+if __name__ == "__main__":
+    main()
