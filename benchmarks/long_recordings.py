@@ -10,11 +10,11 @@ turns, pauses, overlaps, and a minute in which one speaker is silent, for each o
 `memory` separates recordings of each length by the command, each in a process of its own, and prints peak memory
 beyond that of `import torch`, and the real-time factor.
 
-`joins` compares four ways: the package's, which joins windows by the model's attractors and then gives turns to
-speakers by voice; the same without voices; stitching windows by the correlation of waveforms in the overlaps, which
-is what others do (here only); and one pass of the model over the whole recording. Swaps count pieces of 10 s in which
-speakers lie otherwise than in most of the recording. DER is that of the timeline, by pyannote.metrics if it is
-installed, without a collar.
+`joins` compares four ways: the package's, which joins windows by the model's attractors, and then gives turns, and
+moments of one speaker, to speakers by voice; the same without voices; stitching windows by the correlation of
+waveforms in the overlaps, which is what others do (here only); and one pass of the model over the whole recording.
+Swaps count pieces of 10 s in which speakers lie otherwise than in most of the recording. DER is that of the timeline,
+by pyannote.metrics if it is installed, without a collar.
 
 `speakers` counts the speakers of recordings of one to four, and prints the confusion.
 """
