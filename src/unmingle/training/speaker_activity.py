@@ -2,7 +2,7 @@
 
     python -m unmingle.training.speaker_activity CORPUS [CORPUS ...] --recordings FOLDER -o ACTIVITY.safetensors
 
-First, recordings of two and three speakers are mixed and separated, which takes longest. They stay in FOLDER (1.3 GB
+First, recordings of two and three speakers are mixed and separated, which takes longest. They stay in FOLDER (1.7 GB
 per thousand), and another run uses them again. Then the network learns from crops of 8 s.
 """
 
