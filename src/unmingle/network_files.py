@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import Tensor, nn
+from torch import nn
 
 from unmingle.errors import UnmingleError
 from unmingle.temporary import replace_files
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 def save_network(network: nn.Module, config: str, kind: str, path: Path) -> None:
@@ -34,24 +37,31 @@ def save_network(network: nn.Module, config: str, kind: str, path: Path) -> None
     replace_files([(path, save(state, metadata={"format_version": kind, "config": config}))])
 
 
-def read_network(kind: str, path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The settings and the state, in single precision, of a file of :func:`save_network`.
+def load_network(kind: str, path: Path, build: Callable[..., Network]) -> Network:
+    """The network of a file of :func:`save_network`, in single precision, ready to use.
+
+    Args:
+        kind: what the file must hold.
+        path: of the file.
+        build: makes the network from its settings, which are keyword arguments.
 
     Raises:
         UnmingleError: the file is missing, damaged or of another kind.
     """
+    damaged = UnmingleError(f"{path} is damaged or missing; fetch it again.")
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        config = json.loads(metadata.get("config", "{}"))
-    except (SafetensorError, OSError, ValueError) as error:
-        raise damaged(path) from error
+    except (SafetensorError, OSError) as error:
+        raise damaged from error
     if metadata.get("format_version") != kind:
         raise UnmingleError(f"{path} is not a {kind.split('-')[0].replace('_', ' ')} of this release.")
-    return config, {name: v.float() if v.is_floating_point() else v for name, v in state.items()}
-
-
-def damaged(path: Path) -> UnmingleError:
-    """The error of a file that cannot be read."""
-    return UnmingleError(f"{path} is damaged or missing; fetch it again.")
+    try:
+        network = build(**json.loads(metadata["config"]))
+        network.load_state_dict(
+            {name: v.float() if v.is_floating_point() else v for name, v in state.items()}
+        )
+    except (KeyError, ValueError, TypeError, RuntimeError) as error:
+        raise damaged from error
+    return network.eval().requires_grad_(False)

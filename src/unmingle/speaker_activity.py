@@ -13,12 +13,12 @@ from functools import cache
 from pathlib import Path
 
 import torch
-from pydantic import Field, ValidationError
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
 from unmingle.config import Config
-from unmingle.network_files import damaged, read_network, save_network
+from unmingle.network_files import load_network, save_network
 from unmingle.stft import Stft
 
 SPEAKER_ACTIVITY = Path(__file__).parent / "pretrained" / "speaker_activity" / "activity-8khz.safetensors"
@@ -160,13 +160,7 @@ def load_speaker_activity(path: Path = SPEAKER_ACTIVITY) -> SpeakerActivity:
     Raises:
         UnmingleError: the file is missing or damaged.
     """
-    config, state = read_network(_KIND, path)
-    try:
-        network = SpeakerActivity(SpeakerActivityConfig(**config))
-        network.load_state_dict(state)
-    except (ValidationError, RuntimeError, TypeError) as error:
-        raise damaged(path) from error
-    return network.eval().requires_grad_(False)
+    return load_network(_KIND, path, lambda **config: SpeakerActivity(SpeakerActivityConfig(**config)))
 
 
 @cache

@@ -14,12 +14,12 @@ from functools import cache
 from pathlib import Path
 
 import torch
-from pydantic import Field, ValidationError
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
 from unmingle.config import Config
-from unmingle.network_files import damaged, read_network, save_network
+from unmingle.network_files import load_network, save_network
 
 SPEAKER_ENCODER = Path(__file__).parent / "pretrained" / "speaker_encoder" / "speaker-8khz.safetensors"
 """The pretrained encoder in the package."""
@@ -165,13 +165,7 @@ def load_speaker_encoder(path: Path = SPEAKER_ENCODER) -> SpeakerEncoder:
     Raises:
         UnmingleError: the file is missing or damaged.
     """
-    config, state = read_network(_KIND, path)
-    try:
-        encoder = SpeakerEncoder(SpeakerEncoderConfig(**config))
-        encoder.load_state_dict(state)
-    except (ValidationError, RuntimeError, TypeError) as error:
-        raise damaged(path) from error
-    return encoder.eval().requires_grad_(False)
+    return load_network(_KIND, path, lambda **config: SpeakerEncoder(SpeakerEncoderConfig(**config)))
 
 
 @cache

@@ -26,7 +26,7 @@ from unmingle.speaker_encoder import SpeakerEncoder
 from unmingle.systems import MaskingSystem
 from unmingle.temporary import replace_files
 
-SECONDS = 32.0
+_SECONDS = 32.0
 """Length of a recording: one window of :mod:`unmingle.separation.windows`."""
 _CONVERSATIONS = 0.9
 """Share of the recordings with turns. In the others all speak all the time."""
@@ -69,7 +69,7 @@ def separate_recordings(
             path = folder / f"{speakers}-{index}.npz"
             if path.exists():
                 continue
-            sources = mixer.example(index, round(SECONDS * system.sample_rate)).sources
+            sources = mixer.example(index, round(_SECONDS * system.sample_rate)).sources
             _separate(system, encoder, sources, path)
 
 
