@@ -218,13 +218,15 @@ class WindowedSeparation:
             turns = self._recognize(len(kept))
             confidence, further = min(confidence, turns.confidence), turns.further
         seconds = self._hop / self._system.sample_rate
-        power = self._store.cross_fade(self._energies(self._count))
-        self._keep(order_of_speaking(power, seconds))
         if self._activity is not None and self._count > 1:
             self._recognize_alone(self._activity)
         power = self._store.cross_fade(self._energies(self._count))
+        order = order_of_speaking(power, seconds)
+        self._keep(order)
         gains = residual_gains(self._store.cross_fade(self._energies(self._count, upper=True)), seconds)
-        return Tracks(power, gains, confidence, assignment.confidence, seconds, self._noise.snr(), further)
+        return Tracks(
+            power[order], gains, confidence, assignment.confidence, seconds, self._noise.snr(), further
+        )
 
     def _recognize(self, sources: int) -> Turns:
         """Give pieces to speakers by voice, and count these if asked to."""
@@ -265,6 +267,7 @@ class WindowedSeparation:
         place_of = np.full(1 + max(int(each.max()) for each in [*self._labels, speakers]), -1)
         place_of[speakers] = np.arange(len(speakers))
         self._labels = [np.where(labels < 0, -1, place_of[labels]) for labels in self._labels]
+        self._alone = [np.concatenate([chances[speakers], chances[-1:]]) for chances in self._alone]
 
     def _energies(self, speakers: int, *, upper: bool = False) -> list[Samples]:
         """Energy of each speaker in every window, ``(speakers, frames)``, from that of its sources."""
