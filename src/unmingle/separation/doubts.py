@@ -13,7 +13,7 @@ _FURTHER_VOICE = 0.7
 """Chance of one more speaker above which there is a warning."""
 NOISY_DB = 14.0
 """Minimum SNR in dB of speech over steady noise, without a warning; see `benchmarks/noise_warning.py`."""
-_HARDLY_OVERLAP = 0.03
+_HARDLY_OVERLAP = 0.02
 """Minimum share of the speech in which speakers overlap, without a warning."""
 
 
