@@ -112,7 +112,8 @@ class Recipe(Config):
     validation: ValidationConfig = ValidationConfig()
     stages: list[Stage] = Field(min_length=1, max_length=100)
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
-    optimizer: Literal["adam", "rmsprop"] = "adam"
+    optimizer: Literal["adam", "rmsprop", "muon"] = "adam"
+    """``muon`` is for systems with recurrent layers; all other parameters are those of Adam, at half the rate."""
     clip_norm: float | None = Field(5.0, gt=0.0, le=1e9)
     """Maximum norm of the gradient; null for no limit."""
     average: float | None = Field(None, gt=0.0, lt=1.0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from unmingle.systems import System
+from unmingle.training.muon import Muon
 from unmingle.training.recipe import Recipe, Stage
 from unmingle.training.run_folder import Progress
 
@@ -14,6 +15,8 @@ def build_optimizer(recipe: Recipe, system: System) -> torch.optim.Optimizer:
     rate = recipe.stages[0].learning_rate
     if recipe.optimizer == "rmsprop":
         return torch.optim.RMSprop(system.parameters(), lr=rate)
+    if recipe.optimizer == "muon":
+        return Muon(system.named_parameters(), lr=rate)
     return torch.optim.Adam(system.parameters(), lr=rate, fused=True)
 
 
