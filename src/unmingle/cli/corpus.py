@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 Shard = Annotated[
     str | None,
     typer.Option(
-        "--shard", metavar="I/N", help="Do share I of N of a corpus; finished files are not repeated."
+        "--shard",
+        metavar="I/N",
+        help="Process share I of N of a corpus, with one thread unless --threads is given; finished files are not "
+        "repeated.",
     ),
 ]
 Cluster = Annotated[

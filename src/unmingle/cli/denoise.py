@@ -67,7 +67,7 @@ def command(
     """Remove noise from speech.
 
     For recordings of one speaker. Outputs have the rate, level, length and channels of the input. The
-    model works up to 8 kHz; sound above is attenuated as much as the octave below. Long files need no
+    model works up to 8 kHz; sound above is attenuated as much as the octave below. Long files need little
     more memory than short ones.
 
     \b

@@ -47,8 +47,8 @@ def command(
         typer.Option(
             "--speakers",
             metavar="N|auto",
-            help="Number of speakers, or auto to count them (default: the model's). More than the model's are told "
-            "apart by voice where they take turns.",
+            help="Number of speakers, or auto to count them (default: the model's own number). A larger number works "
+            "for people who take turns: they are told apart by voice.",
         ),
     ] = None,
     model: Model = None,
