@@ -148,6 +148,17 @@ def crowd_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def separated_folder(crowd_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three recordings, separated by a tiny system: two of two speakers, and one of three."""
+    from training_runs import talk_recipe
+    from unmingle.training.separated_recordings import separate_recordings
+
+    folder = tmp_path_factory.mktemp("recordings")
+    separate_recordings(talk_recipe(crowd_corpus), tiny_system(), folder, {2: 2, 3: 1})
+    return folder
+
+
+@pytest.fixture(scope="session")
 def example_noise(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of steady and of beating noise, enough files for every split, named ``noise``."""
     folder = tmp_path_factory.mktemp("made") / "noise"

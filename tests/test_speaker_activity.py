@@ -41,7 +41,7 @@ def _inputs(
         torch.rand(batch, frames, freqs, generator=draw),
         masks,
         masks.roll(1, 1),
-        torch.rand(batch, speakers, frames, 2, generator=draw),
+        torch.rand(batch, speakers, frames, 4, generator=draw),
         torch.nn.functional.normalize(torch.randn(batch, speakers, config.voice, generator=draw), dim=-1),
     )
 
@@ -166,10 +166,10 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     save_file({"x": torch.zeros(1)}, path, {"format_version": "speaker_encoder-1", "config": "{}"})
     with pytest.raises(UnmingleError, match="not a speaker activity"):
         load_speaker_activity(path)
-    save_file({"x": torch.zeros(1)}, path, {"format_version": "speaker_activity-1", "config": '{"hop": 0}'})
+    save_file({"x": torch.zeros(1)}, path, {"format_version": "speaker_activity-2", "config": '{"hop": 0}'})
     with pytest.raises(UnmingleError, match="damaged"):
         load_speaker_activity(path)
-    save_file({"x": torch.zeros(1)}, path, {"format_version": "speaker_activity-1", "config": "[1]"})
+    save_file({"x": torch.zeros(1)}, path, {"format_version": "speaker_activity-2", "config": "[1]"})
     with pytest.raises(UnmingleError, match="damaged"):
         load_speaker_activity(path)
 

@@ -12,6 +12,8 @@ import torch
 import yaml
 
 from conftest import TINY_BLSTM, tiny_values
+from unmingle.data.conversations import ConversationConfig
+from unmingle.data.mixing_config import MixingConfig
 from unmingle.training.recipe import Recipe
 from unmingle.training.run_folder import RunFolder
 
@@ -28,6 +30,11 @@ def tiny_recipe(corpus: Path, steps: int = 6, **changes: object) -> Recipe:
         "validation": {"count": 2, "seconds": 1.0},
     }
     return Recipe.model_validate(values | changes)
+
+
+def talk_recipe(corpus: Path) -> Recipe:
+    """Conversations."""
+    return tiny_recipe(corpus, mixing=MixingConfig(conversation=ConversationConfig()))
 
 
 def weights_of(run: Path) -> torch.Tensor:

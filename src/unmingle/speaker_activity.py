@@ -23,7 +23,9 @@ from unmingle.stft import Stft
 
 SPEAKER_ACTIVITY = Path(__file__).parent / "pretrained" / "speaker_activity" / "activity-8khz.safetensors"
 """The pretrained network in the package."""
-_KIND = "speaker_activity-1"
+_KIND = "speaker_activity-2"
+_LIKENESS = 4
+"""Number of likenesses of voices in the input."""
 _FLOOR = 1e-4
 """Power of the quietest features relative to the mean: -40 dB."""
 
@@ -54,8 +56,8 @@ class ActivityInputs:
     nearest: Tensor
     """For each speaker, the mask of the estimate whose voice is nearest, ``(batch, speakers, frames, freqs)``."""
     likeness: Tensor
-    """The cosine of that voice with the speaker's, and the largest with another speaker's,
-    ``(batch, speakers, frames, 2)``."""
+    """The cosine of that voice with the speaker's, and the largest with another speaker's; then the same of the
+    mixture's voice: ``(batch, speakers, frames, 4)``."""
     voices: Tensor
     """Speaker embeddings ``(batch, speakers, voice)``."""
 
@@ -72,7 +74,7 @@ class SpeakerActivity(nn.Module):
         super().__init__()
         self.config = config
         channels, freqs = config.channels, config.window_length // 2 + 1
-        self.input = nn.Linear(3 * 2 * freqs + 2, channels)
+        self.input = nn.Linear(3 * 2 * freqs + _LIKENESS, channels)
         self.voice = nn.Linear(config.voice, 2 * channels)
         self.layers = nn.ModuleList([_Layer(channels, dilation) for dilation in config.dilations])
         self.others = nn.ModuleList([nn.Linear(channels, channels) for _ in config.dilations[1::2]])

@@ -27,7 +27,8 @@ def _heard(seed: int, level: float = 1.0, pieces: int = 5) -> Heard:
     rng = np.random.default_rng(seed)
     voices = rng.standard_normal((2, pieces, 4))
     voices /= np.linalg.norm(voices, axis=-1, keepdims=True)
-    return Heard(voices.astype(np.float16), rng.random((2, pieces)), np.ones(pieces - 1), level)
+    kept = voices.astype(np.float16)
+    return Heard(kept, rng.random((2, pieces)), np.ones(pieces - 1), level, kept[0])
 
 
 def test_voices_are_means_of_the_pieces_of_each_speaker() -> None:
@@ -58,7 +59,11 @@ def test_inputs_are_of_the_estimate_with_the_nearest_voice() -> None:
     one, two = np.eye(2, dtype=np.float16)
     tilted = np.array([0.6, 0.8], dtype=np.float16)
     heard = Heard(
-        np.array([[two, tilted, two], [one, one, one]]), np.array([[1.0, 1, 1], [1, 1, 0]]), np.ones(2), 1.0
+        np.array([[two, tilted, two], [one, one, one]]),
+        np.array([[1.0, 1, 1], [1, 1, 0]]),
+        np.ones(2),
+        1.0,
+        np.array([two, one, tilted]),
     )
     labels = np.array([[1, 1, 1], [0, 0, 1]])
     magnitude, low = torch.rand(9, 3) + 0.1, torch.rand(9, 3)
@@ -72,11 +77,11 @@ def test_inputs_are_of_the_estimate_with_the_nearest_voice() -> None:
     torch.testing.assert_close(inputs.nearest[0, 0, 6:], masks[0, 6:])
     torch.testing.assert_close(inputs.nearest[0, 1], masks[0])
     wanted = {
-        (0, 0): [1.0, 0.0],
-        (0, 4): [1.0, 0.0],
-        (0, 8): [0.0, 1.0],
-        (1, 0): [1.0, 0.0],
-        (1, 4): [0.8, 0.6],
+        (0, 0): [1.0, 0.0, 0.0, 1.0],
+        (0, 4): [1.0, 0.0, 1.0, 0.0],
+        (0, 8): [0.0, 1.0, 0.6, 0.8],
+        (1, 0): [1.0, 0.0, 1.0, 0.0],
+        (1, 4): [0.8, 0.6, 0.0, 1.0],
     }
     for (speaker, frame), cosines in wanted.items():
         assert inputs.likeness[0, speaker, frame].tolist() == pytest.approx(cosines, abs=1e-3)
@@ -88,7 +93,8 @@ def test_a_voice_that_is_hardly_present_counts_less() -> None:
     one, two = np.eye(2, dtype=np.float16)
     tilted = np.array([0.6, 0.8], dtype=np.float16)
     for present, nearest in ((0.1, 1), (0.2, 0), (0.04, 1)):
-        heard = Heard(np.array([[one], [tilted]]), np.array([[present], [1.0]]), np.ones(0), 1.0)
+        voices = np.array([[one], [tilted]])
+        heard = Heard(voices, np.array([[present], [1.0]]), np.ones(0), 1.0, voices[0])
         masks = torch.rand(2, 3, 3)
         inputs = activity_inputs(
             torch.ones(3, 3),
@@ -101,10 +107,10 @@ def test_a_voice_that_is_hardly_present_counts_less() -> None:
         torch.testing.assert_close(inputs.nearest[0, 0], masks[nearest])
 
 
-def test_chances_are_sharpened() -> None:
-    powers = np.array([0.65, 0.25, 0.1]) ** 1.5
-    found = _answered([[0.65] * 2, [0.25] * 2, [0.1] * 2])
-    np.testing.assert_allclose(found, np.repeat(powers[:, None] / powers.sum(), 3, axis=1), rtol=1e-5)
+def test_chances_are_those_of_the_network_in_every_frame() -> None:
+    found = _answered([[0.65, 0.25], [0.25, 0.65], [0.1] * 2])
+    np.testing.assert_allclose(found[:, 0], [0.65, 0.25, 0.1], rtol=1e-5)
+    np.testing.assert_allclose(found[:, 2], [0.35, 0.55, 0.1], rtol=1e-5)
 
 
 def _answered(chances: list[list[float]], power: list[float] | None = None) -> Samples:
@@ -122,8 +128,7 @@ def _answered(chances: list[list[float]], power: list[float] | None = None) -> S
 def test_with_much_overlap_nobody_is_believed_to_be_alone(several: float, belief: float) -> None:
     alone = 1 - several
     found = _answered([[alone] * 2, [1e-9] * 2, [several] * 2])
-    sharp = alone**1.5 / (alone**1.5 + several**1.5)
-    np.testing.assert_allclose(found[0], belief * sharp, atol=1e-5)
+    np.testing.assert_allclose(found[0], belief * alone, atol=1e-5)
     np.testing.assert_allclose(found.sum(axis=0), 1, atol=1e-6)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import perm
 
 import numpy as np
@@ -29,7 +30,7 @@ def _recording(
         seen /= np.linalg.norm(seen, axis=-1, keepdims=True)
         presence = active / active.sum(axis=0)
         loudness = np.where(np.arange(1, pieces) % 6 == 0, 0.0, 1.0)
-        heard.append(Heard(seen.astype(np.float16), presence, loudness, 1.0))
+        heard.append(Heard(seen.astype(np.float16), presence, loudness, 1.0, seen[0].astype(np.float16)))
         truth.append(np.where(active, who, -1))
     return heard, truth
 
@@ -70,7 +71,7 @@ def test_a_short_recording_has_no_more_speakers_than_sources() -> None:
 
 def test_voices_that_are_never_alone_are_divided_too() -> None:
     heard, truth = _recording(np.random.default_rng(4), 3)
-    both = [Heard(each.voices, np.full_like(each.presence, 0.5), each.loudness, 1.0) for each in heard]
+    both = [replace(each, presence=np.full_like(each.presence, 0.5)) for each in heard]
     labels = VoiceClusters(both, [np.array([0, 1])] * 4, 2).divide(3).labels
     # Where a source is silent in the truth, its voice is that of a speaker all the same.
     for first in range(3):
@@ -89,6 +90,7 @@ def test_a_nearly_silent_source_needs_more_evidence(share: float, margin: float)
             np.repeat(np.array([pair]).T, 10, axis=1),
             np.ones(9),
             1.0,
+            np.zeros((10, DIM), dtype=np.float16),
         )
         for pair in levels
     ]

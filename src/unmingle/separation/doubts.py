@@ -13,8 +13,8 @@ _FURTHER_VOICE = 0.7
 """Chance of one more speaker above which there is a warning."""
 NOISY_DB = 14.0
 """Minimum SNR in dB of speech over steady noise, without a warning; see `benchmarks/noise_warning.py`."""
-_HARDLY_OVERLAP = 0.02
-"""Minimum share of the speech in which speakers overlap, without a warning."""
+HARDLY_OVERLAP = 0.02
+"""Minimum share of the speech in which speakers overlap, without a warning; see `benchmarks/overlap_warning.py`."""
 
 
 def doubts(tracks: Tracks, *, cleaned: bool) -> list[str]:
@@ -35,8 +35,13 @@ def doubts(tracks: Tracks, *, cleaned: bool) -> list[str]:
             found.append(f"estimate {number} is nearly silent")
     if tracks.snr < NOISY_DB and not cleaned:
         found.append(f"noise, about {max(tracks.snr, 0):.0f} dB below the speech; --denoise removes it")
-    if tracks.speakers > 1 and not found:
-        speaks = speaking(tracks.power, tracks.frame_seconds)[0].sum(axis=0)
-        if (speaks > 1).sum() < _HARDLY_OVERLAP * (speaks > 0).sum():
-            found.append("the speakers hardly overlap")
+    if tracks.speakers > 1 and not found and overlap_share(tracks) < HARDLY_OVERLAP:
+        found.append("the speakers hardly overlap")
     return found
+
+
+def overlap_share(tracks: Tracks) -> float:
+    """Share of the speech in which several speakers speak, 0 to 1; 1 if nobody speaks."""
+    speaks = speaking(tracks.power, tracks.frame_seconds)[0].sum(axis=0)
+    speech = int((speaks > 0).sum())
+    return int((speaks > 1).sum()) / speech if speech else 1.0

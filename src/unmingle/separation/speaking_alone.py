@@ -22,8 +22,6 @@ _PRESENT = 0.05
 """Presence of an estimate in a piece below which no voice is heard."""
 _SURE = 0.25
 """Presence from which a voice counts fully."""
-_SHARPNESS = 1.5
-"""Power to which chances are raised. It gives the highest SI-SDR on validation conversations."""
 _OVERLAP = (0.2, 0.5)
 """Share of the speech with several speakers up to which "alone" is believed, and from which it is not."""
 _LOUD = 30.0
@@ -68,11 +66,12 @@ def activity_inputs(
         axis=0
     )  # (pieces, speakers)
     piece, pieces = pieces_of_frames(frames, frame_seconds, len(nearest)), np.arange(len(nearest))
-    likeness = np.zeros((len(voices), len(nearest), 2), dtype=np.float32)
+    mixed = heard.mixed.astype(np.float32) @ voices.T
+    likeness = np.zeros((len(voices), len(nearest), 4), dtype=np.float32)
     for speaker in range(len(voices)):
-        own = cosines[nearest[:, speaker], pieces]
-        likeness[speaker, :, 0] = own[:, speaker]
-        likeness[speaker, :, 1] = np.delete(own, speaker, axis=1).max(axis=1)
+        for place, own in enumerate((cosines[nearest[:, speaker], pieces], mixed)):
+            likeness[speaker, :, 2 * place] = own[:, speaker]
+            likeness[speaker, :, 2 * place + 1] = np.delete(own, speaker, axis=1).max(axis=1)
     chosen = torch.from_numpy(nearest[piece].T)  # (speakers, frames)
     return ActivityInputs(
         relative_power(magnitude)[None],
@@ -94,12 +93,11 @@ def alone_or_several(network: SpeakerActivity, inputs: ActivityInputs) -> Sample
         answers = network(inputs)
         energy = inputs.power[0].sum(dim=-1)
         speech = (_LOUD * energy / energy.mean().clamp_min(1e-20)).clamp(0.0, 1.0)
-        several = to_frames(answers.exp(), frames)[0, -1]
-        overlap = float((speech * several).sum() / speech.sum().clamp_min(1e-9))
-        chances: Samples = to_frames((_SHARPNESS * answers).softmax(dim=1), frames)[0].numpy()
+        found = to_frames(answers.exp(), frames)[0]
+        overlap = float((speech * found[-1]).sum() / speech.sum().clamp_min(1e-9))
     few, many = _OVERLAP
     belief = min(1.0, max(0.0, (many - overlap) / (many - few)))
-    chances = belief * chances
+    chances: Samples = belief * found.numpy()
     chances[-1] += 1 - belief
     return chances
 

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
+from torch.nn import functional
 
 from unmingle.audio import Samples, resample
 from unmingle.separation.voice_clusters import PIECE, Heard, Labels, VoiceClusters, most_speakers
@@ -24,7 +26,7 @@ _FRAME_SECONDS = 0.04
 """Length of a frame of the encoder."""
 PIECE_SECONDS = PIECE * _FRAME_SECONDS
 """Length of a piece."""
-_REACH = 12
+REACH = 12
 """Frames to both sides of the middle of a piece in which its voice is heard."""
 _LOUD_SHARE, _QUIET = 0.3, 1e-3
 """The loudest frames give the level; frames with less energy than this, relative to it, hold no speech."""
@@ -34,25 +36,40 @@ def hear(encoder: SpeakerEncoder, estimates: Samples, sample_rate: int, scale: f
     """What is heard in pieces of ``estimates`` ``(sources, samples)``, which are divided by ``scale``."""
     audio = torch.from_numpy(resample(estimates, sample_rate, encoder.config.sample_rate))
     with torch.inference_mode():
-        frames = encoder.frames(encoder.features(audio))
+        frames = encoder.frames(encoder.features(torch.cat([audio, audio.sum(dim=0, keepdim=True)])))
         count = frames.shape[-1]
-        audio = torch.nn.functional.pad(audio, (0, count * encoder.hop))[:, : count * encoder.hop]
-        energy = audio.reshape(len(audio), count, encoder.hop).square().sum(dim=-1)
-        loudest = energy.amax(dim=0).sort(descending=True).values
-        level = loudest[: max(1, round(_LOUD_SHARE * count))].mean()
-        energy = energy / level.clamp_min(1e-12)
-        weights = (100 * (energy - _QUIET)).clamp(0.0, 1.0) * energy / energy.sum(dim=0).clamp_min(1e-12)
+        weights, total, level = estimate_weights(encoder, audio, count)
+        together = torch.cat([weights, _audible(total)[None]])
         voices = []
         for middle in range(PIECE // 2, count + PIECE // 2, PIECE):
-            near = slice(max(0, middle - _REACH), middle + _REACH)
-            voices.append(encoder.pool(frames[..., near], weights[:, near]))
+            near = slice(max(0, middle - REACH), middle + REACH)
+            voices.append(encoder.pool(frames[..., near], together[:, near]))
     pieces = len(voices)
-    padded = torch.nn.functional.pad(weights, (0, pieces * PIECE - count))
+    padded = functional.pad(weights, (0, pieces * PIECE - count))
     presence = padded.reshape(len(audio), pieces, PIECE).mean(dim=-1)
-    between = [float(energy[:, k * PIECE - 1 : k * PIECE + 1].sum(dim=0).mean()) for k in range(1, pieces)]
+    between = [float(total[k * PIECE - 1 : k * PIECE + 1].mean()) for k in range(1, pieces)]
     loudness = np.minimum(10 * np.array(between, dtype=np.float64), 1.0)
     kept = torch.stack(voices, dim=1).half().numpy()
-    return Heard(kept, presence.double().numpy(), loudness, float(level) * scale**2)
+    return Heard(kept[:-1], presence.double().numpy(), loudness, float(level) * scale**2, kept[-1])
+
+
+def estimate_weights(encoder: SpeakerEncoder, estimates: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """How much each of ``count`` frames of estimates ``(sources, samples)`` says about their speaker.
+
+    Returns:
+        The weights ``(sources, count)``, the energy of all sources ``(count,)`` relative to the level, and the level.
+    """
+    audio = functional.pad(estimates, (0, count * encoder.hop))[:, : count * encoder.hop]
+    energy = audio.reshape(len(audio), count, encoder.hop).square().sum(dim=-1)
+    loudest = energy.amax(dim=0).sort(descending=True).values
+    level = loudest[: max(1, round(_LOUD_SHARE * count))].mean()
+    energy = energy / level.clamp_min(1e-12)
+    total = energy.sum(dim=0)
+    return _audible(energy) * energy / total.clamp_min(1e-12), total, level
+
+
+def _audible(energy: Tensor) -> Tensor:
+    return (100 * (energy - _QUIET)).clamp(0.0, 1.0)
 
 
 @dataclass(frozen=True)

@@ -29,9 +29,9 @@ _AUDIBLE = 1e-3
 """Level relative to the recording's below which a window counts less."""
 _SCALE = 16.0
 """Log-likelihood per cosine of a piece's voice and a speaker's."""
-_CHANGE, _PAUSE_CHANGE = 2.0, 0.5
+_CHANGE, _PAUSE_CHANGE = 0.7, 0.17
 """Negative log-likelihood of another choice than in the piece before: within speech, and in a pause."""
-_ALONE = 0.4
+_ALONE = 0.13
 """Negative log-likelihood of a piece with one speaker."""
 _WINDOW_MARGIN = 10.0
 """Log-likelihood that other speakers must gain in a window over the sources as they are."""
@@ -40,7 +40,7 @@ _QUIET_MARGIN, _QUIET_SHARE = 50.0, 0.02
 other. There may be one speaker, and one voice varies, too."""
 _STARTS, _STRETCH, _ITERATIONS = 8, 16, 10
 """Number of starts of each kind; pieces in a stretch; rounds from each start."""
-_MORE = np.array([9.9, 2.2, -5.5, 0.4])
+_MORE = np.array([13.4, 3.0, -5.4, 0.1])
 """Logistic regression of one more speaker on :meth:`VoiceClusters.evidence`, fitted to validation recordings by
 benchmarks/voice_counting.py. The first weight is lowered by 1, because fewer speakers are more common."""
 _LEAST_SPEECH = 60
@@ -61,6 +61,8 @@ class Heard:
     """Loudness between two pieces, 0 to 1: ``(pieces - 1,)``."""
     level: float
     """Mean energy of the window's loud frames."""
+    mixed: NDArray[np.float16]
+    """Speaker embeddings of the sum of the estimates, ``(pieces, dim)``."""
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,8 @@
 """Train the network that tells who is heard alone (see :mod:`unmingle.speaker_activity`).
 
-    python -m unmingle.training.speaker_activity CORPUS [CORPUS ...] --recordings FOLDER -o ACTIVITY.safetensors
+    python -m unmingle.training.speaker_activity FOLDER -o ACTIVITY.safetensors
 
-First, recordings of two and three speakers are mixed and separated, which takes longest. They stay in FOLDER (1.7 GB
-per thousand), and another run uses them again. Then the network learns from crops of 8 s.
+FOLDER holds recordings of :mod:`unmingle.training.separated_recordings`. The network learns from crops of 8 s.
 """
 
 from __future__ import annotations
@@ -19,7 +18,6 @@ import torch
 from torch import Tensor, nn
 
 from unmingle.errors import UnmingleError
-from unmingle.models import load_system
 from unmingle.speaker_activity import (
     ActivityInputs,
     SpeakerActivity,
@@ -27,10 +25,10 @@ from unmingle.speaker_activity import (
     load_speaker_activity,
     save_speaker_activity,
 )
-from unmingle.speaker_encoder import pretrained_speaker_encoder
-from unmingle.systems import EmbeddingSeparator
+from unmingle.speaker_encoder import SPEAKER_ENCODER, load_speaker_encoder
 from unmingle.temporary import check_writable
-from unmingle.training.activity_recordings import ActivityRecordings, separate_recordings
+from unmingle.training.activity_recordings import ActivityRecordings
+from unmingle.training.separated_recordings import separator
 
 _RATE, _WARMUP, _CONSTANT = 1e-3, 50, 0.5
 """Learning rate; steps in which it rises; share of the steps until it decays."""
@@ -41,23 +39,24 @@ _LOUD = 30.0
 """A step whose energy, relative to the mean, is a thirtieth or more counts fully."""
 
 
-def activity_loss(found: Tensor, sources: Tensor, masks: Tensor) -> Tensor:
+def activity_loss(found: Tensor, mixture: Tensor, sources: Tensor, masks: Tensor) -> Tensor:
     """Cross-entropy of who is heard alone.
 
-    The right answer of a step is the one with the least error: all of it to one speaker, which costs the energy of
-    the others, or the masks as they are, which cost half of the energy of their errors. (An error of the masks is in
-    two estimates.) Silent steps count little.
+    The right answer of a step is the one with the least error of all estimates: the whole mixture to one speaker, or
+    the masks as they are. Steps with little speech count little.
 
     Args:
         found: log-probabilities ``(batch, speakers + 1, steps)``.
-        sources: their spectra, ``(batch, speakers, frames, freqs)``.
+        mixture: spectra ``(batch, frames, freqs)``; there may be noise in them.
+        sources: spectra ``(batch, speakers, frames, freqs)``.
         masks: as they are, of the same shape.
     """
-    mixture = sources.sum(dim=1, keepdim=True)
+    mixture = mixture.unsqueeze(1)
     energy = _steps(sources.abs().square().sum(dim=-1))
-    error = _steps((masks * mixture - sources).abs().square().sum(dim=(1, -1)))
     total = energy.sum(dim=1)
-    answer = torch.cat([total.unsqueeze(1) - energy, error.unsqueeze(1) / 2], dim=1).argmin(dim=1)
+    alone = _steps((mixture - sources).abs().square().sum(dim=-1)) + total.unsqueeze(1) - energy
+    several = _steps((masks * mixture - sources).abs().square().sum(dim=(1, -1)))
+    answer = torch.cat([alone, several.unsqueeze(1)], dim=1).argmin(dim=1)
     weight = (_LOUD * total / total.mean(dim=-1, keepdim=True).clamp_min(1e-20)).clamp(0.0, 1.0)
     loss: Tensor = nn.functional.nll_loss(found[..., : answer.shape[-1]], answer, reduction="none")
     return (weight * loss).sum() / weight.sum().clamp_min(1e-9)
@@ -98,9 +97,13 @@ def train_speaker_activity(
 
 
 def _step(
-    network: SpeakerActivity, optimizer: torch.optim.Optimizer, sources: Tensor, inputs: ActivityInputs
+    network: SpeakerActivity,
+    optimizer: torch.optim.Optimizer,
+    mixture: Tensor,
+    sources: Tensor,
+    inputs: ActivityInputs,
 ) -> float:
-    loss = activity_loss(network(inputs), sources, inputs.masks)
+    loss = activity_loss(network(inputs), mixture, sources, inputs.masks)
     optimizer.zero_grad()
     loss.backward()
     nn.utils.clip_grad_norm_(network.parameters(), 5.0)
@@ -114,42 +117,32 @@ def _rate(step: int, steps: int) -> float:
     return _RATE * min(1.0, (step + 1) / _WARMUP) * fading
 
 
-def _arguments(argv: Sequence[str] | None) -> tuple[argparse.ArgumentParser, argparse.Namespace]:
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("corpora", nargs="+", metavar="CORPUS")
-    parser.add_argument("--recordings", type=Path, required=True, help="Folder of the separated recordings.")
+    parser.add_argument("recordings", type=Path, metavar="FOLDER")
     parser.add_argument("-o", "--output", type=Path, required=True)
-    parser.add_argument("--model", default="adanet-2speakers-8khz", help="Separates the recordings.")
-    parser.add_argument("--two", type=int, default=1800, help="Number of recordings of two speakers.")
-    parser.add_argument("--three", type=int, default=270, help="Number of recordings of three speakers.")
+    parser.add_argument("--model", default="adanet-2speakers-8khz", help="Separated the recordings.")
+    parser.add_argument("--encoder", type=Path, default=SPEAKER_ENCODER, help="Recognizes voices.")
     parser.add_argument("--init-from", type=Path, help="Network to go on from.")
     parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument("--threads", type=int, default=1)
-    return parser, parser.parse_args(argv)
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    parser, arguments = _arguments(argv)
+    arguments = parser.parse_args(argv)
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
     try:
-        system = load_system(arguments.model)
-        if not isinstance(system, EmbeddingSeparator):
-            raise UnmingleError(f"{arguments.model} does not separate speakers.")
-        arguments.recordings.mkdir(parents=True, exist_ok=True)
-        counts = {2: arguments.two, 3: arguments.three}
-        separate_recordings(
-            arguments.corpora, system, pretrained_speaker_encoder(), arguments.recordings, counts
-        )
+        system, encoder = separator(arguments.model), load_speaker_encoder(arguments.encoder)
         stft = system.frontend.stft
         config = SpeakerActivityConfig(
-            sample_rate=system.sample_rate, window_length=stft.window_length, hop=stft.hop
+            sample_rate=system.sample_rate,
+            window_length=stft.window_length,
+            hop=stft.hop,
+            voice=encoder.config.dim,
         )
         begun = arguments.init_from
         network = SpeakerActivity(config) if begun is None else load_speaker_activity(begun)
-        recordings = ActivityRecordings(arguments.recordings, system)
+        recordings = ActivityRecordings(arguments.recordings, system, encoder)
         train_speaker_activity(
             recordings, network.train().requires_grad_(), arguments.output, arguments.steps
         )
