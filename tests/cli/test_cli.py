@@ -14,6 +14,7 @@ import pytest
 import soundfile
 
 from conftest import EXAMPLES, MIXTURE, Result
+from unmingle.cli.tables import times_real_time
 from unmingle.errors import UnmingleError
 from unmingle.file_batches import check_template
 
@@ -330,3 +331,8 @@ def test_absurd_templates(name: str) -> None:
     with pytest.raises(UnmingleError, match="template"):
         check_template(name, 2)
     check_template("{stem}_{n:02}", 2)
+
+
+@pytest.mark.parametrize(("factor", "text"), [(0.0099, "101"), (0.1, "10"), (0.4, "2.5"), (2.0, "0.5")])
+def test_how_fast_it_was(factor: float, text: str) -> None:
+    assert times_real_time(factor) == text

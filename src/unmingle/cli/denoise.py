@@ -172,7 +172,7 @@ def _files(names: list[str], enhancer: Enhancer, output: Output, as_json: bool, 
 def _print_table(model_rate: int, results: list[DenoisingResult]) -> None:
     from rich.markup import escape
 
-    from unmingle.cli.tables import print_table
+    from unmingle.cli.tables import print_table, times_real_time
 
     rows = []
     for result in results:
@@ -184,7 +184,7 @@ def _print_table(model_rate: int, results: list[DenoisingResult]) -> None:
                 escape(result.input),
                 escape(result.output),
                 f"{result.seconds:.1f}",
-                f"{1 / result.real_time_factor:.0f}",
+                times_real_time(result.real_time_factor),
                 escape("; ".join(notes)),
             )
         )

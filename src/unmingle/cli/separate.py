@@ -237,7 +237,7 @@ def _number(speakers: str | None) -> int | Literal["auto"] | None:
 def _print_table(model_rate: int, most: int, results: list[FileResult]) -> None:
     from rich.markup import escape
 
-    from unmingle.cli.tables import print_table
+    from unmingle.cli.tables import print_table, times_real_time
 
     rows = []
     for result in results:
@@ -258,7 +258,7 @@ def _print_table(model_rate: int, most: int, results: list[FileResult]) -> None:
                     str(number),
                     escape(path),
                     f"{result.seconds:.1f}" if first else "",
-                    f"{1 / result.real_time_factor:.0f}" if first else "",
+                    times_real_time(result.real_time_factor) if first else "",
                     escape("; ".join(notes)) if first else "",
                 )
             )

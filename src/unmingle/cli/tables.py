@@ -19,3 +19,9 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     for row in rows:
         table.add_row(*row)
     console.print(table)
+
+
+def times_real_time(factor: float) -> str:
+    """How many seconds of audio are processed in a second; ``factor`` is the real-time factor."""
+    times = 1 / factor
+    return f"{times:.0f}" if times >= 10 else f"{times:.1f}"

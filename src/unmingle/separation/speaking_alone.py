@@ -97,7 +97,7 @@ def alone_or_several(network: SpeakerActivity, inputs: ActivityInputs) -> Sample
         overlap = float((speech * found[-1]).sum() / speech.sum().clamp_min(1e-9))
     few, many = _OVERLAP
     belief = min(1.0, max(0.0, (many - overlap) / (many - few)))
-    chances: Samples = belief * found.numpy()
+    chances: Samples = (belief * found).numpy()
     chances[-1] += 1 - belief
     return chances
 
