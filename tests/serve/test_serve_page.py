@@ -192,6 +192,7 @@ def test_the_pictures_are_drawn_and_fit_a_phone(page: Page) -> None:
     page.get_by_role("tab", name="Files").click()
     drawn = """number => {
         const canvas = document.querySelectorAll(".picture canvas")[number];
+        if (!canvas.width || !canvas.height) return 0;  // The tab was shown just now.
         const pixels = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
         return pixels.filter((value, k) => k % 4 === 3 && value > 0).length / (canvas.width * canvas.height);
     }"""
