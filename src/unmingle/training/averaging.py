@@ -1,4 +1,4 @@
-"""An exponential average of a system's weights. It scores better than the weights of a single step."""
+"""An exponential average of the weights of a system or network. It scores better than those of a single step."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor
-
-from unmingle.systems import System
+from torch import Tensor, nn
 
 _FIRST_STEPS = 10
 """At step n the average moves by at least ``1 / (1 + n / 10)``: it forgets random weights fast."""
@@ -22,7 +20,7 @@ class WeightAverage:
         keep: decay of the average per step, in (0, 1).
     """
 
-    def __init__(self, system: System, keep: float) -> None:
+    def __init__(self, system: nn.Module, keep: float) -> None:
         self._system, self._keep, self._steps = system, keep, 0
         self._average = {name: p.detach().clone() for name, p in system.named_parameters()}
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Sequence
-from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +27,7 @@ from unmingle.speaker_activity import (
 from unmingle.speaker_encoder import SPEAKER_ENCODER, load_speaker_encoder
 from unmingle.temporary import check_writable
 from unmingle.training.activity_recordings import ActivityRecordings
+from unmingle.training.averaging import WeightAverage
 from unmingle.training.separated_recordings import separator
 
 _RATE, _WARMUP, _CONSTANT = 1e-3, 50, 0.5
@@ -70,7 +70,7 @@ def _steps(values: Tensor) -> Tensor:
 
 def train_speaker_activity(
     recordings: ActivityRecordings, network: SpeakerActivity, output: Path, steps: int, seed: int = 0
-) -> SpeakerActivity:
+) -> None:
     """Train a network, and write the average of its weights to ``output``.
 
     Raises:
@@ -79,21 +79,18 @@ def train_speaker_activity(
     check_writable(output.absolute().parent)
     rng = np.random.default_rng(seed)
     optimizer = torch.optim.AdamW(network.parameters(), lr=_RATE, weight_decay=1e-2)
-    average, began, losses = deepcopy(network), time.monotonic(), []
+    average, began, losses = WeightAverage(network, _AVERAGE), time.monotonic(), []
     for step in range(steps):
         for group in optimizer.param_groups:
             group["lr"] = _rate(step, steps)
         losses.append(_step(network, optimizer, *recordings.batch(rng, _CROPS)))
-        keep = min(_AVERAGE, step / (step + 1))
-        with torch.no_grad():
-            for slow, fast in zip(average.parameters(), network.parameters(), strict=True):
-                slow.lerp_(fast, 1 - keep)
+        average.update()
         if (step + 1) % _REPORT_EVERY == 0 or step + 1 == steps:
             minutes = (time.monotonic() - began) / 60
             print(f"step {step + 1}/{steps}  {minutes:.1f} min  loss {np.mean(losses):.3f}", flush=True)
             losses = []
-            save_speaker_activity(average, output)
-    return average.eval()
+            with average.applied():
+                save_speaker_activity(network, output)
 
 
 def _step(

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Sequence
-from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +27,7 @@ from unmingle.separation.voice_clusters import PIECE
 from unmingle.speaker_encoder import SpeakerEncoder, load_speaker_encoder, save_speaker_encoder
 from unmingle.stft import Stft
 from unmingle.temporary import check_writable
+from unmingle.training.averaging import WeightAverage
 from unmingle.training.separated_recordings import read_separated, recordings_of, separator
 
 _RATE, _WARMUP, _CONSTANT = 4e-4, 50, 0.4
@@ -135,7 +135,7 @@ def crop(
 
 def train_on_pieces(
     encoder: SpeakerEncoder, folder: Path, stft: Stft, output: Path, steps: int, seed: int = 0
-) -> SpeakerEncoder:
+) -> None:
     """Train an encoder further, and write the average of its weights to ``output``.
 
     Raises:
@@ -145,7 +145,7 @@ def train_on_pieces(
     rng = np.random.default_rng(seed)
     paths = [path for group in recordings_of(folder).values() for path in group]
     encoder = encoder.eval().requires_grad_()  # With the statistics of clean speech.
-    scale, average = nn.Parameter(torch.tensor(_SCALE)), deepcopy(encoder)
+    scale, average = nn.Parameter(torch.tensor(_SCALE)), WeightAverage(encoder, _AVERAGE)
     optimizer = torch.optim.AdamW([*encoder.parameters(), scale], lr=_RATE, weight_decay=1e-3)
     began, losses = time.monotonic(), []
     for step in range(steps):
@@ -162,16 +162,13 @@ def train_on_pieces(
         nn.utils.clip_grad_norm_(encoder.parameters(), 5.0)
         optimizer.step()
         losses.append(float(loss.detach()))
-        keep = min(_AVERAGE, step / (step + 1))
-        with torch.no_grad():
-            for slow, fast in zip(average.parameters(), encoder.parameters(), strict=True):
-                slow.lerp_(fast, 1 - keep)
+        average.update()
         if (step + 1) % _REPORT_EVERY == 0 or step + 1 == steps:
             minutes = (time.monotonic() - began) / 60
             print(f"step {step + 1}/{steps}  {minutes:.1f} min  loss {np.mean(losses):.3f}", flush=True)
             losses = []
-            save_speaker_encoder(average, output)
-    return average.requires_grad_(False)
+            with average.applied():
+                save_speaker_encoder(encoder, output)
 
 
 def _without_some_bands(rng: np.random.Generator, features: Tensor) -> Tensor:
