@@ -13,6 +13,8 @@ from unmingle.errors import UnmingleError
 from unmingle.models import ModelFacts, load_system, save_system
 from unmingle.networks import BlstmConfig
 from unmingle.systems import (
+    DenoiserConfig,
+    DenoisingConfig,
     EmbeddingSeparatorConfig,
     LocalExpertsConfig,
     MaskingSystem,
@@ -159,6 +161,25 @@ def test_recipes_inherit(tmp_path: Path) -> None:
     assert isinstance(network, BlstmConfig)
     assert (recipe.name, recipe.seed, network.layers, network.hidden_size) == ("child", 5, 2, 7)
     assert read_recipe(tmp_path / "child.yaml", small=True).stages[0].steps == 1
+
+
+def test_a_part_without_a_kind_is_inherited_by_every_kind(tmp_path: Path) -> None:
+    (tmp_path / "data.yaml").write_text("system: {stft: {window_length: 512, hop: 256}, bands_above: 750}\n")
+    (tmp_path / "child.yaml").write_text(
+        "base: data.yaml\nsystem: {kind: denoiser, network: {hidden_size: 8}}\n"
+        "mixing: {speakers: 1, noise: {}}\nstages: [{seconds: 1, steps: 1}]\n"
+    )
+    read = read_recipe(tmp_path / "child.yaml").system
+    assert isinstance(read, DenoiserConfig)
+    assert (read.stft.window_length, read.bands_above, read.network.hidden_size) == (512, 750.0, 8)
+
+
+def test_the_next_denoiser_has_short_windows_and_bands() -> None:
+    for path in [path for path in RECIPES if path.parent.name == "denoiser-32ms-16khz"]:
+        system = read_recipe(path).system
+        assert isinstance(system, DenoisingConfig)
+        assert (system.stft.window_length, system.bands_above) == (512, 750.0), path
+        assert system.objective == "si_sdr_and_spectrum", path
 
 
 def test_another_kind_inherits_nothing(tmp_path: Path) -> None:

@@ -276,11 +276,12 @@ def _merge(base: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]
     merged = dict(base)
     for key, value in values.items():
         before = merged.get(key)
-        # A part of another ``kind`` inherits nothing: a BLSTM has no use for the channels of a CNN.
+        # A part of another ``kind`` inherits nothing: a BLSTM has no use for the channels of a CNN. A part without a
+        # kind holds what several kinds have in common.
         if (
             isinstance(value, Mapping)
             and isinstance(before, Mapping)
-            and value.get("kind") in (None, before.get("kind"))
+            and (value.get("kind") is None or before.get("kind") in (None, value["kind"]))
         ):
             merged[key] = _merge(before, value)
         else:
