@@ -1,8 +1,8 @@
 """The separator's streams: quality and processor time against the lag, beside the whole recording.
 
-    python benchmarks/separation_stream.py CORPUS [--model MODEL ...] [--count 10] [--lags 0.3 0.6 1.0 2.0]
+    python benchmarks/separation_stream.py CORPUS [--model MODEL ...] [--count 10] [--seconds 30] [--lags 0.3 0.6 1.0 2.0]
 
-Conversations of 30 s of two speakers of the test split (the list `conversations` of separator_scores.py), at the rate
+Conversations of two speakers of the test split (the list `conversations` of separator_scores.py), at the rate
 of the model, one thread. Models that hear whole windows are measured at every lag; models that run frame by frame
 (recipes/online-8khz) at their own. Columns: SI-SDR in dB, SI-SDR improvement, the share of single-speaker speech in
 the wrong file, processor seconds per second of audio in blocks of 80 ms, how many times one core keeps up, and the
@@ -18,7 +18,7 @@ import argparse
 import datetime
 import platform
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -123,6 +123,7 @@ def main() -> None:
     parser.add_argument("corpus", type=Path)
     parser.add_argument("--model", nargs="+", default=[DEFAULT_MODEL], help="Models, or recipes.")
     parser.add_argument("--count", type=int, default=10)
+    parser.add_argument("--seconds", type=float, default=30.0, help="Length of a conversation.")
     parser.add_argument("--lags", type=float, nargs="+", default=[0.3, 0.6, 1.0, 2.0])
     parser.add_argument("--split", default="test")
     arguments = parser.parse_args()
@@ -130,12 +131,12 @@ def main() -> None:
     corpus = Corpus(arguments.corpus, arguments.split)
     (wanted,) = (each for each in LISTS if each.name == "conversations")
     drawn: list[tuple[Samples, Samples]] = []
-    for mixture, sources in corpus.mixtures(wanted):
+    for mixture, sources in corpus.mixtures(replace(wanted, seconds=arguments.seconds)):
         drawn.append((mixture, sources))
         if len(drawn) == arguments.count:
             break
     print(
-        f"{datetime.date.today()}, {platform.machine()}, torch {torch.__version__}, {len(drawn)} recordings\n"
+        f"{datetime.date.today()}, {platform.machine()}, torch {torch.__version__}, {len(drawn)} recordings of {arguments.seconds:g} s\n"
     )
     print(
         "| model | lag (s) | SI-SDR (dB) | SI-SDRi (dB) | wrong file | CPU s per s | times real time "

@@ -24,7 +24,7 @@ class TonesAsVoices(SpeakerEncoder):
     """The embedding is the share of the energy in each of four bands, so that right answers are known."""
 
     def __init__(self) -> None:
-        super().__init__(SpeakerEncoderConfig(bands=4))
+        super().__init__(SpeakerEncoderConfig(bands=4, dim=4))
 
     def frames(self, features: Tensor) -> Tensor:
         energy = features.exp()[:, ::2].transpose(1, 2)

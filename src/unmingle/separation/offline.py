@@ -21,6 +21,7 @@ from unmingle.separation.recording import RecordingSeparation
 from unmingle.separation.stream import SeparationStream
 from unmingle.separation.voice_clusters import most_speakers
 from unmingle.separation.windows import Tracks
+from unmingle.speaker_encoder import pretrained_speaker_encoder
 from unmingle.systems import DenoisingConfig, DenoisingSystem, MaskingSystem
 
 MOST_SPEAKERS = 16
@@ -171,7 +172,7 @@ class Separator:
             raise UnmingleError(
                 f"A stream of {self.name} can have 1 to {most} speakers; {wanted} were asked for."
             )
-        return SeparationStream(self.system, sample_rate, wanted, lag)
+        return SeparationStream(self.system, sample_rate, wanted, lag, encoder=pretrained_speaker_encoder())
 
     def check_speakers(self, speakers: Speakers) -> int | None:
         """The number of speakers to separate, or None to count. Raises an error if it is not possible."""

@@ -21,11 +21,12 @@ from unmingle.separation.adding_up import add_residual
 from unmingle.separation.offset import OffsetTracker
 from unmingle.separation.stepped_masks import SteppedMasks
 from unmingle.separation.window_masks import WindowMasks
+from unmingle.speaker_encoder import SpeakerEncoder
 from unmingle.systems import MaskingSystem
 
 DEFAULT_LAG = 1.0
 """Default lag of systems that run on windows, in seconds."""
-CONTEXT_SECONDS = 4.0
+CONTEXT_SECONDS = 8.0
 """Length of the past in their windows, in seconds. A longer past costs more and separates better."""
 
 
@@ -53,6 +54,7 @@ class SeparationStream:
         speakers: number of output signals.
         lag: maximum delay of the output in seconds. None for the system's own if it runs frame by frame, else 1.
         context: for systems that run on windows: length of the past in each window, in seconds.
+        encoder: for systems that run on windows: recognizes voices; None to rely on the system alone.
 
     Raises:
         UnmingleError: the rate is not valid, or the lag is too short for the model.
@@ -67,6 +69,7 @@ class SeparationStream:
         speakers: int,
         lag: float | None = None,
         context: float = CONTEXT_SECONDS,
+        encoder: SpeakerEncoder | None = None,
     ) -> None:
         if sample_rate < LOWEST_SAMPLE_RATE:
             raise UnmingleError(
@@ -79,7 +82,7 @@ class SeparationStream:
             self._converter = RateConverter(sample_rate, system.sample_rate, self._hop, 1, speakers)
         converting = 0.0 if self._converter is None else self._converter.lag_seconds
         fixed = converting + self._stft.window_length / system.sample_rate
-        self._masks = _mask_stream(system, speakers, fixed, lag, context)
+        self._masks = _mask_stream(system, speakers, fixed, lag, context, encoder)
         self.lag_seconds = fixed + self._masks.lag_frames * self._hop / system.sample_rate
         self._offset = OffsetTracker(system.sample_rate)
         self._offsets = SampleQueue(1)
@@ -163,7 +166,12 @@ class SeparationStream:
 
 
 def _mask_stream(
-    system: MaskingSystem, speakers: int, fixed: float, lag: float | None, context: float
+    system: MaskingSystem,
+    speakers: int,
+    fixed: float,
+    lag: float | None,
+    context: float,
+    encoder: SpeakerEncoder | None,
 ) -> MaskStream:
     """The source of the masks. ``fixed`` is the delay in seconds of the window and the resamplers."""
     frame = system.hop / system.sample_rate
@@ -177,4 +185,4 @@ def _mask_stream(
     frames = int((lag - fixed) / frame + 1e-6) if 0.0 < lag <= 60.0 else 0
     if frames < 2:
         raise UnmingleError(f"The lag must lie between {fixed + 2 * frame:.2f} and 60 seconds; got {lag:g}.")
-    return WindowMasks(system, speakers, frames, round(context / frame))
+    return WindowMasks(system, speakers, frames, round(context / frame), encoder)

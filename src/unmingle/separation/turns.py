@@ -122,12 +122,15 @@ def pieces_of_frames(frames: int, frame_seconds: float, pieces: int) -> Labels:
     return np.minimum(found, pieces - 1)
 
 
-def shares(labels: Labels, speakers: int, frames: int, frame_seconds: float) -> Samples:
+def shares(
+    labels: Labels, speakers: int, frames: int, frame_seconds: float, start_seconds: float = 0.0
+) -> Samples:
     """How much of each source goes to each speaker in each frame, ``(sources, speakers, frames)``, 0 to 1.
 
-    Changes are cross-faded over 40 ms. Label -1 is no speaker.
+    The first frame is ``start_seconds`` after the start of the first piece. Changes are cross-faded over 40 ms. Label
+    -1 is no speaker.
     """
-    seconds = np.arange(frames) * frame_seconds
+    seconds = start_seconds + np.arange(frames) * frame_seconds
     # The middle of every piece's steady part, so that fades lie between pieces.
     starts = np.arange(labels.shape[1]) * PIECE_SECONDS
     places = np.stack([starts + _FRAME_SECONDS / 2, starts + (PIECE - 0.5) * _FRAME_SECONDS], axis=1).ravel()

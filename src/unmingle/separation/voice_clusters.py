@@ -25,7 +25,7 @@ PIECE = 6
 """Frames of the speaker encoder (40 ms) in a piece."""
 _MOST_SPEAKERS, _MOST_CHOICES = 8, 64
 """In a recording; for a piece."""
-_AUDIBLE = 1e-3
+AUDIBLE = 1e-3
 """Level relative to the recording's below which a window counts less."""
 _SCALE = 16.0
 """Log-likelihood per cosine of a piece's voice and a speaker's."""
@@ -35,6 +35,8 @@ _ALONE = 0.13
 """Negative log-likelihood of a piece with one speaker."""
 _WINDOW_MARGIN = 10.0
 """Log-likelihood that other speakers must gain in a window over the sources as they are."""
+_STREAM_MARGIN = 20.0
+"""The same for the last minutes of a stream. More than in a window, because past output is not revised."""
 _QUIET_MARGIN, _QUIET_SHARE = 50.0, 0.02
 """What they must gain besides in the whole recording, if a source has less than such a share of the speech of the
 other. There may be one speaker, and one voice varies, too."""
@@ -45,6 +47,8 @@ _MORE = np.array([13.4, 3.0, -5.4, 0.1])
 benchmarks/voice_counting.py. The first weight is lowered by 1, because fewer speakers are more common."""
 _LEAST_SPEECH = 60
 """Pieces of speech without which no more speakers are counted: 14 s."""
+_NEW_STARTS = 2
+"""Number of further starts in every window of a stream."""
 _FEWEST, _MOST = 8, 2000
 """Pieces that clusters need, and at most use."""
 
@@ -78,7 +82,7 @@ class Division:
 def audibility(windows: Sequence[Heard]) -> list[float]:
     """How much each window counts, 0 to 1: less if it is almost silent."""
     usual = float(np.mean([window.level for window in windows]))
-    return [min(1.0, window.level / max(_AUDIBLE * usual, 1e-30)) for window in windows]
+    return [min(1.0, window.level / max(AUDIBLE * usual, 1e-30)) for window in windows]
 
 
 def most_speakers(sources: int) -> int:
@@ -174,7 +178,25 @@ class VoiceClusters:
         closest = float((unit @ unit.T)[np.triu_indices(speakers + 1, 1)].max())
         return np.array([1.0, np.log(max(gain, 1e-3)), closest, np.log(max(share, 1e-3))])
 
-    def _settle(self, centres: Array) -> Division:
+    def follow(self, centres: Array | None, decided: Labels) -> tuple[Division, Array]:
+        """The division of one window that goes on, among as many speakers as sources, and the speakers' voices.
+
+        Args:
+            centres: the voices of the division before, ``(speakers, dim)``; None at the beginning.
+            decided: the speaker of every source in the first pieces, ``(sources, pieces)``. These names stay.
+        """
+        speakers = self._presence.shape[1]
+        starts = [] if centres is None else [centres]
+        starts += [self._centres(self._own_labels(), speakers), *list(self._starts(speakers))[-_NEW_STARTS:]]
+        found = max(
+            (self._settle(start, decided, _STREAM_MARGIN) for start in starts),
+            key=lambda each: each.likelihood,
+        )
+        return found, self._centres(found.labels, speakers)
+
+    def _settle(
+        self, centres: Array, decided: Labels | None = None, margin: float = _WINDOW_MARGIN
+    ) -> Division:
         """Labels and centres in turn."""
         labels, speakers = None, len(centres)
         for _ in range(_ITERATIONS):
@@ -187,12 +209,12 @@ class VoiceClusters:
         if speakers > self._presence.shape[1]:
             total, labels = self._decode(self._fits(centres))
             return Division(labels, float(total.sum()))
-        centres = centres[np.argsort(self._names(labels))]
+        centres = centres[np.argsort(self._names(labels, decided))]
         own, fits = self._own_labels(), self._fits(centres)
         total, labels = self._decode(fits)
         as_they_are = self._likelihood(fits, own)
-        changed = total - _WINDOW_MARGIN > as_they_are
-        value = np.where(changed, total - _WINDOW_MARGIN, as_they_are).sum() - self._margin()
+        changed = total - margin > as_they_are
+        value = np.where(changed, total - margin, as_they_are).sum() - self._margin()
         return Division(np.where(changed[:, None, None], labels, own), float(value))
 
     def _margin(self) -> float:
@@ -245,12 +267,15 @@ class VoiceClusters:
             states[piece - 1] = before[piece, windows, states[piece]]
         return best.max(axis=1), choices[states].transpose(1, 2, 0)
 
-    def _names(self, labels: Labels) -> Labels:
-        """New number of each speaker, so that speaker k is mostly source k."""
+    def _names(self, labels: Labels, decided: Labels | None) -> Labels:
+        """New number of each speaker, so that speaker k is mostly source k, or who is decided to be k."""
         count = self._presence.shape[1]
+        known = self._own_labels()
+        if decided is not None and decided.shape[1]:
+            known = decided[None]
+        pieces = known.shape[2]
         shared = np.zeros((count, count))
-        for source in range(count):
-            np.add.at(shared[:, source], labels[:, source].ravel(), self._presence[:, source].ravel())
+        np.add.at(shared, (labels[..., :pieces], known), self._presence[..., :pieces])
         orders = np.array(list(permutations(range(count))))
         totals = [shared[np.arange(count), order].sum() for order in orders]
         best: Labels = orders[int(np.argmax(totals))]

@@ -15,7 +15,10 @@ from torch import Tensor
 from unmingle.audio import Samples
 from unmingle.separation.adding_up import residual_gains
 from unmingle.separation.order import order_of_speaking
+from unmingle.separation.stream_voices import StreamVoices
 from unmingle.separation.tracking import SpeakerMemory, WindowSources, overlap_agreement
+from unmingle.separation.voice_clusters import most_speakers
+from unmingle.speaker_encoder import SpeakerEncoder
 from unmingle.systems import MaskingSystem
 
 _FADE_FRAMES = 4
@@ -30,9 +33,17 @@ class WindowMasks:
         speakers: number of speakers.
         lag_frames: maximum delay of the masks behind the audio, at least 2.
         context_frames: number of past frames in each window.
+        encoder: recognizes voices; None to rely on the system alone.
     """
 
-    def __init__(self, system: MaskingSystem, speakers: int, lag_frames: int, context_frames: int) -> None:
+    def __init__(
+        self,
+        system: MaskingSystem,
+        speakers: int,
+        lag_frames: int,
+        context_frames: int,
+        encoder: SpeakerEncoder | None = None,
+    ) -> None:
         self.lag_frames = lag_frames
         self._system, self._speakers = system, speakers
         self._stft, self._hop = system.frontend.stft, system.hop
@@ -42,6 +53,9 @@ class WindowMasks:
         """Minimum number of later frames in the window from which a frame's mask is taken."""
         self._context = lag_frames + context_frames
         self._memory = SpeakerMemory(speakers)
+        self._voices = None
+        if encoder is not None and 2 <= speakers <= most_speakers(speakers):
+            self._voices = StreamVoices(encoder, system.sample_rate, speakers)
         self._audio = np.zeros(0, dtype=np.float32)
         """Audio of the next windows, from frame ``_first`` on."""
         self._first = self._samples = 0
@@ -86,12 +100,28 @@ class WindowMasks:
         frames = min(last, first + masks.shape[2]) - first
         masks, magnitude = masks[0, :, :frames].float(), spectra.magnitude[0, :frames] * float(peak)
         masks = masks[np.argsort(self._speakers_of(first, masks, magnitude, attractors))]
-        power = (masks * magnitude).square()[..., self._stft.freqs // 2 :].sum(dim=2).numpy()
+        faded = self._faded(first, masks)
+        if self._voices is not None:
+            faded = self._by_voice(
+                self._voices, faded, spectra.spectrum[0, :frames], first, until, float(peak)
+            )
+        power = (faded * magnitude).square()[..., self._stft.freqs // 2 :].sum(dim=2).numpy()
         gains = residual_gains(power, self._hop / self._system.sample_rate)
         new = slice(self._done - first, until - first)
-        faded = self._faded(first, masks)
         self._before, self._done = (first, masks), until
         return faded[:, new], gains[:, new]
+
+    def _by_voice(
+        self, voices: StreamVoices, masks: Tensor, spectrum: Tensor, first: int, until: int, peak: float
+    ) -> Tensor:
+        """The masks of a window from frame ``first`` on, given to the speakers by their voices."""
+        frames = masks.shape[1]
+        estimates = self._stft.synthesise(masks * spectrum, frames * self._hop).numpy()
+        voices.listen(estimates, first * self._hop, peak)
+        # One cross-fade further, because it must not depend on what is decided later.
+        voices.decide((until + _FADE_FRAMES) * self._hop)
+        share = torch.from_numpy(voices.shares(first * self._hop, frames, self._hop))
+        return (share[..., None] * masks[:, None]).sum(dim=0)
 
     def _speakers_of(
         self, first: int, masks: Tensor, magnitude: Tensor, attractors: Tensor | None
