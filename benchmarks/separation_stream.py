@@ -1,6 +1,6 @@
 """The separator's streams: quality and processor time against the lag, beside the whole recording.
 
-    python benchmarks/separation_stream.py CORPUS [--model MODEL ...] [--count 10] [--seconds 30] [--lags 0.3 0.6 1.0 2.0]
+    python benchmarks/separation_stream.py CORPUS [--model MODEL ...] [--count 10] [--seconds 30] [--lags 0.3 1.0]
 
 Conversations of two speakers of the test split (the list `conversations` of separator_scores.py), at the rate
 of the model, one thread. Models that hear whole windows are measured at every lag; models that run frame by frame
@@ -135,9 +135,8 @@ def main() -> None:
         drawn.append((mixture, sources))
         if len(drawn) == arguments.count:
             break
-    print(
-        f"{datetime.date.today()}, {platform.machine()}, torch {torch.__version__}, {len(drawn)} recordings of {arguments.seconds:g} s\n"
-    )
+    versions = f"{platform.machine()}, torch {torch.__version__}"
+    print(f"{datetime.date.today()}, {versions}, {len(drawn)} recordings of {arguments.seconds:g} s\n")
     print(
         "| model | lag (s) | SI-SDR (dB) | SI-SDRi (dB) | wrong file | CPU s per s | times real time "
         "| slowest 20 ms block (ms) | 99.9 % (ms) |"
