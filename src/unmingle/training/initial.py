@@ -15,6 +15,7 @@ from unmingle.errors import UnmingleError
 from unmingle.models import find_weights, load_system
 from unmingle.systems import (
     Denoiser,
+    DenoisingSystem,
     EmbeddingSeparator,
     EmbeddingSeparatorConfig,
     LocalExperts,
@@ -25,6 +26,7 @@ from unmingle.systems import (
     build_system,
 )
 from unmingle.systems.base import SystemConfig
+from unmingle.training.larger_lstm import weights_for_larger
 from unmingle.training.other_window import at_frequencies, frequencies
 from unmingle.training.recipe import Recipe
 
@@ -68,6 +70,7 @@ def system_from_model(recipe: Recipe, name: str | Path, mixer: MixtureSource | N
     - The BLSTM of an embedding separator may have another rate, window or hop. Its weights are interpolated between
       frequencies (:mod:`~unmingle.training.other_window`). The front end gets the statistics of the first training
       mixtures of ``mixer``.
+    - A denoiser may have more units or another window than the model (:mod:`~unmingle.training.larger_lstm`).
     - A gate with other settings or levels starts with new weights.
     - With another number of levels, each specialist gets the weights of the model's specialist for the nearest level.
     - All specialists of local experts may get the weights of one denoiser. The clusters of the latent space come from
@@ -85,6 +88,8 @@ def system_from_model(recipe: Recipe, name: str | Path, mixer: MixtureSource | N
         _copy_to_specialists(system, donor, recipe, name)
         if mixer is not None:
             system.fit_clusters(_first_mixtures(recipe, mixer, system.statistics_mixtures))
+    elif _another_size(system, donor):
+        _load_larger(system, donor, recipe, name)
     elif _another_window(system, donor):
         if mixer is not None:
             system.fit(_first_mixtures(recipe, mixer, system.statistics_mixtures))
@@ -92,6 +97,26 @@ def system_from_model(recipe: Recipe, name: str | Path, mixer: MixtureSource | N
     else:
         _load_weights(system, donor, recipe, name)
     return system
+
+
+def _another_size(system: System, donor: System) -> bool:
+    """Whether both are denoisers of one kind, and the system has more units or another window."""
+    if not isinstance(system, DenoisingSystem) or not isinstance(donor, DenoisingSystem):
+        return False
+    ours, theirs = system.config, donor.config
+    alike = len(system.experts) == len(donor.experts) and ours.network.layers == theirs.network.layers
+    enough = alike and ours.network.hidden_size >= theirs.network.hidden_size
+    return enough and (ours.network, ours.stft) != (theirs.network, theirs.stft)
+
+
+def _load_larger(system: System, donor: System, recipe: Recipe, name: str | Path) -> None:
+    """The donor's weights, with more units or for another window."""
+    assert isinstance(system, DenoisingSystem)
+    assert isinstance(donor, DenoisingSystem)
+    given = weights_for_larger(system, donor)
+    if isinstance(system, LocalExperts) and isinstance(donor, LocalExperts):
+        given = _of_local_experts(system, donor, given)
+    _load(system, given, donor.config, recipe, name, may_differ=("network", "stft"))
 
 
 def _another_window(system: System, donor: System) -> bool:
@@ -133,10 +158,18 @@ def _load_weights(system: System, donor: System, recipe: Recipe, name: str | Pat
     """The donor's weights for a system of the same kind, or an error if they do not fit."""
     given = donor.state_dict()
     if isinstance(system, LocalExperts) and isinstance(donor, LocalExperts):
-        given = _specialists_by_level(system.config, donor.config, given)
-        if _gate_identity(system.config) != _gate_identity(donor.config):
-            given |= {key: value for key, value in system.state_dict().items() if key.startswith("gate.")}
+        given = _of_local_experts(system, donor, given)
     _load(system, given, donor.config, recipe, name)
+
+
+def _of_local_experts(
+    system: LocalExperts, donor: LocalExperts, given: dict[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """``given`` with the specialists for the system's levels, and with a new gate if it has other settings."""
+    given = _specialists_by_level(system.config, donor.config, given)
+    if _gate_identity(system.config) != _gate_identity(donor.config):
+        given |= {key: value for key, value in system.state_dict().items() if key.startswith("gate.")}
+    return given
 
 
 def _load(

@@ -37,15 +37,15 @@ def at_frequencies(
     known = (wanted <= given[-1] + 1e-6).to(torch.float32)
     scale = len(given) / float(known.sum())
     for name in _INPUTS:
-        changed[name] = _interpolated(weights[name], given, wanted) * known * scale
+        changed[name] = interpolated(weights[name], given, wanted) * known * scale
     for name in _OUTPUTS:
         rows = weights[name].reshape(len(given), dimension, -1)
-        moved = _interpolated(rows.permute(1, 2, 0), given, wanted).permute(2, 0, 1)
+        moved = interpolated(rows.permute(1, 2, 0), given, wanted).permute(2, 0, 1)
         changed[name] = moved.reshape(len(wanted) * dimension, *weights[name].shape[1:])
     return changed
 
 
-def _interpolated(values: Tensor, given: Tensor, wanted: Tensor) -> Tensor:
+def interpolated(values: Tensor, given: Tensor, wanted: Tensor) -> Tensor:
     """Linear interpolation along the last axis, the last value beyond the end."""
     place = torch.from_numpy(np.interp(wanted.numpy(), given.numpy(), np.arange(len(given)))).float()
     low = place.floor().long()
