@@ -18,6 +18,8 @@ _MOST_PIECES = 500
 """Number of pieces that are remembered: two minutes."""
 _HEARD_SECONDS = 5.0
 """Length of the end of a window in which voices are heard."""
+_NEW_EVERY = 4
+"""Windows after which new clusters are tried, and not only those of the window before."""
 _EDGE = REACH // PIECE
 """Number of pieces at the start of what is heard that were heard better in the window before."""
 _FADING = 0.99
@@ -45,6 +47,7 @@ class StreamVoices:
         self._decided: Labels = np.zeros((speakers, 0), dtype=np.intp)
         """The speaker of every source in the first of these pieces; for the others it is not decided yet."""
         self._centres: Array | None = None
+        self._divisions = 0
         self._usual = 0.0
 
     def listen(self, estimates: Samples, start: int, scale: float = 1.0) -> None:
@@ -100,6 +103,8 @@ class StreamVoices:
             return np.broadcast_to(np.arange(self._speakers)[:, None], self._presence.shape)
         window = Heard(self._voices, self._presence, self._loudness[1:], 1.0, self._voices[0])
         clusters = VoiceClusters([window], [np.arange(self._speakers)], self._speakers)
-        division, self._centres = clusters.follow(self._centres, self._decided)
+        self._divisions += 1
+        new = self._divisions % _NEW_EVERY == 0
+        division, self._centres = clusters.follow(self._centres, self._decided, new=new)
         labels: Labels = division.labels[0]
         return labels

@@ -48,7 +48,7 @@ benchmarks/voice_counting.py. The first weight is lowered by 1, because fewer sp
 _LEAST_SPEECH = 60
 """Pieces of speech without which no more speakers are counted: 14 s."""
 _NEW_STARTS = 2
-"""Number of further starts in every window of a stream."""
+"""Number of new centres that are tried in a stream."""
 _FEWEST, _MOST = 8, 2000
 """Pieces that clusters need, and at most use."""
 
@@ -178,16 +178,18 @@ class VoiceClusters:
         closest = float((unit @ unit.T)[np.triu_indices(speakers + 1, 1)].max())
         return np.array([1.0, np.log(max(gain, 1e-3)), closest, np.log(max(share, 1e-3))])
 
-    def follow(self, centres: Array | None, decided: Labels) -> tuple[Division, Array]:
+    def follow(self, centres: Array | None, decided: Labels, *, new: bool) -> tuple[Division, Array]:
         """The division of one window that goes on, among as many speakers as sources, and the speakers' voices.
 
         Args:
             centres: the voices of the division before, ``(speakers, dim)``; None at the beginning.
             decided: the speaker of every source in the first pieces, ``(sources, pieces)``. These names stay.
+            new: whether new centres are tried, too, which takes longer.
         """
         speakers = self._presence.shape[1]
-        starts = [] if centres is None else [centres]
-        starts += [self._centres(self._own_labels(), speakers), *list(self._starts(speakers))[-_NEW_STARTS:]]
+        starts = [self._centres(self._own_labels(), speakers) if centres is None else centres]
+        if new or centres is None:
+            starts += self._clustered(speakers, _NEW_STARTS)
         found = max(
             (self._settle(start, decided, _STREAM_MARGIN) for start in starts),
             key=lambda each: each.likelihood,
@@ -291,6 +293,10 @@ class VoiceClusters:
         if speakers == sources:
             yield self._centres(self._own_labels(), speakers)
             yield from self._stretches()
+        yield from self._clustered(speakers, _STARTS * (speakers - sources + 1))
+
+    def _clustered(self, speakers: int, count: int) -> Iterator[Array]:
+        """``count`` clusterings of the pieces in which one source is heard alone."""
         others = self._presence.sum(axis=1, keepdims=True) - self._presence
         clear = self._voices[(self._presence > 0.6) & (others < 0.15)]
         if len(clear) <= max(_FEWEST, speakers):
@@ -298,7 +304,7 @@ class VoiceClusters:
         if len(clear) >= speakers:
             rng = np.random.default_rng(0)
             some = rng.permutation(len(clear))[:_MOST]
-            for _ in range(_STARTS * (speakers - sources + 1)):
+            for _ in range(count):
                 yield _clusters(rng, clear[some].astype(np.float64), speakers)
 
     def _stretches(self) -> Iterator[Array]:
