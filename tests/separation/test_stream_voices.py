@@ -19,16 +19,16 @@ STEP, WINDOW, AHEAD = RATE // 2, 6 * RATE, RATE // 2
 HOP = 80
 
 
-def _shared(estimates: Samples) -> tuple[StreamVoices, Samples]:
+def _shared(estimates: Samples, step: int = STEP) -> tuple[StreamVoices, Samples]:
     """What a stream of windows gives to the speakers: ``(sources, speakers, frames)``."""
     voices = StreamVoices(TonesAsVoices().eval(), RATE, len(estimates))
     found: list[Samples] = []
-    for last in range(RATE, estimates.shape[1] + 1, STEP):
-        start = max(0, last - WINDOW)
+    for last in range(AHEAD + step, estimates.shape[1] + 1, step):
+        start = max(0, last - WINDOW - step)
         until = last - AHEAD
         voices.listen(estimates[:, start:last], start)
         voices.decide(until)
-        first = until - STEP if found else 0
+        first = until - step if found else 0
         found.append(voices.shares(first, (until - first) // HOP, HOP))
     return voices, np.concatenate(found, axis=2)
 
@@ -44,6 +44,15 @@ def _two(seconds: float) -> Samples:
 def test_good_sources_stay_as_they_are() -> None:
     _, share = _shared(_two(20))
     np.testing.assert_array_equal(share, np.broadcast_to(np.eye(2)[:, :, None], share.shape))
+
+
+def test_windows_far_apart_are_heard_whole() -> None:
+    voices, share = _shared(_two(64), step=10 * RATE)
+    expected, _ = _shared(_two(64))
+    np.testing.assert_array_equal(share, np.broadcast_to(np.eye(2)[:, :, None], share.shape))
+    count = voices._presence.shape[1] - 3
+    # The levels of windows differ a little.
+    np.testing.assert_allclose(voices._presence[:, :count], expected._presence[:, :count], atol=0.2)
 
 
 def test_sources_that_change_places_are_put_right() -> None:

@@ -17,11 +17,11 @@ from unmingle.speaker_encoder import SpeakerEncoder
 _MOST_PIECES = 500
 """Number of pieces that are remembered: two minutes."""
 _HEARD_SECONDS = 5.0
-"""Length of the end of a window in which voices are heard."""
+"""Length of the end of a window in which voices are heard, at least."""
 _NEW_EVERY = 4
 """Windows after which new clusters are tried, and not only those of the window before."""
 _EDGE = REACH // PIECE
-"""Number of pieces at the start of what is heard that were heard better in the window before."""
+"""Number of pieces at both ends of what is heard that are heard better in the window before or after."""
 _FADING = 0.99
 """Decay of the usual level from one window to the next."""
 
@@ -55,7 +55,10 @@ class StreamVoices:
 
         They are divided by ``scale``.
         """
-        late = max(start, start + estimates.shape[1] - round(_HEARD_SECONDS * self._rate))
+        known = self._first + self._presence.shape[1]
+        late = start + estimates.shape[1] - round(_HEARD_SECONDS * self._rate)
+        # With a long lag, windows lie further apart. The last pieces of the window before lacked what follows them.
+        late = max(start, min(late, (known - 2 * _EDGE - 1) * self._length))
         first = -(-late // self._length)
         audio = estimates[:, first * self._length - start :]
         if audio.shape[1] < self._length // 2:
@@ -63,7 +66,6 @@ class StreamVoices:
         heard = hear(self._encoder, audio, self._rate, scale)
         self._usual = max(heard.level, _FADING * self._usual)
         audible = min(1.0, heard.level / max(AUDIBLE * self._usual, 1e-30))
-        known = self._first + self._presence.shape[1]
         kept = min(known, first + _EDGE if first else 0) - self._first
         new = slice(self._first + kept - first, None)
         loudness = np.concatenate([[0.0], heard.loudness])
