@@ -74,7 +74,7 @@ def test_units_of_each_gate_stay_together() -> None:
 
 
 def test_another_window_hears_the_same_frequencies(tmp_path: Path) -> None:
-    """Masks of steady tones are nearly the same at the frequencies that both windows know."""
+    """Bins of both windows at the same frequency have the same weights."""
     smaller = _saved(_recipe("denoiser", 6, window=256), tmp_path / "smaller.safetensors")
     larger = system_from_model(_recipe("denoiser", 6, window=128), tmp_path / "smaller.safetensors")
     assert isinstance(larger, DenoisingSystem)
