@@ -12,7 +12,7 @@ from unmingle.training.launch import train
 from unmingle.training.loop import Options
 from unmingle.training.recipe import Stage
 from unmingle.training.run_folder import Progress, RunFolder
-from unmingle.training.schedule import learning_rate
+from unmingle.training.schedule import held_then_decayed, learning_rate
 
 
 def test_plateau_halves_the_rate_and_stops_early(example_corpus: Path, tmp_path: Path) -> None:
@@ -62,3 +62,11 @@ def test_the_exponential_schedule_and_early_stopping_follow_the_recipe() -> None
     halving = stage(schedule="halving", stop_after=30)
     assert (halving.patience, halving.keeps_best) == (30, True)
     assert not stage(hand_over="last").keeps_best
+
+
+def test_a_rate_rises_stays_and_decays() -> None:
+    factors = [held_then_decayed(step, 100, 10, 0.5) for step in range(101)]
+    assert factors[0] == pytest.approx(0.1)
+    assert factors[9:51] == [1.0] * 42
+    assert factors[75] == pytest.approx(0.5)
+    assert factors[100] == pytest.approx(0.02)

@@ -31,6 +31,20 @@ def learning_rate(stage: Stage, progress: Progress) -> float:
     return rate * min(1.0, (step + 1) / stage.warmup_steps) if stage.warmup_steps else rate
 
 
+def held_then_decayed(step: int, steps: int, warmup: int, constant: float, least: float = 0.02) -> float:
+    """A factor of the learning rate: it rises for ``warmup`` steps, is 1, and decays linearly to ``least``.
+
+    Args:
+        step: number of the next step, from 0 on.
+        steps: number of all steps.
+        warmup: number of steps in which it rises.
+        constant: share of the steps after which it decays.
+        least: its minimum, after the rise.
+    """
+    fading = min(1.0, max(least, (1 - step / steps) / (1 - constant)))
+    return fading * min(1.0, (step + 1) / warmup)
+
+
 def adapt_rate(stage: Stage, progress: Progress, validation_loss: float) -> None:
     """Count an epoch with this validation loss, and halve the rate if the schedule says so."""
     progress.since_best = 0 if validation_loss < progress.stage_best else progress.since_best + 1

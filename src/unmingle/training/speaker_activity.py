@@ -28,6 +28,7 @@ from unmingle.speaker_encoder import SPEAKER_ENCODER, load_speaker_encoder
 from unmingle.temporary import check_writable
 from unmingle.training.activity_recordings import ActivityRecordings
 from unmingle.training.averaging import WeightAverage
+from unmingle.training.schedule import held_then_decayed
 from unmingle.training.separated_recordings import separator
 
 _RATE, _WARMUP, _CONSTANT = 1e-3, 50, 0.5
@@ -82,7 +83,7 @@ def train_speaker_activity(
     average, began, losses = WeightAverage(network, _AVERAGE), time.monotonic(), []
     for step in range(steps):
         for group in optimizer.param_groups:
-            group["lr"] = _rate(step, steps)
+            group["lr"] = _RATE * held_then_decayed(step, steps, _WARMUP, _CONSTANT)
         losses.append(_step(network, optimizer, *recordings.batch(rng, _CROPS)))
         average.update()
         if (step + 1) % _REPORT_EVERY == 0 or step + 1 == steps:
@@ -106,12 +107,6 @@ def _step(
     nn.utils.clip_grad_norm_(network.parameters(), 5.0)
     optimizer.step()
     return float(loss.detach())
-
-
-def _rate(step: int, steps: int) -> float:
-    done = step / steps
-    fading = 1.0 if done < _CONSTANT else max(0.02, (1 - done) / (1 - _CONSTANT))
-    return _RATE * min(1.0, (step + 1) / _WARMUP) * fading
 
 
 def main(argv: Sequence[str] | None = None) -> None:

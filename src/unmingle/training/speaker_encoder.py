@@ -25,6 +25,7 @@ from unmingle.data.corpora import read_corpora
 from unmingle.errors import UnmingleError
 from unmingle.speaker_encoder import SpeakerEncoder, SpeakerEncoderConfig, save_speaker_encoder
 from unmingle.temporary import check_writable
+from unmingle.training.schedule import held_then_decayed
 from unmingle.training.speaker_segments import SpeakerSegments
 
 _RATE, _WARMUP, _CONSTANT = 2e-3, 100, 0.4
@@ -65,7 +66,7 @@ def train_speaker_encoder(
     began, losses, seconds = time.monotonic(), [], 0.0
     for step in range(steps):
         for group in optimizer.param_groups:
-            group["lr"] = _rate(step, steps)
+            group["lr"] = _RATE * held_then_decayed(step, steps, _WARMUP, _CONSTANT, least=0.01)
         batch = segments.batch(rng)
         features = encoder.features(torch.from_numpy(batch.reshape(-1, batch.shape[-1])))
         embeddings = encoder.pool(encoder.frames(_masked(rng, features)))
@@ -109,12 +110,6 @@ def equal_error_rate(encoder: SpeakerEncoder, pairs: Samples) -> float:
 def _segments(corpora: Sequence[str], split: str, sample_rate: int, speakers: int) -> SpeakerSegments:
     utterances = read_corpora(list(corpora), split)
     return SpeakerSegments(utterances, decode(utterances, sample_rate), sample_rate, speakers)
-
-
-def _rate(step: int, steps: int) -> float:
-    done = step / steps
-    fading = 1.0 if done < _CONSTANT else max(0.01, (1 - done) / (1 - _CONSTANT))
-    return _RATE * min(1.0, (step + 1) / _WARMUP) * fading
 
 
 def _masked(rng: np.random.Generator, features: Tensor) -> Tensor:

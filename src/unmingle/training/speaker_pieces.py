@@ -28,6 +28,7 @@ from unmingle.speaker_encoder import SpeakerEncoder, load_speaker_encoder, save_
 from unmingle.stft import Stft
 from unmingle.temporary import check_writable
 from unmingle.training.averaging import WeightAverage
+from unmingle.training.schedule import held_then_decayed
 from unmingle.training.separated_recordings import read_separated, recordings_of, separator
 
 _RATE, _WARMUP, _CONSTANT = 4e-4, 50, 0.4
@@ -150,7 +151,7 @@ def train_on_pieces(
     began, losses = time.monotonic(), []
     for step in range(steps):
         for group in optimizer.param_groups:
-            group["lr"] = _rate(step, steps)
+            group["lr"] = _RATE * held_then_decayed(step, steps, _WARMUP, _CONSTANT)
         batch = []
         for number in rng.integers(len(paths), size=_RECORDINGS):
             estimates, energy = crop(rng, paths[number], stft, _SECONDS, encoder.config.sample_rate)
@@ -180,11 +181,6 @@ def _without_some_bands(rng: np.random.Generator, features: Tensor) -> Tensor:
     masked = features.clone()
     masked[..., first : first + width] = features.mean()
     return masked
-
-
-def _rate(step: int, steps: int) -> float:
-    fading = min(1.0, max(0.02, (1 - step / steps) / (1 - _CONSTANT)))
-    return _RATE * min(1.0, (step + 1) / _WARMUP) * fading
 
 
 def main(argv: Sequence[str] | None = None) -> None:
