@@ -33,6 +33,10 @@ KINDS: dict[str, dict[str, Any]] = {
     "adanet_equalized": tiny_values(stft={"hop": 64, "equalize": True}, mask="sigmoid"),
     "adanet_1_to_3": tiny_values(speakers=3, fewest_speakers=1, mask="softmax_with_rest"),
     "dilated_cnn": tiny_values(network=TINY_CNN, unit_norm=True, learned_scale=True, weight={"rule": "log_range"}),
+    "dual_path": tiny_values(
+        stft={"hop": 128},
+        network={"kind": "dual_path", "first": TINY_BLSTM, "blocks": 1, "channels": 8, "hidden_size": 8},
+    ),
     "hard_masks": tiny_values(evaluation_mask="hard", weight={"rule": "all"}),
     "danet_fixed": tiny_values(training_formation="oracle", formation="fixed", weight={"rule": "near_loudest"}),
     "dpcl": tiny_values(
@@ -76,7 +80,7 @@ def _written(values: dict[str, Any], folder: Path) -> Path:
     system = build_system(SYSTEM_CONFIG.validate_python(values)).eval()
     system.fit(torch.from_numpy(_audio(NOISY, system.sample_rate))[None])
     for name, parameter in system.named_parameters():
-        if name.endswith(("network.linear.weight", "convolutions.12.weight")):
+        if name.endswith(("network.linear.weight", "network.first.linear.weight", "convolutions.12.weight")):
             parameter.data *= 10  # Random weights make flat masks, in which nothing could go wrong.
     for name, buffer in system.named_buffers():
         if name.endswith("formation.points"):

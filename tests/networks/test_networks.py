@@ -15,6 +15,8 @@ from unmingle.networks import (
     BlstmEmbedding,
     DilatedCnnConfig,
     DilatedCnnEmbedding,
+    DualPathConfig,
+    DualPathEmbedding,
     EmbeddingNetworkConfig,
     EnhancementNetwork,
     LstmEmbedding,
@@ -23,11 +25,23 @@ from unmingle.networks import (
     SteppingNetwork,
     unit_norm,
 )
+from unmingle.networks.dual_path import band_widths
+from unmingle.training.recipe import tiny
 
 
 def _blstm(layers: int, **changes: object) -> BlstmEmbedding:
     config = BlstmConfig.model_validate({"layers": layers, "hidden_size": 5} | changes)
     return BlstmEmbedding(9, 2, config)
+
+
+def _dual_path() -> DualPathEmbedding:
+    """Small, with random corrections instead of none."""
+    torch.manual_seed(0)
+    first = BlstmConfig(layers=1, hidden_size=3)
+    network = DualPathEmbedding(9, 2, DualPathConfig(first=first, blocks=2, channels=4, hidden_size=3))
+    for parameter in network.outputs.parameters():
+        torch.nn.init.normal_(parameter)
+    return network
 
 
 def _cnn() -> DilatedCnnEmbedding:
@@ -46,7 +60,8 @@ def _cnn() -> DilatedCnnEmbedding:
 @torch.no_grad()
 def test_every_network_embeds_bins_and_keeps_what_it_declares(kind: type[EmbeddingNetworkConfig]) -> None:
     torch.manual_seed(0)
-    config = kind.model_validate(kind.tiny_sizes)
+    config = tiny(kind.model_validate({}))
+    assert isinstance(config, EmbeddingNetworkConfig)
     assert config.kind == kind.model_fields["kind"].default
     network = config.build(9, 3).eval()
     assert sum(p.numel() for p in network.parameters()) < 20_000
@@ -79,6 +94,10 @@ def test_multiply_accumulates_match_the_closed_form() -> None:
     cnn = DilatedCnnEmbedding(129, 20, DilatedCnnConfig())
     per_bin = 9 * (128 + 11 * 128 * 128 + 128 * 20)
     assert cnn.multiply_accumulates(7) == 7 * 129 * per_bin
+    dual = DualPathEmbedding(129, 20, DualPathConfig(channels=48))
+    per_step = 2 * 2 * 129 * 20 * 48 + 2 * 129 * 48  # Into bands, and out of them.
+    per_step += 32 * 4 * 2 * (2 * 4 * 64 * (48 + 64) + 2 * 64 * 48)
+    assert dual.multiply_accumulates(8) == dual.first.multiply_accumulates(8) + 4 * per_step
     # 125 frames a second at 8 kHz and a hop of 8 ms: 26.5 GMAC a second, as FIDELITY has it.
     assert cnn.multiply_accumulates(125) / 1e9 == pytest.approx(26.5, abs=0.1)
 
@@ -101,6 +120,61 @@ def test_padding_changes_nothing_in_a_blstm(residual: bool) -> None:
     alone = network(features[1:, :6])
     padded = network(features, torch.tensor([11, 6]))
     torch.testing.assert_close(padded[1, :6], alone[0])
+
+
+# --- dual path
+
+
+@torch.no_grad()
+def test_a_new_dual_path_network_gives_what_its_blstm_gives() -> None:
+    network = DualPathEmbedding(129, 20, DualPathConfig(blocks=1, channels=8, hidden_size=8))
+    features = torch.randn(2, 11, 129)
+    assert torch.equal(network(features), network.first(features))
+
+
+def test_bands_are_wider_at_higher_frequencies() -> None:
+    assert band_widths(129) == 16 * [2] + 8 * [4] + 7 * [8] + [9]
+    assert all(sum(band_widths(freqs)) == freqs for freqs in range(9, 600))
+
+
+@torch.no_grad()
+def test_dual_path_blocks_follow_a_slow_reading() -> None:
+    """Band by band along time, then step by step along the bands, one sequence at a time."""
+    network = _dual_path()
+    features = torch.randn(2, 5, 9)
+    first = network.first(features)
+    expected = first.clone()
+    for example in range(2):
+        values = torch.cat([features[example, ..., None], first[example]], dim=-1)
+        values = torch.cat([values, torch.zeros(1, 9, 3)])  # Six frames, three steps.
+        hidden = torch.zeros(3, len(network.widths), 4)
+        for step in range(3):
+            low = 0
+            for band, width in enumerate(network.widths):
+                inputs = values[2 * step : 2 * step + 2, low : low + width].reshape(-1)
+                hidden[step, band] = network.inputs[band](inputs)
+                low += width
+        for block in network.blocks:
+            for band in range(len(network.widths)):
+                hidden[:, band] = block.along_time(hidden[None, :, band])[0]  # type: ignore[union-attr, operator]
+            for step in range(3):
+                hidden[step] = block.along_bands(hidden[None, step])[0]  # type: ignore[union-attr, operator]
+        for frame in range(5):
+            low = 0
+            for band, width in enumerate(network.widths):
+                given = network.outputs[band](network.norm(hidden[frame // 2, band]))
+                correction = given.reshape(2, width, 2)[frame % 2]
+                expected[example, frame, low : low + width] += correction
+                low += width
+    torch.testing.assert_close(network(features), expected)
+
+
+@torch.no_grad()
+def test_padding_changes_nothing_in_a_dual_path_network() -> None:
+    network = _dual_path()
+    features = torch.randn(2, 11, 9)
+    padded = network(features, torch.tensor([11, 5]))
+    torch.testing.assert_close(padded[1, :5], network(features[1:, :5])[0])
 
 
 # --- dilated CNN

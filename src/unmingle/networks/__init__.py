@@ -7,6 +7,7 @@ from pydantic import Field
 from unmingle.networks.bands import Bands
 from unmingle.networks.blstm import Blstm, BlstmConfig, BlstmEmbedding, BlstmMasks
 from unmingle.networks.dilated_cnn import DilatedCnnConfig, DilatedCnnEmbedding
+from unmingle.networks.dual_path import DualPathConfig, DualPathEmbedding
 from unmingle.networks.embedding import EmbeddingNetwork, EmbeddingNetworkConfig, SteppingNetwork
 from unmingle.networks.lstm import Lstm, LstmConfig, LstmState, mean_over_time
 from unmingle.networks.lstm_embedding import LstmEmbedding, LstmEmbeddingConfig
@@ -23,6 +24,8 @@ __all__ = [
     "BlstmMasks",
     "DilatedCnnConfig",
     "DilatedCnnEmbedding",
+    "DualPathConfig",
+    "DualPathEmbedding",
     "EmbeddingNetwork",
     "EmbeddingNetworkConfig",
     "EnhancementNetwork",
@@ -41,6 +44,7 @@ EMBEDDING_NETWORKS: tuple[type[EmbeddingNetworkConfig], ...] = (
     BlstmConfig,
     DilatedCnnConfig,
     LstmEmbeddingConfig,
+    DualPathConfig,
 )
 """All kinds of embedding networks. Recipes accept these."""
 

@@ -304,16 +304,16 @@ def shrink(recipe: Recipe) -> Recipe:
         for stage in recipe.stages
     ]
     validation = recipe.validation.model_copy(update={"count": 2, "seconds": 1.0})
-    system = _tiny(recipe.system)
+    system = tiny(recipe.system)
     changes = {"stages": stages, "validation": validation, "system": system}
     # Statistics of a few mixtures are enough.
     return recipe.model_copy(update=changes | {"statistics_minutes": None})
 
 
-def _tiny(config: Config) -> Config:
+def tiny(config: Config) -> Config:
     """The config with all parts reduced to their ``tiny_sizes``."""
     changes: dict[str, Any] = {
         name: min(getattr(config, name), size) for name, size in getattr(config, "tiny_sizes", {}).items()
     }
-    changes |= {name: _tiny(value) for name, value in config if isinstance(value, Config)}
+    changes |= {name: tiny(value) for name, value in config if isinstance(value, Config)}
     return config.model_copy(update=changes)
