@@ -35,7 +35,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "dilated_cnn": tiny_values(network=TINY_CNN, unit_norm=True, learned_scale=True, weight={"rule": "log_range"}),
     "dual_path": tiny_values(
         stft={"hop": 128},
-        network={"kind": "dual_path", "first": TINY_BLSTM, "blocks": 1, "channels": 8, "hidden_size": 8},
+        network={"kind": "dual_path", "first": TINY_BLSTM, "blocks": 1, "channels": 8, "frames_per_step": 2},
     ),
     "hard_masks": tiny_values(evaluation_mask="hard", weight={"rule": "all"}),
     "danet_fixed": tiny_values(training_formation="oracle", formation="fixed", weight={"rule": "near_loudest"}),

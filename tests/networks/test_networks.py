@@ -34,11 +34,11 @@ def _blstm(layers: int, **changes: object) -> BlstmEmbedding:
     return BlstmEmbedding(9, 2, config)
 
 
-def _dual_path() -> DualPathEmbedding:
-    """Small, with random corrections instead of none."""
+def _dual_path(first: BlstmConfig | None, frames_per_step: int) -> DualPathEmbedding:
+    """Small, with random corrections of the first network instead of none."""
     torch.manual_seed(0)
-    first = BlstmConfig(layers=1, hidden_size=3)
-    network = DualPathEmbedding(9, 2, DualPathConfig(first=first, blocks=2, channels=4, hidden_size=3))
+    config = DualPathConfig(first=first, blocks=2, channels=4, hidden_size=3, frames_per_step=frames_per_step)
+    network = DualPathEmbedding(9, 2, config)
     for parameter in network.outputs.parameters():
         torch.nn.init.normal_(parameter)
     return network
@@ -95,9 +95,12 @@ def test_multiply_accumulates_match_the_closed_form() -> None:
     per_bin = 9 * (128 + 11 * 128 * 128 + 128 * 20)
     assert cnn.multiply_accumulates(7) == 7 * 129 * per_bin
     dual = DualPathEmbedding(129, 20, DualPathConfig(channels=48))
-    per_step = 2 * 2 * 129 * 20 * 48 + 2 * 129 * 48  # Into bands, and out of them.
-    per_step += 32 * 4 * 2 * (2 * 4 * 64 * (48 + 64) + 2 * 64 * 48)
-    assert dual.multiply_accumulates(8) == dual.first.multiply_accumulates(8) + 4 * per_step
+    blocks = 32 * 4 * 2 * (2 * 4 * 64 * (48 + 64) + 2 * 64 * 48)
+    assert dual.multiply_accumulates(7) == 7 * (129 * 48 + 48 * 129 * 20 + blocks)
+    dual = DualPathEmbedding(129, 20, DualPathConfig(first=BlstmConfig(), channels=48, frames_per_step=2))
+    assert dual.first is not None
+    in_and_out = 2 * 129 * (1 + 20) * 48 + 48 * 2 * 129 * 20
+    assert dual.multiply_accumulates(8) == dual.first.multiply_accumulates(8) + 4 * (in_and_out + blocks)
     # 125 frames a second at 8 kHz and a hop of 8 ms: 26.5 GMAC a second, as FIDELITY has it.
     assert cnn.multiply_accumulates(125) / 1e9 == pytest.approx(26.5, abs=0.1)
 
@@ -126,52 +129,58 @@ def test_padding_changes_nothing_in_a_blstm(residual: bool) -> None:
 
 
 @torch.no_grad()
-def test_a_new_dual_path_network_gives_what_its_blstm_gives() -> None:
-    network = DualPathEmbedding(129, 20, DualPathConfig(blocks=1, channels=8, hidden_size=8))
+def test_new_dual_path_blocks_change_nothing_behind_a_blstm() -> None:
+    config = DualPathConfig(first=BlstmConfig(layers=1, hidden_size=8), blocks=1, channels=8, hidden_size=8)
+    network = config.build(129, 20)
     features = torch.randn(2, 11, 129)
+    assert network.first is not None
     assert torch.equal(network(features), network.first(features))
 
 
 def test_bands_are_wider_at_higher_frequencies() -> None:
     assert band_widths(129) == 16 * [2] + 8 * [4] + 7 * [8] + [9]
+    assert band_widths(257) == 16 * [4] + 8 * [8] + 7 * [16] + [17]
     assert all(sum(band_widths(freqs)) == freqs for freqs in range(9, 600))
 
 
+@pytest.mark.parametrize(("behind_blstm", "span"), [(True, 2), (False, 1)])
 @torch.no_grad()
-def test_dual_path_blocks_follow_a_slow_reading() -> None:
+def test_dual_path_blocks_follow_a_slow_reading(behind_blstm: bool, span: int) -> None:
     """Band by band along time, then step by step along the bands, one sequence at a time."""
-    network = _dual_path()
+    network = _dual_path(BlstmConfig(layers=1, hidden_size=3) if behind_blstm else None, span)
     features = torch.randn(2, 5, 9)
-    first = network.first(features)
-    expected = first.clone()
+    values, expected = features[..., None], torch.zeros(2, 5, 9, 2)
+    if network.first is not None:
+        expected = network.first(features)
+        values = torch.cat([values, expected], dim=-1)
+    steps = -(-5 // span)
+    values = torch.cat([values, torch.zeros(2, steps * span - 5, *values.shape[2:])], dim=1)
     for example in range(2):
-        values = torch.cat([features[example, ..., None], first[example]], dim=-1)
-        values = torch.cat([values, torch.zeros(1, 9, 3)])  # Six frames, three steps.
-        hidden = torch.zeros(3, len(network.widths), 4)
-        for step in range(3):
+        hidden = torch.zeros(steps, len(network.widths), 4)
+        for step in range(steps):
             low = 0
             for band, width in enumerate(network.widths):
-                inputs = values[2 * step : 2 * step + 2, low : low + width].reshape(-1)
+                inputs = values[example, span * step : span * (step + 1), low : low + width].reshape(-1)
                 hidden[step, band] = network.inputs[band](inputs)
                 low += width
         for block in network.blocks:
             for band in range(len(network.widths)):
                 hidden[:, band] = block.along_time(hidden[None, :, band])[0]  # type: ignore[union-attr, operator]
-            for step in range(3):
+            for step in range(steps):
                 hidden[step] = block.along_bands(hidden[None, step])[0]  # type: ignore[union-attr, operator]
         for frame in range(5):
             low = 0
             for band, width in enumerate(network.widths):
-                given = network.outputs[band](network.norm(hidden[frame // 2, band]))
-                correction = given.reshape(2, width, 2)[frame % 2]
-                expected[example, frame, low : low + width] += correction
+                given = network.outputs[band](network.norm(hidden[frame // span, band]))
+                expected[example, frame, low : low + width] += given.reshape(span, width, 2)[frame % span]
                 low += width
     torch.testing.assert_close(network(features), expected)
 
 
+@pytest.mark.parametrize(("first", "span"), [(BlstmConfig(layers=1, hidden_size=3), 2), (None, 1), (None, 3)])
 @torch.no_grad()
-def test_padding_changes_nothing_in_a_dual_path_network() -> None:
-    network = _dual_path()
+def test_padding_changes_nothing_in_a_dual_path_network(first: BlstmConfig | None, span: int) -> None:
+    network = _dual_path(first, span)
     features = torch.randn(2, 11, 9)
     padded = network(features, torch.tensor([11, 5]))
     torch.testing.assert_close(padded[1, :5], network(features[1:, :5])[0])

@@ -1,4 +1,4 @@
-"""A BLSTM whose embeddings are corrected by LSTMs along time and along frequency (dual-path)."""
+"""Embeddings by LSTMs along time and along frequency (dual-path)."""
 
 from __future__ import annotations
 
@@ -13,33 +13,34 @@ from unmingle.networks.blstm import BlstmConfig, BlstmEmbedding
 from unmingle.networks.embedding import EmbeddingNetwork, EmbeddingNetworkConfig
 from unmingle.padding import within
 
-_STEP_FRAMES = 2
-"""Frames that are processed together. With a hop of 16 ms a step takes 32 ms."""
-
 
 class DualPathConfig(EmbeddingNetworkConfig):
-    """Sizes of a BLSTM and of the dual-path blocks after it. Ours, not in the papers."""
+    """Sizes of dual-path blocks, and of a BLSTM before them. Ours, not in the papers."""
 
     tiny_sizes: ClassVar[dict[str, int]] = {"blocks": 1, "channels": 4, "hidden_size": 4}
     kind: Literal["dual_path"] = "dual_path"
-    first: BlstmConfig = BlstmConfig(residual=True)
-    """The BLSTM that embeds first."""
+    first: BlstmConfig | None = None
+    """A BLSTM that embeds first; the blocks correct its embeddings."""
     blocks: int = Field(4, ge=1, le=32)
     channels: int = Field(64, ge=1, le=1024)
     """Values of every band in every step."""
     hidden_size: int = Field(64, ge=1, le=1024)
     """Units of each direction of an LSTM."""
+    frames_per_step: int = Field(1, ge=1, le=16)
+    """Frames that are one step of the LSTMs along time."""
 
     def build(self, freqs: int, dimension: int) -> DualPathEmbedding:
         return DualPathEmbedding(freqs, dimension, self)
 
 
 class DualPathEmbedding(EmbeddingNetwork):
-    """The embeddings of a BLSTM, plus a correction by dual-path blocks (Luo et al. 2020, on bands instead of chunks).
+    """Dual-path blocks (Luo et al. 2020, with bands instead of chunks) that embed every bin.
 
-    Two frames are one step, and neighbouring bins one band. Features and embeddings of each band and step become
-    one vector. Every block has an LSTM along time, the same for all bands, and one along the bands, the same for all
-    steps. At first the correction is zero.
+    Neighbouring bins are one band, and frames one step. Features of each band and step become one vector. Every block
+    has an LSTM along time, the same for all bands, and one along the bands, the same for all steps.
+
+    With a first BLSTM, the vectors also get its embeddings, and the blocks give a correction of them. At first the
+    correction is zero.
 
     Args:
         freqs: number of frequencies of the input.
@@ -53,48 +54,49 @@ class DualPathEmbedding(EmbeddingNetwork):
     def __init__(self, freqs: int, dimension: int, config: DualPathConfig) -> None:
         super().__init__()
         self.freqs, self.dimension = freqs, dimension
-        self.first = BlstmEmbedding(freqs, dimension, config.first)
-        self.widths = band_widths(freqs)
-        channels, hidden = config.channels, config.hidden_size
+        self.first = None if config.first is None else BlstmEmbedding(freqs, dimension, config.first)
+        self.widths, self.frames_per_step = band_widths(freqs), config.frames_per_step
+        channels, hidden, span = config.channels, config.hidden_size, config.frames_per_step
         # Blocks keep several arrays of their channels and units for every band and step.
-        bins = _STEP_FRAMES * freqs
-        self.working_channels = -(-len(self.widths) * (4 * channels + 4 * hidden) // bins) + dimension
-        self.inputs = nn.ModuleList(
-            nn.Linear(_STEP_FRAMES * width * (dimension + 1), channels) for width in self.widths
-        )
+        self.working_channels = -(-len(self.widths) * 4 * (channels + hidden) // (span * freqs)) + dimension
+        values = 1 if self.first is None else 1 + dimension
+        self.inputs = nn.ModuleList(nn.Linear(span * width * values, channels) for width in self.widths)
         self.blocks = nn.ModuleList(_Block(channels, hidden) for _ in range(config.blocks))
         self.norm = nn.LayerNorm(channels)
-        self.outputs = nn.ModuleList(
-            nn.Linear(channels, _STEP_FRAMES * width * dimension) for width in self.widths
-        )
-        for parameter in self.outputs.parameters():
-            nn.init.zeros_(parameter)
+        self.outputs = nn.ModuleList(nn.Linear(channels, span * width * dimension) for width in self.widths)
+        if self.first is not None:
+            for parameter in self.outputs.parameters():
+                nn.init.zeros_(parameter)
 
     def forward(self, features: Tensor, frames: Tensor | None = None) -> Tensor:
         """Features ``(batch, frames, freqs)`` to embeddings ``(batch, frames, freqs, dimension)``."""
-        embedding: Tensor = self.first(features, frames)
-        hidden = self._to_bands(features, embedding, frames)
-        steps = None if frames is None else (frames + _STEP_FRAMES - 1) // _STEP_FRAMES
-        for block in self.blocks:
-            hidden = block(hidden, steps)
-        return embedding + self._from_bands(self.norm(hidden))[:, : features.shape[1]]
-
-    def _to_bands(self, features: Tensor, embedding: Tensor, frames: Tensor | None) -> Tensor:
-        """Vectors ``(batch, steps, bands, channels)`` of features and embeddings."""
-        values = torch.cat([features.unsqueeze(-1).to(embedding.dtype), embedding], dim=-1)
+        values, first = features.unsqueeze(-1), None
+        if self.first is not None:
+            first = self.first(features, frames)
+            values = torch.cat([values.to(first.dtype), first], dim=-1)
+        steps = None
         if frames is not None:
             values = values * within(frames, values.shape[1], values.device)[:, :, None, None]
-        values = nn.functional.pad(values, (0, 0, 0, 0, 0, -values.shape[1] % _STEP_FRAMES))
+            steps = (frames + self.frames_per_step - 1) // self.frames_per_step
+        hidden = self._to_bands(values)
+        for block in self.blocks:
+            hidden = block(hidden, steps)
+        embedding = self._from_bands(self.norm(hidden))[:, : features.shape[1]]
+        return embedding if first is None else first + embedding
+
+    def _to_bands(self, values: Tensor) -> Tensor:
+        """Vectors ``(batch, steps, bands, channels)`` of values ``(batch, frames, freqs, n)``."""
+        values = nn.functional.pad(values, (0, 0, 0, 0, 0, -values.shape[1] % self.frames_per_step))
         # Reshaped, because a traced `unflatten` keeps the number of frames of its example.
-        values = values.reshape(values.shape[0], -1, _STEP_FRAMES, *values.shape[2:])
+        values = values.reshape(values.shape[0], -1, self.frames_per_step, *values.shape[2:])
         parts = values.split(self.widths, dim=3)
         found = [layer(part.flatten(2)) for layer, part in zip(self.inputs, parts, strict=True)]
         return torch.stack(found, dim=2)
 
     def _from_bands(self, hidden: Tensor) -> Tensor:
-        """Corrections ``(batch, frames, freqs, dimension)`` of vectors ``(batch, steps, bands, channels)``."""
+        """Embeddings ``(batch, frames, freqs, dimension)`` of vectors ``(batch, steps, bands, channels)``."""
         parts = [
-            layer(hidden[:, :, band]).reshape(*hidden.shape[:2], _STEP_FRAMES, width, self.dimension)
+            layer(hidden[:, :, band]).reshape(*hidden.shape[:2], self.frames_per_step, width, self.dimension)
             for band, (layer, width) in enumerate(zip(self.outputs, self.widths, strict=True))
         ]
         return torch.cat(parts, dim=3).flatten(1, 2)
@@ -105,7 +107,8 @@ class DualPathEmbedding(EmbeddingNetwork):
             p.numel() for part in (self.inputs, self.outputs) for p in part.parameters() if p.ndim == 2
         )
         per_step = ends + len(self.widths) * sum(p.numel() for p in self.blocks.parameters() if p.ndim == 2)
-        return self.first.multiply_accumulates(frames) + frames * per_step // _STEP_FRAMES
+        first = 0 if self.first is None else self.first.multiply_accumulates(frames)
+        return first + frames * per_step // self.frames_per_step
 
 
 class _Block(nn.Module):
@@ -150,10 +153,11 @@ class _Path(nn.Module):
 
 
 def band_widths(freqs: int) -> list[int]:
-    """Numbers of bins of the bands: 2 in the lowest quarter of the frequencies, 4 in the second, then 8."""
+    """Numbers of bins of about 32 bands, which double at a quarter and at half of the frequencies."""
+    unit = max(1, freqs // 64)
     widths: list[int] = []
     while (left := freqs - sum(widths)) > 0:
         done = freqs - left
-        width = 2 if 4 * done < freqs - 1 else 4 if 2 * done < freqs - 1 else 8
-        widths.append(width if left - width > 1 else left)
+        width = unit if 4 * done < freqs - 1 else 2 * unit if 2 * done < freqs - 1 else 4 * unit
+        widths.append(width if left - width >= unit else left)
     return widths
