@@ -33,7 +33,10 @@ def command(context: typer.Context, as_json: Json = False) -> None:
         console.print(f"[bold]{row.pop('name')}[/bold]")
         for key, value in row.items():
             console.print(f"  {key:<12} {value}", markup=False, highlight=False)
-    print("Show a model's card with: unmingle models show NAME")
+    print(
+        "A score is on the validation mixtures of a model's own training, so it does not compare models. The card "
+        "has test scores: unmingle models show NAME"
+    )
 
 
 @app.command("show")
