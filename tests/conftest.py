@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -249,3 +250,18 @@ def addresses_of_whole_page(page: Path) -> list[str]:
     for outward in ("url(", "@import", "http://", "https://"):
         assert outward not in text
     return parser.found
+
+
+def all_end(processes: list[int]) -> bool:
+    """Whether these processes end within 20 seconds. It needs Linux's ``/proc``."""
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline and any(map(_runs, processes)):
+        time.sleep(0.05)
+    return not any(map(_runs, processes))
+
+
+def _runs(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import signal
 import socket
+import subprocess
+import sys
+import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from conftest import tiny_values
+from conftest import all_end, tiny_values
 from training_runs import log_rows, run_together, tiny_recipe, train_command, weights_of
 from unmingle.errors import UnmingleError
 from unmingle.training.launch import train
 from unmingle.training.loop import Options
+from unmingle.training.run_folder import RunFolder
 
 
 def _free_port() -> str:
@@ -48,6 +54,23 @@ def test_two_processes_however_started_train_the_same_model(
     assert [row["step"] for row in log_rows(tmp_path / "two")] == [
         row["step"] for row in log_rows(tmp_path / "one")
     ]
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs Linux's /proc")
+def test_no_process_trains_on_when_the_first_is_killed(example_corpus: Path, tmp_path: Path) -> None:
+    command = train_command(
+        tmp_path, tiny_recipe(example_corpus, steps=100_000, system=tiny_values()), "run", "--processes", "2"
+    )
+    # PyTorch sends its processes SIGINT then, which commands in the background of a script ignore.
+    ignore = partial(signal.signal, signal.SIGINT, signal.SIG_IGN)
+    with subprocess.Popen([sys.executable, *command], stderr=subprocess.DEVNULL, preexec_fn=ignore) as first:
+        deadline = time.monotonic() + 120
+        while not RunFolder(tmp_path / "run").checkpoint.exists() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        children = Path(f"/proc/{first.pid}/task/{first.pid}/children").read_text().split()
+        first.send_signal(signal.SIGKILL)
+    assert len(children) >= 2
+    assert all_end([int(child) for child in children])
 
 
 def test_machines_that_do_not_know_each_other_are_refused(

@@ -20,6 +20,7 @@ from unmingle.training.mixtures import prepare
 from unmingle.training.processes import is_first_process, open_fabric, starts_processes
 from unmingle.training.recipe import Recipe
 from unmingle.training.run_folder import Progress, RunFolder
+from unmingle.workers import end_with_parent
 
 _log = logging.getLogger(__name__)
 
@@ -96,6 +97,8 @@ def _train_process(
     options: Options,
     on_step: Callable[[Report], None] | None,
 ) -> Progress:
+    # Fabric's processes would train on without the first one.
+    end_with_parent()
     keep_freed_memory()
     if options.threads:
         torch.set_num_threads(max(1, options.threads // options.processes))
