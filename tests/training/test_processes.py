@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 
 from conftest import all_end, tiny_values
 from training_runs import log_rows, run_together, tiny_recipe, train_command, weights_of
@@ -54,6 +55,21 @@ def test_two_processes_however_started_train_the_same_model(
     assert [row["step"] for row in log_rows(tmp_path / "two")] == [
         row["step"] for row in log_rows(tmp_path / "one")
     ]
+
+
+def test_two_processes_go_on_where_they_stopped(example_corpus: Path, tmp_path: Path) -> None:
+    stage = {"seconds": 0.5, "batch_size": 2, "validate_every": 3, "schedule": "constant"}
+    three, six = (
+        tiny_recipe(example_corpus, system=tiny_values(), stages=[stage | {"steps": steps}])
+        for steps in (3, 6)
+    )
+    for recipe, run, resumed in ((three, "two", []), (six, "two", ["--resume"]), (six, "whole", [])):
+        command = train_command(tmp_path, recipe, run, "--processes", "2", *resumed)
+        ((code, _, text),) = run_together([command], [{}])
+        assert code == 0, text
+    torch.testing.assert_close(
+        weights_of(tmp_path / "two"), weights_of(tmp_path / "whole"), atol=1e-5, rtol=1e-4
+    )
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs Linux's /proc")

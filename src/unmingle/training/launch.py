@@ -58,7 +58,7 @@ def train(
             # The error of another process exists only as a printed traceback. Its last line has the text.
             name, _, message = str(error).strip().splitlines()[-1].partition(": ")
             if name != f"{UnmingleError.__module__}.{UnmingleError.__qualname__}":
-                raise
+                raise RuntimeError(f"{name}: {message}") from error
             raise UnmingleError(message) from None
         return progress
     return _train_process(fabric, recipe, folder, options, on_step)

@@ -295,7 +295,8 @@ class TrainingLoop:
         self.system.load_state_dict(state["system"])
         self.optimizer.optimizer.load_state_dict(state["optimizer"])
         if len(state["generators"]) == self.fabric.world_size:
-            torch.set_rng_state(state["generators"][self.fabric.global_rank])
+            # A copy: torch.set_rng_state crashes on a row of a larger tensor (torch 2.13).
+            torch.set_rng_state(state["generators"][self.fabric.global_rank].clone())
         if self.average is not None and "average" in state:
             self.average.load_state_dict(state["average"])
         self.stage_best = state.get("stage_best")
