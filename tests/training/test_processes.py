@@ -72,7 +72,10 @@ def test_two_processes_go_on_where_they_stopped(example_corpus: Path, tmp_path: 
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs Linux's /proc")
-def test_no_process_trains_on_when_the_first_is_killed(example_corpus: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("killed_by", [signal.SIGKILL, signal.SIGTERM])
+def test_no_process_trains_on_when_the_first_is_killed(
+    killed_by: signal.Signals, example_corpus: Path, tmp_path: Path
+) -> None:
     command = train_command(
         tmp_path, tiny_recipe(example_corpus, steps=100_000, system=tiny_values()), "run", "--processes", "2"
     )
@@ -83,7 +86,8 @@ def test_no_process_trains_on_when_the_first_is_killed(example_corpus: Path, tmp
         while not RunFolder(tmp_path / "run").checkpoint.exists() and time.monotonic() < deadline:
             time.sleep(0.1)
         children = Path(f"/proc/{first.pid}/task/{first.pid}/children").read_text().split()
-        first.send_signal(signal.SIGKILL)
+        first.send_signal(killed_by)
+        assert first.wait(20) != 0
     assert len(children) >= 2
     assert all_end([int(child) for child in children])
 

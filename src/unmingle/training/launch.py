@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import multiprocessing
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -60,6 +61,11 @@ def train(
             if name != f"{UnmingleError.__module__}.{UnmingleError.__qualname__}":
                 raise RuntimeError(f"{name}: {message}") from error
             raise UnmingleError(message) from None
+        except SystemExit:
+            # At its end, Python would wait for the other processes, which train on.
+            for child in multiprocessing.active_children():
+                child.kill()
+            raise
         return progress
     return _train_process(fabric, recipe, folder, options, on_step)
 
