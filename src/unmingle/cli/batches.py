@@ -30,12 +30,12 @@ class FileProgress:
     """A progress bar for several files, shown only on a terminal. Use it as a context manager."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-        console = Console(stderr=True)
+        from unmingle.cli.progress import TerminalProgress
+
         columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-        self._progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+        self._progress = TerminalProgress(*columns)
         self._paths, self._done = paths, 0
         # In hundredths of a file, so that the bar also moves during a long file.
         self._task = self._progress.add_task(paths[0].name, total=100 * len(paths))

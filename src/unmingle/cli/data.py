@@ -60,9 +60,9 @@ def fetch_corpus(
 
     An interrupted download continues where it stopped; complete parts are not fetched again.
     """
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
+    from rich.progress import BarColumn, DownloadColumn, TaskID, TextColumn, TransferSpeedColumn
 
+    from unmingle.cli.progress import TerminalProgress
     from unmingle.data.fetching import fetch
     from unmingle.data.importers import find_importer
 
@@ -70,8 +70,7 @@ def fetch_corpus(
     chosen = _choose(importer, parts or [])
     require("data", "pooch", "requests")
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+    with TerminalProgress(*columns) as progress:
         for part, archive in chosen.items():
             task = progress.add_task(part, total=archive.bytes)
 

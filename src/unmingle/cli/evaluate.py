@@ -103,9 +103,7 @@ def command(
 
     if processes != 1 and program is None:
         prepare()
-    from rich.console import Console
-    from rich.progress import Progress
-
+    from unmingle.cli.progress import TerminalProgress
     from unmingle.data.mixture_folders import read_mixture_folder
     from unmingle.evaluation import evaluate
     from unmingle.evaluation.candidates import CandidateConfig
@@ -147,8 +145,7 @@ def command(
     )
     candidate = config.build()
     target = output or Path("scores") / f"{folder.resolve().name}-{candidate.name}"
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+    with TerminalProgress() as progress:
         bar = progress.add_task(candidate.name, total=None)
         summary = evaluate.evaluate_folder(
             folder,

@@ -12,8 +12,6 @@ from unmingle.cli.options import ShareOption, given_options, refused_option
 from unmingle.errors import UnmingleError
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
-
     from unmingle.data.mixture_writing import MixtureFolderConfig
 
 _COUNT = 100
@@ -110,13 +108,14 @@ def command(
 
 
 def _mix_a_list(wsj0_list: Path, corpora: list[Path], output: Path, rate: int, mode: str) -> None:
+    from unmingle.cli.progress import TerminalProgress
     from unmingle.data.wsj0_mix import write_wsj0_mix
 
     if len(corpora) != 1:
         raise UnmingleError("--list needs one CORPUS, the folder of your WSJ0.")
     if mode not in ("min", "max"):
         raise UnmingleError(f"--mode: there is no {mode!r}; choose min or max.")
-    with _progress() as progress:
+    with TerminalProgress() as progress:
         task = progress.add_task("mixing", total=None)
         write_wsj0_mix(
             wsj0_list,
@@ -130,13 +129,14 @@ def _mix_a_list(wsj0_list: Path, corpora: list[Path], output: Path, rate: int, m
 
 
 def _mix_a_corpus(given: dict[str, Any], output: Path, shard: str | None) -> None:
+    from unmingle.cli.progress import TerminalProgress
     from unmingle.data.mixture_writing import write_mixture_folder
     from unmingle.shares import parse_share
 
     config = _config(given)
     share = parse_share(shard) if shard is not None else None
     total = len(share.pick(range(config.count))) if share else config.count
-    with _progress() as progress:
+    with TerminalProgress() as progress:
         task = progress.add_task("mixing", total=total)
         decoding = progress.add_task("decoding", total=None)
         try:
@@ -183,14 +183,6 @@ def _config(given: dict[str, Any]) -> MixtureFolderConfig:
         return MixtureFolderConfig.model_validate({"count": _COUNT, **values})
     except ValidationError as error:
         raise refused_option(error, {"sample_rate": "rate"}) from error
-
-
-def _progress() -> Progress:
-    from rich.console import Console
-    from rich.progress import Progress
-
-    console = Console(stderr=True)
-    return Progress(console=console, transient=True, disable=not console.is_terminal)
 
 
 def _option(name: str) -> str:

@@ -26,14 +26,12 @@ def command(
     page is one HTML file that needs no network.
     """
     require("evaluate", "matplotlib", "jinja2", "scipy")
-    from rich.console import Console
-    from rich.progress import Progress
+    from unmingle.cli.progress import TerminalProgress
 
     set_threads(threads)
     from unmingle.evaluation.report import write_report
 
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+    with TerminalProgress() as progress:
         task = progress.add_task("separating the best and worst mixtures", total=None)
         write_report(runs, output, lambda done, total: progress.update(task, completed=done, total=total))
     print(output)

@@ -77,9 +77,7 @@ def command(
     same values as JSON. The tests length, burst, corpora and rooms are those of Mobin et al. 2018.
     """
     require("evaluate", "matplotlib", "jinja2")
-    from rich.console import Console
-    from rich.progress import Progress
-
+    from unmingle.cli.progress import TerminalProgress
     from unmingle.cli.tables import print_table
     from unmingle.evaluation.candidates import CandidateConfig
     from unmingle.evaluation.evaluate import default_processes
@@ -104,8 +102,7 @@ def command(
     )
     target = output or Path("stress") / config.build().name
     check_writable(target)
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+    with TerminalProgress() as progress:
         task = progress.add_task("cases", total=None)
         found = stress(
             [str(path) for path in corpora],

@@ -70,9 +70,9 @@ def command(
     minutes. After a stop of any kind, --resume continues.
     """
     require("train", "lightning_fabric", "yaml", "matplotlib")
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn
+    from rich.progress import BarColumn, TextColumn
 
+    from unmingle.cli.progress import TerminalProgress
     from unmingle.temporary import check_writable
     from unmingle.training.launch import train
     from unmingle.training.loop import Options
@@ -107,11 +107,8 @@ def command(
         nodes=nodes,
         device=device,
     )
-    console = Console(stderr=True)
-    shown = first and console.is_terminal
-    with Progress(
-        TextColumn("{task.description}"), BarColumn(), console=console, disable=not shown
-    ) as progress:
+    columns = (TextColumn("{task.description}"), BarColumn())
+    with TerminalProgress(*columns, shown=first, transient=False) as progress:
         task = progress.add_task("starting", total=None)
         printed: float | None = None
 
@@ -120,7 +117,7 @@ def command(
             line = _describe(report)
             progress.update(task, description=line, completed=report.progress.step, total=report.stage.steps)
             # In a file, one line per validation replaces the bar.
-            if first and not console.is_terminal and report.score != printed:
+            if first and progress.disable and report.score != printed:
                 printed = report.score
                 print(line, flush=True)
 
