@@ -35,7 +35,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "dilated_cnn": tiny_values(network=TINY_CNN, unit_norm=True, learned_scale=True, weight={"rule": "log_range"}),
     "dual_path": tiny_values(
         stft={"hop": 128},
-        network={"kind": "dual_path", "first": TINY_BLSTM, "blocks": 1, "channels": 8, "frames_per_step": 2},
+        network={"kind": "dual_path", "blocks": 1, "channels": 8},
     ),
     "hard_masks": tiny_values(evaluation_mask="hard", weight={"rule": "all"}),
     "danet_fixed": tiny_values(training_formation="oracle", formation="fixed", weight={"rule": "near_loudest"}),
@@ -80,7 +80,7 @@ def _written(values: dict[str, Any], folder: Path) -> Path:
     system = build_system(SYSTEM_CONFIG.validate_python(values)).eval()
     system.fit(torch.from_numpy(_audio(NOISY, system.sample_rate))[None])
     for name, parameter in system.named_parameters():
-        if name.endswith(("network.linear.weight", "network.first.linear.weight", "convolutions.12.weight")):
+        if name.endswith(("network.linear.weight", "convolutions.12.weight")):
             parameter.data *= 10  # Random weights make flat masks, in which nothing could go wrong.
     for name, buffer in system.named_buffers():
         if name.endswith("formation.points"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -34,14 +35,9 @@ def _blstm(layers: int, **changes: object) -> BlstmEmbedding:
     return BlstmEmbedding(9, 2, config)
 
 
-def _dual_path(first: BlstmConfig | None, frames_per_step: int) -> DualPathEmbedding:
-    """Small, with random corrections of the first network instead of none."""
+def _dual_path() -> DualPathEmbedding:
     torch.manual_seed(0)
-    config = DualPathConfig(first=first, blocks=2, channels=4, hidden_size=3, frames_per_step=frames_per_step)
-    network = DualPathEmbedding(9, 2, config)
-    for parameter in network.outputs.parameters():
-        torch.nn.init.normal_(parameter)
-    return network
+    return DualPathEmbedding(9, 2, DualPathConfig(blocks=2, channels=4, hidden_size=3))
 
 
 def _cnn() -> DilatedCnnEmbedding:
@@ -97,10 +93,6 @@ def test_multiply_accumulates_match_the_closed_form() -> None:
     dual = DualPathEmbedding(129, 20, DualPathConfig(channels=48))
     blocks = 32 * 4 * 2 * (2 * 4 * 64 * (48 + 64) + 2 * 64 * 48)
     assert dual.multiply_accumulates(7) == 7 * (129 * 48 + 48 * 129 * 20 + blocks)
-    dual = DualPathEmbedding(129, 20, DualPathConfig(first=BlstmConfig(), channels=48, frames_per_step=2))
-    assert dual.first is not None
-    in_and_out = 2 * 129 * (1 + 20) * 48 + 48 * 2 * 129 * 20
-    assert dual.multiply_accumulates(8) == dual.first.multiply_accumulates(8) + 4 * (in_and_out + blocks)
     # 125 frames a second at 8 kHz and a hop of 8 ms: 26.5 GMAC a second, as FIDELITY has it.
     assert cnn.multiply_accumulates(125) / 1e9 == pytest.approx(26.5, abs=0.1)
 
@@ -128,59 +120,40 @@ def test_padding_changes_nothing_in_a_blstm(residual: bool) -> None:
 # --- dual path
 
 
-@torch.no_grad()
-def test_new_dual_path_blocks_change_nothing_behind_a_blstm() -> None:
-    config = DualPathConfig(first=BlstmConfig(layers=1, hidden_size=8), blocks=1, channels=8, hidden_size=8)
-    network = config.build(129, 20)
-    features = torch.randn(2, 11, 129)
-    assert network.first is not None
-    assert torch.equal(network(features), network.first(features))
-
-
 def test_bands_are_wider_at_higher_frequencies() -> None:
     assert band_widths(129) == 16 * [2] + 8 * [4] + 7 * [8] + [9]
     assert band_widths(257) == 16 * [4] + 8 * [8] + 7 * [16] + [17]
     assert all(sum(band_widths(freqs)) == freqs for freqs in range(9, 600))
 
 
-@pytest.mark.parametrize(("behind_blstm", "span"), [(True, 2), (False, 1)])
 @torch.no_grad()
-def test_dual_path_blocks_follow_a_slow_reading(behind_blstm: bool, span: int) -> None:
-    """Band by band along time, then step by step along the bands, one sequence at a time."""
-    network = _dual_path(BlstmConfig(layers=1, hidden_size=3) if behind_blstm else None, span)
+def test_dual_path_blocks_follow_a_slow_reading() -> None:
+    """Band by band along time, then frame by frame along the bands, one sequence at a time."""
+    network = _dual_path()
     features = torch.randn(2, 5, 9)
-    values, expected = features[..., None], torch.zeros(2, 5, 9, 2)
-    if network.first is not None:
-        expected = network.first(features)
-        values = torch.cat([values, expected], dim=-1)
-    steps = -(-5 // span)
-    values = torch.cat([values, torch.zeros(2, steps * span - 5, *values.shape[2:])], dim=1)
+    expected = torch.zeros(2, 5, 9, 2)
+    ends = np.cumsum(network.widths)
+    bands = [slice(int(end) - width, int(end)) for end, width in zip(ends, network.widths, strict=True)]
     for example in range(2):
-        hidden = torch.zeros(steps, len(network.widths), 4)
-        for step in range(steps):
-            low = 0
-            for band, width in enumerate(network.widths):
-                inputs = values[example, span * step : span * (step + 1), low : low + width].reshape(-1)
-                hidden[step, band] = network.inputs[band](inputs)
-                low += width
-        for block in network.blocks:
-            for band in range(len(network.widths)):
-                hidden[:, band] = block.along_time(hidden[None, :, band])[0]  # type: ignore[union-attr, operator]
-            for step in range(steps):
-                hidden[step] = block.along_bands(hidden[None, step])[0]  # type: ignore[union-attr, operator]
+        hidden = torch.zeros(5, len(bands), 4)
         for frame in range(5):
-            low = 0
-            for band, width in enumerate(network.widths):
-                given = network.outputs[band](network.norm(hidden[frame // span, band]))
-                expected[example, frame, low : low + width] += given.reshape(span, width, 2)[frame % span]
-                low += width
+            for number, band in enumerate(bands):
+                hidden[frame, number] = network.inputs[number](features[example, frame, band])
+        for block in network.blocks:
+            for number in range(len(bands)):
+                hidden[:, number] = block.along_time(hidden[None, :, number])[0]  # type: ignore[union-attr, operator]
+            for frame in range(5):
+                hidden[frame] = block.along_bands(hidden[None, frame])[0]  # type: ignore[union-attr, operator]
+        for frame in range(5):
+            for number, band in enumerate(bands):
+                given = network.outputs[number](network.norm(hidden[frame, number]))
+                expected[example, frame, band] = given.reshape(-1, 2)
     torch.testing.assert_close(network(features), expected)
 
 
-@pytest.mark.parametrize(("first", "span"), [(BlstmConfig(layers=1, hidden_size=3), 2), (None, 1), (None, 3)])
 @torch.no_grad()
-def test_padding_changes_nothing_in_a_dual_path_network(first: BlstmConfig | None, span: int) -> None:
-    network = _dual_path(first, span)
+def test_padding_changes_nothing_in_a_dual_path_network() -> None:
+    network = _dual_path()
     features = torch.randn(2, 11, 9)
     padded = network(features, torch.tensor([11, 5]))
     torch.testing.assert_close(padded[1, :5], network(features[1:, :5])[0])

@@ -10,13 +10,7 @@ import torch
 from conftest import tiny_experts
 from unmingle.errors import UnmingleError
 from unmingle.models import ModelFacts, load_system, save_system
-from unmingle.systems import (
-    Denoiser,
-    DenoiserConfig,
-    EmbeddingSeparator,
-    EmbeddingSeparatorConfig,
-    LocalExperts,
-)
+from unmingle.systems import Denoiser, DenoiserConfig, LocalExperts
 from unmingle.systems.gates import SpecialistGate, SpecialistGateConfig
 from unmingle.training.initial import system_from_model
 from unmingle.training.recipe import Recipe
@@ -131,26 +125,3 @@ def test_more_or_fewer_specialists_begin_as_the_one_for_the_nearest_level(
     values["system"]["network"] = {"layers": 1, "hidden_size": 9}
     with pytest.raises(UnmingleError, match="same sizes"):
         system_from_model(Recipe.model_validate(values), tmp_path / "experts.safetensors")
-
-
-def test_dual_path_blocks_begin_behind_a_trained_blstm_and_change_nothing(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    blstm = {"kind": "blstm", "layers": 1, "hidden_size": 4}
-    donor = EmbeddingSeparator(EmbeddingSeparatorConfig.model_validate({"network": blstm}))
-    donor.fit(0.1 * torch.randn(4, 8000))
-    save_system(donor, tmp_path / "blstm.safetensors", ModelFacts(), half=False)
-    values = {
-        "name": "test",
-        "system": {
-            "kind": "embedding_separator",
-            "network": {"kind": "dual_path", "first": blstm, "blocks": 1, "channels": 4, "hidden_size": 4},
-        },
-        "stages": [{"seconds": 1.0, "steps": 1}],
-    }
-    system = system_from_model(Recipe.model_validate(values), tmp_path / "blstm.safetensors")
-    assert isinstance(system, EmbeddingSeparator)
-    mixture = 0.1 * torch.randn(2, 4000)
-    assert torch.equal(system.separate(mixture, 2).sources, donor.separate(mixture, 2).sources)
-    values["system"]["network"]["first"] = blstm | {"hidden_size": 5}  # type: ignore[index]
-    with pytest.raises(UnmingleError, match="another network"):
-        system_from_model(Recipe.model_validate(values), tmp_path / "blstm.safetensors")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ from unmingle.config import Config
 from unmingle.data.batches import MixtureSource
 from unmingle.errors import UnmingleError
 from unmingle.models import find_weights, load_system
-from unmingle.networks import DualPathConfig
 from unmingle.systems import (
     Denoiser,
     DenoisingSystem,
@@ -72,8 +70,6 @@ def system_from_model(recipe: Recipe, name: str | Path, mixer: MixtureSource | N
     - The BLSTM of an embedding separator may have another rate, window or hop. Its weights are interpolated between
       frequencies (:mod:`~unmingle.training.other_window`). The front end gets the statistics of the first training
       mixtures of ``mixer``.
-    - A dual-path network may get its first BLSTM from a model without dual-path blocks. The blocks start anew and add
-      nothing at first.
     - A denoiser may have more units or another window than the model (:mod:`~unmingle.training.larger_lstm`).
     - A gate with other settings or levels starts with new weights.
     - With another number of levels, each specialist gets the weights of the model's specialist for the nearest level.
@@ -94,8 +90,6 @@ def system_from_model(recipe: Recipe, name: str | Path, mixer: MixtureSource | N
             system.fit_clusters(_first_mixtures(recipe, mixer, system.statistics_mixtures))
     elif _another_size(system, donor):
         _load_larger(system, donor, recipe, name)
-    elif _adds_dual_path(system, donor):
-        _load_first_blstm(system, donor, recipe, name)
     elif _another_window(system, donor):
         if mixer is not None:
             system.fit(_first_mixtures(recipe, mixer, system.statistics_mixtures))
@@ -123,21 +117,6 @@ def _load_larger(system: System, donor: System, recipe: Recipe, name: str | Path
     if isinstance(system, LocalExperts) and isinstance(donor, LocalExperts):
         given = _of_local_experts(system, donor, given)
     _load(system, given, donor.config, recipe, name, may_differ=("network", "stft"))
-
-
-def _adds_dual_path(system: System, donor: System) -> bool:
-    """Whether the system has a dual-path network, and the donor a BLSTM alone."""
-    ours, theirs = system.config, donor.config
-    if not isinstance(ours, EmbeddingSeparatorConfig) or not isinstance(theirs, EmbeddingSeparatorConfig):
-        return False
-    return isinstance(ours.network, DualPathConfig) and ours.network.first == theirs.network
-
-
-def _load_first_blstm(system: System, donor: System, recipe: Recipe, name: str | Path) -> None:
-    """The donor's weights for the first BLSTM and all around the network; new dual-path blocks."""
-    own = {key: value for key, value in system.state_dict().items() if key.startswith("network.")}
-    given = {re.sub(r"^network\.", "network.first.", key): value for key, value in donor.state_dict().items()}
-    _load(system, own | given, donor.config, recipe, name, may_differ=("network",))
 
 
 def _another_window(system: System, donor: System) -> bool:
