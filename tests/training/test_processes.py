@@ -82,12 +82,15 @@ def test_no_process_trains_on_when_the_first_is_killed(
     # PyTorch sends its processes SIGINT then, which commands in the background of a script ignore.
     ignore = partial(signal.signal, signal.SIGINT, signal.SIG_IGN)
     with subprocess.Popen([sys.executable, *command], stderr=subprocess.DEVNULL, preexec_fn=ignore) as first:
-        deadline = time.monotonic() + 120
-        while not RunFolder(tmp_path / "run").checkpoint.exists() and time.monotonic() < deadline:
-            time.sleep(0.1)
-        children = Path(f"/proc/{first.pid}/task/{first.pid}/children").read_text().split()
-        first.send_signal(killed_by)
-        assert first.wait(20) != 0
+        try:
+            deadline = time.monotonic() + 120
+            while not RunFolder(tmp_path / "run").checkpoint.exists() and time.monotonic() < deadline:
+                time.sleep(0.1)
+            children = Path(f"/proc/{first.pid}/task/{first.pid}/children").read_text().split()
+            first.send_signal(killed_by)
+            assert first.wait(20) != 0
+        finally:
+            first.kill()
     assert len(children) >= 2
     assert all_end([int(child) for child in children])
 
