@@ -126,7 +126,7 @@ def print_costs(dollars: float) -> dict[str, float]:
     print(f"| model | core seconds per audio hour | {' | '.join(f'{h:,} h' for h in CORPUS_HOURS)} |")
     print(f"| --- | --- | {' | '.join('---' for _ in CORPUS_HOURS)} |")
     for name, factor in factors.items():
-        cells = [f"{h * factor:,.0f} core h, ${h * factor * dollars:,.0f}" for h in CORPUS_HOURS]
+        cells = [f"{h * factor:,.0f} core h, ${h * factor * dollars:,.2f}" for h in CORPUS_HOURS]
         print(f"| {name} | {3600 * factor:.0f} | {' | '.join(cells)} |")
     return factors
 
