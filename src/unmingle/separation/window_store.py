@@ -1,10 +1,12 @@
 """The masks of a recording's windows in a temporary file, cross-faded where windows overlap.
 
-The magnitudes of the mixture are there, too, if they are needed again.
+The energies of the sources are there, too, and the magnitudes of the mixture, if they are needed again. So memory
+hardly grows with the length of a recording.
 """
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,6 +14,7 @@ from typing import BinaryIO
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from unmingle.audio import Samples
@@ -19,17 +22,16 @@ from unmingle.audio import Samples
 
 @dataclass(frozen=True)
 class Window:
-    """Position of a window in the recording, and of its masks in the temporary file."""
+    """Position of a window in the recording, and of its values in the temporary file."""
 
     first: int
     """Its first frame."""
     sources: int
     frames: int
-    offset: int
-    energy: Samples
-    """Energy of each source in each frame, and what each two have in common: ``(sources, sources, frames)``."""
-    upper: Samples
-    """The same, of the upper half of the frequencies."""
+    energies: int
+    """Offset of its energies."""
+    masks: int
+    """Offset of its masks, and of the magnitudes after them."""
 
     @property
     def end(self) -> int:
@@ -55,7 +57,7 @@ class WindowStore:
         """Remove the file."""
         self._file.close()
 
-    def add(self, first: int, masks: Tensor, magnitude: Tensor) -> Window:
+    def add(self, first: int, masks: Tensor, magnitude: Tensor) -> None:
         """Add the window from frame ``first`` on.
 
         Args:
@@ -66,17 +68,44 @@ class WindowStore:
         Raises:
             OSError: the disk of the temporary folder is full.
         """
-        energy, upper = _energies(masks * magnitude)
-        halves = np.ascontiguousarray(masks.half().cpu().numpy())
-        sources, frames, _ = halves.shape
-        window = Window(first, sources, frames, self._file.seek(0, 2), energy, upper)
+        energies = _energies(masks * magnitude).tobytes()
+        sources, frames, _ = masks.shape
+        start = self._file.seek(0, 2)
+        window = Window(first, sources, frames, start, start + len(energies))
         self.windows.append(window)
-        self._file.write(halves.tobytes())
+        self._file.write(energies)
+        self._file.write(masks.half().cpu().numpy().tobytes())
         if self._magnitudes:
             # Relative to the largest one, because half precision has no small numbers.
             relative = magnitude / magnitude.max().clamp_min(1e-30)
             self._file.write(relative.half().cpu().numpy().tobytes())
-        return window
+
+    def keep(self, values: NDArray[np.float16]) -> NDArray[np.float16]:
+        """The same values, read-only, in the file instead of in memory.
+
+        Raises:
+            OSError: the disk of the temporary folder is full.
+        """
+        start = self._file.seek(0, 2)
+        self._file.write(values.tobytes())
+        self._file.flush()
+        return np.memmap(self._file, np.float16, "r", start, values.shape)
+
+    def energies(self, number: int, *, upper: bool = False) -> Samples:
+        """Energy of each of a window's sources in each frame, and what each two of them have in common.
+
+        Args:
+            number: of the window.
+            upper: of the upper half of the frequencies only.
+
+        Returns:
+            ``(sources, sources, frames)``.
+        """
+        window = self.windows[number]
+        shape = window.sources, window.sources, window.frames
+        size = np.dtype(np.float32).itemsize * math.prod(shape)
+        self._file.seek(window.energies + upper * size)
+        return np.frombuffer(self._file.read(size), dtype=np.float32).reshape(shape)
 
     def window(self, number: int) -> tuple[Samples, Samples]:
         """Magnitudes of the mixture ``(frames, freqs)``, relative to their largest, and masks of a whole window.
@@ -125,7 +154,7 @@ class WindowStore:
         return joined / weights
 
     def _load(self, window: Window, source: int, first: int, count: int) -> Samples:
-        self._file.seek(window.offset + 2 * self._freqs * (source * window.frames + first))
+        self._file.seek(window.masks + 2 * self._freqs * (source * window.frames + first))
         halves = np.frombuffer(self._file.read(2 * self._freqs * count), dtype=np.float16)
         return halves.reshape(count, self._freqs).astype(np.float32)
 
@@ -146,15 +175,15 @@ class WindowStore:
         return self.windows[number].end - self.windows[number + 1].first
 
 
-def _energies(estimates: Tensor) -> tuple[Samples, Samples]:
+def _energies(estimates: Tensor) -> Samples:
     """Energies of sources, and what each two have in common, of all frequencies and of the upper half of them.
 
     Args:
         estimates: magnitudes of the sources, ``(sources, frames, freqs)``.
 
     Returns:
-        Twice ``(sources, sources, frames)``.
+        ``(2, sources, sources, frames)``.
     """
     upper = estimates[..., estimates.shape[-1] // 2 :]
     both = [torch.einsum("stf,rtf->srt", part, part).cpu().numpy() for part in (estimates, upper)]
-    return both[0], both[1]
+    return np.stack(both)

@@ -10,7 +10,7 @@ recording of one window is separated as a whole.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -176,7 +176,9 @@ class WindowedSeparation:
         magnitude, masks = spectra.magnitude[0] * peak, masks[0].float()
         if self._encoder is not None:
             estimates = self._stft.synthesise(masks * spectra.spectrum[0], len(audio)).cpu().numpy()
-            self._heard.append(hear(self._encoder, estimates, self._system.sample_rate, peak))
+            heard = hear(self._encoder, estimates, self._system.sample_rate, peak)
+            voices, mixed = map(self._store.keep, (heard.voices, heard.mixed))
+            self._heard.append(replace(heard, voices=voices, mixed=mixed))
         if self._denoiser is not None and self._speakers is None and not self._trust:
             cleaned = cleaned_energy(self._system, self._denoiser, audio / np.float32(peak), masks, magnitude)
             self._cleaned.append(cleaned * peak**2)
@@ -186,8 +188,9 @@ class WindowedSeparation:
             agreement = overlap_agreement(self._before[0][:, -shared:], masks[:, :shared], magnitude[:shared])
         self._before = masks, magnitude
         self._noise.add(magnitude[shared:])
-        window = self._store.add(self._first, masks, magnitude)
-        self._sources.append(WindowSources(np.einsum("sst->st", window.energy), points, agreement))
+        self._store.add(self._first, masks, magnitude)
+        energy = self._store.energies(len(self._sources))
+        self._sources.append(WindowSources(np.einsum("sst->st", energy), points, agreement))
         release_freed_memory()
 
     def _asked(self, mixture: Tensor) -> int:
@@ -235,6 +238,7 @@ class WindowedSeparation:
         places = [labels[:, 0] for labels in self._labels]
         turns = recognize_turns(self._heard, places, sources, None if more else self._count)
         self._labels, self._count = turns.labels, turns.speakers
+        release_freed_memory()
         return turns
 
     def _recognize_alone(self, network: SpeakerActivity) -> None:
@@ -245,6 +249,7 @@ class WindowedSeparation:
             magnitude, masks = map(torch.from_numpy, self._store.window(number))
             inputs = activity_inputs(magnitude, masks, heard, labels, voices, seconds)
             self._alone.append(alone_or_several(network, inputs))
+            release_freed_memory()
 
     def _kept(self, sources: int) -> tuple[NDArray[np.intp], float]:
         """Which of the joined sources are speakers, and the confidence in their number."""
@@ -272,9 +277,9 @@ class WindowedSeparation:
     def _energies(self, speakers: int, *, upper: bool = False) -> list[Samples]:
         """Energy of each speaker in every window, ``(speakers, frames)``, from that of its sources."""
         found = []
-        for number, window in enumerate(self._store.windows):
-            share = self._shares(number, speakers)
-            found.append(np.einsum("skt,rkt,srt->kt", share, share, window.upper if upper else window.energy))
+        for number in range(len(self._store.windows)):
+            share, energy = self._shares(number, speakers), self._store.energies(number, upper=upper)
+            found.append(np.einsum("skt,rkt,srt->kt", share, share, energy))
         return found
 
     def _shares(self, number: int, speakers: int) -> Samples:
