@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from conftest import tiny_experts
+from conftest import TINY_BLSTM, tiny_experts, tiny_system
 from unmingle.errors import UnmingleError
 from unmingle.models import ModelFacts, load_system, save_system
 from unmingle.systems import Denoiser, DenoiserConfig, LocalExperts
@@ -125,3 +125,33 @@ def test_more_or_fewer_specialists_begin_as_the_one_for_the_nearest_level(
     values["system"]["network"] = {"layers": 1, "hidden_size": 9}
     with pytest.raises(UnmingleError, match="same sizes"):
         system_from_model(Recipe.model_validate(values), tmp_path / "experts.safetensors")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"dimension": 40, "unit_norm": True, "objective": "affinity", "formation": "kmeans"},
+        {"kind": "mask_inference"},
+        {"anchors": 3, "dimension": 4},
+    ],
+)
+def test_other_embeddings_masks_or_anchors_begin_behind_the_same_layers(
+    tmp_path: Path, changes: dict[str, object]
+) -> None:
+    donor = tiny_system()
+    save_system(donor, tmp_path / "donor.safetensors", ModelFacts(), half=False)
+    system = {"kind": "embedding_separator", "stft": {"hop": 128}, "network": TINY_BLSTM} | changes
+    values = {"name": "test", "system": system, "stages": [{"seconds": 1.0, "steps": 1}]}
+    begun = system_from_model(Recipe.model_validate(values), tmp_path / "donor.safetensors")
+    ours, theirs = begun.state_dict(), donor.state_dict()
+    assert ours.keys() ^ theirs.keys() <= {"formation.anchors", "training_formation.anchors"}
+    for name, value in theirs.items():
+        new = "anchors" in name or (name.startswith("network.linear.") and "anchors" not in changes)
+        if not new:
+            torch.testing.assert_close(ours[name], value, rtol=0, atol=0)
+    assert begun.separate(0.1 * torch.randn(1, 8000), 2).sources.isfinite().all()
+    network = {"network": TINY_BLSTM | {"hidden_size": 9}}
+    with pytest.raises(UnmingleError, match="another network"):
+        system_from_model(
+            Recipe.model_validate(values | {"system": system | network}), tmp_path / "donor.safetensors"
+        )

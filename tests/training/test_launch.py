@@ -94,8 +94,6 @@ def test_what_does_not_fit_is_refused_before_the_work(example_corpus: Path, tmp_
     for changes in (
         {"network": TINY_BLSTM | {"residual": True}},
         {"stft": {"hop": 128, "window": "hann"}},
-        {"unit_norm": True},
-        {"anchors": 3},
     ):
         other = tiny_recipe(example_corpus, system=tiny_values(**changes))
         with pytest.raises(UnmingleError, match="another network"):

@@ -93,4 +93,4 @@ def test_a_run_begins_with_a_model_of_another_window(tmp_path: Path) -> None:
     )
     assert ours["frontend.mean"].shape == (257,)
     with pytest.raises(UnmingleError, match="another network"):
-        system_from_model(_recipe({"stft": stft, "unit_norm": True}), tmp_path / "donor.safetensors")
+        system_from_model(_recipe({"stft": stft, "dimension": 3}), tmp_path / "donor.safetensors")

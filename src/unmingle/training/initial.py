@@ -20,6 +20,7 @@ from unmingle.systems import (
     EmbeddingSeparatorConfig,
     LocalExperts,
     LocalExpertsConfig,
+    MaskInferenceConfig,
     MaskingSystem,
     System,
     TwoStage,
@@ -31,7 +32,7 @@ from unmingle.training.other_window import at_frequencies, frequencies
 from unmingle.training.recipe import Recipe
 
 _MAY_BE_NEW = ("formation.", "training_formation.", "log_scale")
-"""Prefixes of parameters that may be new: a model may get other attractors than those of its training."""
+"""Prefixes of parameters that may be new: a model may get other attractors, or another number of anchors."""
 _MUST_AGREE = (
     "kind",
     "sample_rate",
@@ -39,11 +40,12 @@ _MUST_AGREE = (
     "network",
     "bands_above",
     "dimension",
-    "unit_norm",
     "refiner",
     "latent",
 )
 """Fields that must be equal if both configs have them."""
+_HEAD = "network.linear."
+"""Prefix of the layer after a BLSTM, which gives embeddings or masks."""
 
 
 def fresh_system(recipe: Recipe, mixer: MixtureSource) -> System:
@@ -65,8 +67,9 @@ def system_from_model(recipe: Recipe, name: str | Path, mixer: MixtureSource | N
     """The recipe's system with the weights of a model.
 
     The model's front end and network must be those of the recipe's system, or of its first stage. These may differ:
-    attractors, objective, dropout, equalization, prelude, number of speakers and levels of SNR. Also:
+    attractors, anchors, objective, unit norm, dropout, equalization, prelude, number of speakers, SNR levels. Also:
 
+    - A BLSTM that gives embeddings of another dimension, or masks (uPIT), starts with a new last layer.
     - The BLSTM of an embedding separator may have another rate, window or hop. Its weights are interpolated between
       frequencies (:mod:`~unmingle.training.other_window`). The front end gets the statistics of the first training
       mixtures of ``mixer``.
@@ -157,9 +160,23 @@ def _copy_to_specialists(system: LocalExperts, donor: Denoiser, recipe: Recipe, 
 def _load_weights(system: System, donor: System, recipe: Recipe, name: str | Path) -> None:
     """The donor's weights for a system of the same kind, or an error if they do not fit."""
     given = donor.state_dict()
+    may_differ: tuple[str, ...] = ()
     if isinstance(system, LocalExperts) and isinstance(donor, LocalExperts):
         given = _of_local_experts(system, donor, given)
-    _load(system, given, donor.config, recipe, name)
+    elif _another_head(system, donor):
+        given |= {key: value for key, value in system.state_dict().items() if key.startswith(_HEAD)}
+        may_differ = ("kind", "dimension")
+    _load(system, given, donor.config, recipe, name, may_differ)
+
+
+def _another_head(system: System, donor: System) -> bool:
+    """Whether both are BLSTMs, and what their last layers give differs: embeddings of another dimension, or masks."""
+    ours, theirs = system.config, donor.config
+    kinds = (EmbeddingSeparatorConfig, MaskInferenceConfig)
+    if not isinstance(ours, kinds) or not isinstance(theirs, kinds):
+        return False
+    sizes = [getattr(each, "dimension", None) for each in (ours, theirs)]
+    return ours.network.kind == theirs.network.kind == "blstm" and sizes[0] != sizes[1]
 
 
 def _of_local_experts(
@@ -183,15 +200,17 @@ def _load(
     wanted = system.state_dict()
     shared = [key for key in given if key in wanted]
     reshaped = [key for key in shared if wanted[key].shape != given[key].shape]
-    lacking = [key for key in wanted if key not in shared and not key.startswith(_MAY_BE_NEW)]
+    shared = [key for key in shared if key not in reshaped]
+    reshaped = [key for key in reshaped if not key.startswith(_MAY_BE_NEW)]
+    lacking = [key for key in wanted if key not in given and not key.startswith(_MAY_BE_NEW)]
     ours, others = (
         {key: value for key, value in _comparable(config.model_dump()).items() if key not in may_differ}
         for config in (system.config, theirs)
     )
     if reshaped or lacking or ours != others:
         raise UnmingleError(
-            f"The model {name} has another network, front end or number of anchors than the recipe "
-            f"{recipe.name}; choose a model of the same sizes."
+            f"The model {name} has another network or front end than the recipe {recipe.name}; "
+            "choose a model of the same sizes."
         )
     system.load_state_dict({key: given[key] for key in shared}, strict=False)
 
