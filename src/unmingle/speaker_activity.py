@@ -82,9 +82,10 @@ class SpeakerActivity(nn.Module):
         self.output = nn.Linear(channels, 2)
 
     def knows(self, stft: Stft, sample_rate: int) -> bool:
-        """Whether the network was trained for such spectrograms."""
+        """Whether the network was trained for such spectrograms, or for those of half the window and hop."""
         known = self.config.sample_rate, self.config.window_length, self.config.hop
-        return known == (sample_rate, stft.window_length, stft.hop)
+        asked = sample_rate, stft.window_length, stft.hop
+        return asked in (known, (known[0], 2 * known[1], 2 * known[2]))
 
     def forward(self, inputs: ActivityInputs) -> Tensor:
         batch, speakers = inputs.masks.shape[:2]
@@ -141,8 +142,40 @@ def relative_power(magnitude: Tensor) -> Tensor:
     return power / power.mean(dim=(-2, -1), keepdim=True).clamp_min(1e-20)
 
 
+def with_half_the_window(inputs: ActivityInputs) -> ActivityInputs:
+    """What the inputs would be, about, with half the window and hop.
+
+    Each frame becomes two equal ones. Each second bin gets the power of its neighbours, a half of each.
+    """
+    power = _half_the_bins(inputs.power)
+    freqs = inputs.power.shape[-1], power.shape[-1]
+
+    def halved(masks: Tensor) -> Tensor:
+        found = _half_the_bins(inputs.power.unsqueeze(1) * masks.square())
+        return (found / power.unsqueeze(1).clamp_min(1e-20)).sqrt().repeat_interleave(2, dim=2)
+
+    return ActivityInputs(
+        (power * freqs[1] / freqs[0]).repeat_interleave(2, dim=1),
+        halved(inputs.masks),
+        halved(inputs.nearest),
+        inputs.likeness.repeat_interleave(2, dim=2),
+        inputs.voices,
+    )
+
+
+def _half_the_bins(power: Tensor) -> Tensor:
+    """Power ``(..., 2 * n + 1)`` in ``n + 1`` bins, ``(..., n + 1)``."""
+    between = functional.pad(power[..., 1::2] / 2, (1, 1))
+    return power[..., ::2] + between[..., :-1] + between[..., 1:]
+
+
 def to_frames(steps: Tensor, frames: int) -> Tensor:
-    """Values of steps ``(batch, channels, steps)`` at ``frames`` frames, interpolated."""
+    """Values of steps ``(batch, channels, steps)`` at ``frames`` frames, interpolated.
+
+    A step is two frames, or one if there are as many steps as frames.
+    """
+    if frames == steps.shape[-1]:
+        return steps
     found = functional.interpolate(steps, size=2 * steps.shape[-1], mode="linear")
     return found[..., :frames]
 

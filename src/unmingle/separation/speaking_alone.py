@@ -16,7 +16,13 @@ from torch import Tensor
 from unmingle.audio import Samples
 from unmingle.separation.turns import pieces_of_frames, shares
 from unmingle.separation.voice_clusters import Heard, Labels, audibility
-from unmingle.speaker_activity import ActivityInputs, SpeakerActivity, relative_power, to_frames
+from unmingle.speaker_activity import (
+    ActivityInputs,
+    SpeakerActivity,
+    relative_power,
+    to_frames,
+    with_half_the_window,
+)
 
 _PRESENT = 0.05
 """Presence of an estimate in a piece below which no voice is heard."""
@@ -82,15 +88,22 @@ def activity_inputs(
     )
 
 
-def alone_or_several(network: SpeakerActivity, inputs: ActivityInputs) -> Samples:
+def alone_or_several(
+    network: SpeakerActivity, inputs: ActivityInputs, *, long_window: bool = False
+) -> Samples:
     """Chance of each speaker alone and, at last, of several, in each frame: ``(speakers + 1, frames)``.
+
+    Args:
+        network: gives the chances.
+        inputs: what it sees, as a batch of one.
+        long_window: the window of the spectrograms is twice as long as the network's.
 
     The more of the speech is of several speakers, the less it is believed that one is alone. For who speaks all the
     time is taken to be alone wherever the others are weak.
     """
     frames = inputs.masks.shape[2]
     with torch.inference_mode():
-        answers = network(inputs)
+        answers = network(with_half_the_window(inputs) if long_window else inputs)
         energy = inputs.power[0].sum(dim=-1)
         speech = (_LOUD * energy / energy.mean().clamp_min(1e-20)).clamp(0.0, 1.0)
         found = to_frames(answers.exp(), frames)[0]
