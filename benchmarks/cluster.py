@@ -1,6 +1,6 @@
 """Throughput of a corpus of short files: one and two workers, Ray against --shard, and batches of files.
 
-    python benchmarks/cluster.py [--files 400] [--ray] [--batching]
+    python benchmarks/cluster.py [--files 400] [--denoise] [--ray] [--batching]
 
 The files are cuts of 3 to 15 s of the example mixture. Workers are processes with one thread each that have loaded
 their model before the clock starts. "Simulated" is what benchmarks/scaling_simulation.py says of two workers, from
@@ -30,16 +30,15 @@ from scaling_simulation import Cluster, job_seconds
 
 from unmingle.audio import read_audio, resample
 from unmingle.cluster.corpus_run import Options, Progress, in_this_process, run_corpus
-from unmingle.cluster.jobs import SeparationJob, Work
+from unmingle.cluster.jobs import DenoisingJob, Job, SeparationJob, Work
 from unmingle.cluster.manifests import Shard
 from unmingle.cluster.places import Place
 from unmingle.cluster.shards import Corpus, Row, work_through
-from unmingle.models import DEFAULT_MODEL, load_system
+from unmingle.models import DEFAULT_DENOISER, DEFAULT_MODEL, load_system
 from unmingle.shares import Share
 from unmingle.workers import peak_memory
 
 MIXTURE = Path(__file__).parent.parent / "examples" / "two_speakers" / "mix" / "reader_and_commands.flac"
-JOB = SeparationJob(DEFAULT_MODEL)
 RATE = 8000
 SHARD = 10
 
@@ -60,31 +59,33 @@ def make_corpus(folder: Path, files: int) -> float:
 Answer = tuple[float, list[float], int]
 
 
-def worker(corpus: str, output: str, share: Share, barrier: Barrier, answers: Queue[Answer]) -> None:
+def worker(
+    job: Job, corpus: str, output: str, share: Share, barrier: Barrier, answers: Queue[Answer]
+) -> None:
     """One share; answers with its end, the seconds of its shards, and the peak memory of this process."""
-    work = JOB.open()
+    work = job.open()
     with tempfile.TemporaryDirectory() as folder:
         work(MIXTURE, "warm", Path(folder))
     moments: list[float] = []
 
-    def engine(shards: Sequence[Shard], job: Corpus, place: Place) -> Iterator[list[Row]]:
+    def engine(shards: Sequence[Shard], corpus: Corpus, place: Place) -> Iterator[list[Row]]:
         barrier.wait()
         moments.append(time.perf_counter())
         for shard in shards:
-            yield work_through(shard, job, place, work)
+            yield work_through(shard, corpus, place, work)
             moments.append(time.perf_counter())
 
-    run_corpus(JOB, Options([corpus], output, SHARD), engine, share)
+    run_corpus(job, Options([corpus], output, SHARD), engine, share)
     answers.put((moments[-1] - moments[0], np.diff(moments).tolist(), peak_memory()))
 
 
-def seconds_of(workers: int, corpus: Path, output: Path) -> tuple[float, list[float], int]:
+def seconds_of(job: Job, workers: int, corpus: Path, output: Path) -> tuple[float, list[float], int]:
     """Seconds of the slowest worker, the seconds of all shards, and the highest peak memory of a worker."""
     context = multiprocessing.get_context("spawn")
     barrier, answers = context.Barrier(workers), context.Queue()
     processes = [
         context.Process(
-            target=worker, args=(str(corpus), str(output), Share(k + 1, workers), barrier, answers)
+            target=worker, args=(job, str(corpus), str(output), Share(k + 1, workers), barrier, answers)
         )
         for k in range(workers)
     ]
@@ -96,7 +97,7 @@ def seconds_of(workers: int, corpus: Path, output: Path) -> tuple[float, list[fl
     return max(f[0] for f in found), [s for f in found for s in f[1]], max(f[2] for f in found)
 
 
-def ray_seconds(corpus: Path, output: Path) -> float:
+def ray_seconds(job: Job, corpus: Path, output: Path) -> float:
     """Seconds on a local Ray of two processors whose workers have loaded their models."""
     import ray
 
@@ -117,8 +118,8 @@ def ray_seconds(corpus: Path, output: Path) -> float:
             if not progress.shards:
                 began[0] = time.perf_counter()
 
-        run_corpus(JOB, warm, RayPool(), Share(1, max(1, some)))
-        run_corpus(JOB, Options([str(corpus)], str(output), SHARD), RayPool(), tell=begin)
+        run_corpus(job, warm, RayPool(), Share(1, max(1, some)))
+        run_corpus(job, Options([str(corpus)], str(output), SHARD), RayPool(), tell=begin)
         return time.perf_counter() - began[0]
     finally:
         ray.shutdown()
@@ -175,21 +176,24 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--files", type=int, default=400)
+    parser.add_argument("--denoise", action="store_true", help="denoise the files instead of separating them")
     parser.add_argument("--ray", action="store_true", help="also on a local Ray")
     parser.add_argument("--batching", action="store_true", help="also batches of files")
     options = parser.parse_args()
+    job: Job = DenoisingJob(DEFAULT_DENOISER) if options.denoise else SeparationJob(DEFAULT_MODEL)
+    model = DEFAULT_DENOISER if options.denoise else DEFAULT_MODEL
     print(f"{datetime.date.today()}, {platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}")
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         audio = make_corpus(root / "in", options.files)
-        print(f"{options.files} files, {audio:.0f} s of audio, {DEFAULT_MODEL}, {SHARD} files per shard\n")
+        print(f"{options.files} files, {audio:.0f} s of audio, {model}, {SHARD} files per shard\n")
         print(
             "| workers | seconds | files/s | audio s/s | peak MiB per worker |\n| --- | --- | --- | --- | --- |"
         )
         one, shards, _ = 0.0, [0.0], 0
         two = 0.0
         for workers in (1, 2):
-            seconds, times, peak = seconds_of(workers, root / "in", root / f"out{workers}")
+            seconds, times, peak = seconds_of(job, workers, root / "in", root / f"out{workers}")
             print(
                 f"| {workers} | {seconds:.1f} | {options.files / seconds:.2f} | {audio / seconds:.1f} "
                 f"| {peak / 2**20:.0f} |",
@@ -204,7 +208,7 @@ def main() -> None:
             f"a shard costs {1000 * cost:.1f} ms of processor time: {100 * cost / mean:.2f} % of its {mean:.1f} s"
         )
         if options.ray:
-            ray = ray_seconds(root / "in", root / "out-ray")
+            ray = ray_seconds(job, root / "in", root / "out-ray")
             print(f"Ray with two workers: {ray:.1f} s, {100 * (ray / two - 1):+.1f} % against --shard")
         if options.batching:
             print_batching(root / "in", options.files)
