@@ -46,7 +46,7 @@ from unmingle.metrics import si_sdr
 from unmingle.models import load_system
 from unmingle.permutation import best_permutation, pairwise_si_sdr
 from unmingle.separation.recording import RecordingSeparation
-from unmingle.separation.timeline import Stretch, timeline
+from unmingle.separation.timeline import Segment, timeline
 from unmingle.separation.voice_clusters import most_speakers
 from unmingle.separation.windows import OVERLAP_SECONDS, WINDOW_SECONDS
 from unmingle.systems import MaskingSystem
@@ -75,14 +75,16 @@ def conversation(corpus: Path, speakers: int, minutes: float, index: int) -> Sam
 
 def separated(
     system: MaskingSystem, mixture: Samples, speakers: int, window: float, overlap: float, *, by_voice: bool
-) -> tuple[Samples, list[Stretch]]:
+) -> tuple[Samples, list[Segment]]:
     """The package's way, with windows of ``window`` seconds."""
     blocks = [mixture[k : k + 10 * RATE] for k in range(0, len(mixture), 10 * RATE)]
     with RecordingSeparation(system, RATE, speakers, window, overlap, by_voice=by_voice) as recording:
         for block in blocks:
             recording.push(block)
         tracks = recording.finish()
-        return np.concatenate(list(recording.estimates(blocks)), axis=1), timeline(tracks)
+        return np.concatenate(list(recording.estimates(blocks)), axis=1), timeline(
+            tracks, len(mixture) / RATE
+        )
 
 
 @torch.no_grad()
@@ -131,7 +133,7 @@ def swaps(estimates: Samples, sources: Samples, seconds: float = 10.0) -> tuple[
 
 
 def overlapped_si_sdr(estimates: Samples, sources: Samples) -> float:
-    """Mean SI-SDR improvement over the stretches in which several speak, joined."""
+    """Mean SI-SDR improvement over the segments in which several speak, joined."""
     size = RATE // 50
     frames = sources.shape[1] // size
     power = np.square(sources[:, : frames * size]).reshape(len(sources), frames, size).mean(axis=2)
@@ -142,7 +144,7 @@ def overlapped_si_sdr(estimates: Samples, sources: Samples) -> float:
     return float((si_sdr(found, own) - si_sdr(own.sum(dim=0), own)).mean())
 
 
-def diarization_error(stretches: list[Stretch], sources: Samples) -> float:
+def diarization_error(segments: list[Segment], sources: Samples) -> float:
     """DER of a timeline; NaN without pyannote.metrics."""
     try:
         from pyannote.core import Annotation, Segment
@@ -163,9 +165,9 @@ def diarization_error(stretches: list[Stretch], sources: Samples) -> float:
                 merged.append([start, end])
         for start, end in merged:
             reference[Segment(start, end), f"{speaker}-{start}"] = speaker
-    for stretch in stretches:
-        hypothesis[Segment(stretch.start, stretch.end), f"{stretch.speaker}-{stretch.start}"] = (
-            stretch.speaker
+    for segment in segments:
+        hypothesis[Segment(segment.start, segment.end), f"{segment.speaker}-{segment.start}"] = (
+            segment.speaker
         )
     return float(DiarizationErrorRate()(reference, hypothesis))
 

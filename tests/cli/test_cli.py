@@ -189,6 +189,21 @@ def test_speakers_are_counted_when_asked(run, tiny_model: Path, tmp_path: Path) 
     _refused(run("separate", MIXTURE, "--model", tiny_model, "--speakers", "9"), "1 to 8 speakers")
 
 
+def test_a_timeline_is_kept_and_is_not_written_without_recordings(
+    run, tiny_model: Path, tmp_path: Path
+) -> None:  # type: ignore[no-untyped-def]
+    (tmp_path / "who.json").write_text("mine")
+    arguments = ("--model", tiny_model, "--timeline")
+    _refused(run("separate", MIXTURE, *arguments, "who.json"), "--overwrite")
+    assert (tmp_path / "who.json").read_text() == "mine"
+    assert not (tmp_path / "separated").exists()
+    (tmp_path / "broken.wav").write_text("no audio")
+    _refused(run("separate", "broken.wav", *arguments, "who.png"), "broken.wav")
+    assert not (tmp_path / "who.png").exists()
+    assert run("separate", MIXTURE, *arguments, "who.json", "--overwrite").code == 0
+    assert json.loads((tmp_path / "who.json").read_text())[0]["speech"] is not None
+
+
 def test_settings_are_changed_for_a_score(run, tiny_model: Path, example_corpus: Path) -> None:  # type: ignore[no-untyped-def]
     assert run("mix", example_corpus, "--split", "test", "--count", "2", "-o", "test").code == 0
     arguments = ("evaluate", "test", "--model", tiny_model, "--json", "--set")

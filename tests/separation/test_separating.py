@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from unmingle.file_batches import Output, distinct_stems, find_inputs
 from unmingle.separation import load, separate_files
 from unmingle.separation.adding_up import add_residual, residual_gains
 from unmingle.separation.order import order_of_speaking
+from unmingle.separation.recording import RecordingSeparation
 
 
 @pytest.mark.parametrize("rate", [6000, 8000, 16000, 22050, 44100])
@@ -238,6 +240,39 @@ def test_a_stop_between_two_speakers_leaves_all_as_it_was(
         "x_speaker1.wav": "old 1",
         "x_speaker2.wav": "old 2",
     }
+
+
+def test_an_estimate_of_a_run_with_more_speakers_is_replaced_too(tiny_model: Path, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "x.wav", np.full(800, 0.1), 8000)
+    paths, folder = [tmp_path / "x.wav"], tmp_path / "out"
+    separate_files(paths, load(tiny_model), Output(folder), speakers=3)
+    (folder / "x_speaker9.wav").write_text("not of a run")
+    separate_files(paths, load(tiny_model), Output(folder, overwrite=True), speakers=2)
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "x_speaker1.wav",
+        "x_speaker2.wav",
+        "x_speaker9.wav",
+    ]
+
+
+def test_files_that_clip_are_never_in_place(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The peak is known after all is written. A stop then must not leave clipped files."""
+    estimates, passes = RecordingSeparation.estimates, []
+
+    def too_loud(self: RecordingSeparation, blocks: Iterable[Samples]) -> Iterator[Samples]:
+        passes.append(sorted(path.name for path in (tmp_path / "out").glob("*.flac")))
+        if len(passes) == 2:
+            raise KeyboardInterrupt
+        return (4 * block for block in estimates(self, blocks))
+
+    monkeypatch.setattr(RecordingSeparation, "estimates", too_loud)
+    soundfile.write(tmp_path / "x.wav", np.full(800, 0.9), 8000)
+    with pytest.raises(KeyboardInterrupt):
+        separate_files([tmp_path / "x.wav"], load(tiny_model), Output(tmp_path / "out", "flac"))
+    assert passes == [[], []]
+    assert not list((tmp_path / "out").glob("*.flac"))
 
 
 def test_folders_and_globs_are_found(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from unmingle.frontend import Spectra
 from unmingle.metrics import si_sdr
 from unmingle.separation.recording import RecordingSeparation
 from unmingle.separation.windows import WindowedSeparation
+from unmingle.speaker_encoder import pretrained_speaker_encoder
 from unmingle.systems import MaskingSystem
 from unmingle.systems.base import SystemConfig
 
@@ -159,6 +160,22 @@ def test_temporary_files_are_gone_at_the_end(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     with WindowedSeparation(tiny_system(), 2, 1.0, 0.25) as windows:
         windows.push(np.ones(30000, dtype=np.float32))
-    assert not list(tmp_path.iterdir())
     with pytest.raises(ValueError, match="closed"):
         windows.finish()
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="needs a list of open files")
+def test_the_number_of_open_files_does_not_grow_with_the_length() -> None:
+    def opened(seconds: int) -> int:
+        before = len(list(Path("/proc/self/fd").iterdir()))
+        encoder, mixture = (
+            pretrained_speaker_encoder(),
+            np.random.default_rng(0).normal(0, 0.1, seconds * 8000),
+        )
+        with WindowedSeparation(tiny_system(), 2, 1.0, 0.25, encoder) as windows:
+            windows.push(mixture.astype(np.float32))
+            windows.finish()
+            return len(list(Path("/proc/self/fd").iterdir())) - before
+
+    assert opened(12) == opened(3) == 1

@@ -142,6 +142,8 @@ def command(
         return
     if timeline is not None:
         check_timeline_path(timeline)
+        if timeline.exists() and not overwrite:
+            raise UnmingleError(f"{timeline} exists; add --overwrite, or name another file with --timeline.")
     if "-" in files:
         path = context.with_resource(stdin_file())
         files = [str(path) if name == "-" else name for name in files]
@@ -164,8 +166,9 @@ def command(
             on_done=progress.advance,
             on_progress=progress.show,
         )
-    if timeline is not None:
-        write_timelines(timeline, [(r.input, r.seconds, r.timeline) for r in results if not r.error])
+    known = [(result.input, result.seconds, result.timeline) for result in results if not result.error]
+    if timeline is not None and known:
+        write_timelines(timeline, known)
     results += [FileResult(problem.input, error=problem.error) for problem in problems]
     finish(
         results,

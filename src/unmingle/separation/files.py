@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from unmingle.models import DEFAULT_MODEL
 from unmingle.separation.doubts import doubts
 from unmingle.separation.offline import MASKING_SHARE, Separation, Separator, Speakers, load
 from unmingle.separation.recording import RecordingSeparation
-from unmingle.separation.timeline import Stretch, timeline
+from unmingle.separation.timeline import Segment, timeline
 
 _BLOCK_SECONDS = 10.0
 
@@ -45,7 +45,7 @@ class FileResult:
     """Processing time, with reading and writing, per second of audio."""
     gain_db: float = 0.0
     """Common gain in dB of all speakers so that no sample clips; 0 for float files."""
-    timeline: list[Stretch] = field(default_factory=list)
+    timeline: list[Segment] = field(default_factory=list)
     """Who speaks when."""
     warnings: list[str] = field(default_factory=list)
     error: str | None = None
@@ -115,9 +115,16 @@ def separate_files(
         # If speakers are counted, names are reserved for the largest number.
         targets = targets_of(stem, wanted or separator.most_speakers, output, taken)
         taken.update(os.path.realpath(target) for target in targets)
+        # A third file of an earlier run would look like a result of this run.
+        stale = [
+            target
+            for target in targets_of(stem, separator.most_speakers, output, set())
+            if output.overwrite and target not in targets and os.path.realpath(target) not in taken
+        ]
         _separate_file(
             path,
             targets,
+            stale,
             separator,
             output,
             source,
@@ -135,6 +142,7 @@ def separate_files(
 def _separate_file(
     path: Path,
     targets: list[Path],
+    stale: list[Path],
     separator: Separator,
     output: Output,
     source: _Source,
@@ -171,16 +179,15 @@ def _separate_file(
                 result.warnings.append(
                     f"where more than {separator.speakers} speak at once, some share a file"
                 )
-            result.timeline = timeline(tracks)
+            result.timeline = timeline(tracks, result.seconds)
             written = targets[: tracks.speakers]
             writing = _Writing(separation, recording, output, written, samples, clean)
             result.gain_db = writing.run()
         result.warnings += [*file.warnings, *(f"{path.name}: {text}" for text in recording.warnings)]
         result.warnings += doubts(tracks, cleaned=clean is not None)
     report(1.0)
-    for stale in targets[len(written) :]:
-        # With --overwrite, a third file of an earlier run would look like a result of this run.
-        stale.unlink(missing_ok=True)
+    for old in [*targets[len(written) :], *stale]:
+        old.unlink(missing_ok=True)
     result.outputs = [str(target) for target in written]
 
 
@@ -203,6 +210,10 @@ class _Mono:
         return (self._pick(block) for block in self.file.blocks(self._size))
 
 
+class _ClipsError(Exception):
+    """A sample is beyond full scale."""
+
+
 @dataclass(frozen=True)
 class _Writing:
     """Writes the estimates of one recording: all files or none."""
@@ -217,20 +228,21 @@ class _Writing:
 
     def run(self) -> float:
         """Write all files. If a sample clips, write them again with a lower common gain. Returns the gain in dB."""
-        peak = self._write(1.0)
-        if peak <= 1.0 or (self.output.format == "wav" and self.output.bits in (None, 32)):
+        most = np.inf if self.output.format == "wav" and self.output.bits in (None, 32) else 1.0
+        peak = self._write(1.0, most)
+        if peak <= most:
             return 0.0
-        self._write(0.999 / peak)
+        self._write(0.999 / peak, np.inf)
         return 20 * float(np.log10(0.999 / peak))
 
-    def _write(self, gain: float) -> float:
-        """Write the estimates times ``gain``. Returns their peak.
+    def _write(self, gain: float, most: float) -> float:
+        """Write the estimates times ``gain``, unless their peak is higher than ``most``. Returns the peak.
 
         Raises:
             UnmingleError: a file cannot be written, or the recording has changed since the first pass.
         """
         rate, output, peak, written = self.recording.file.sample_rate, self.output, 0.0, 0
-        with ExitStack() as stack:
+        with suppress(_ClipsError), ExitStack() as stack:
             writers = [
                 stack.enter_context(
                     AudioWriter(target, rate, 1, output.format, output.bits, self.samples / rate)
@@ -246,6 +258,8 @@ class _Writing:
                 raise UnmingleError(
                     f"{self.recording.file.path} changed while it was read; separate it again."
                 )
+            if peak > most:
+                raise _ClipsError  # No file is kept.
             for writer in writers:
                 writer.close()
         return peak

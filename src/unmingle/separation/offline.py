@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,8 @@ from unmingle.separation.windows import Tracks
 from unmingle.speaker_encoder import pretrained_speaker_encoder
 from unmingle.systems import DenoisingConfig, DenoisingSystem, MaskingSystem
 
-MOST_SPEAKERS = 16
+_MOST_STREAMED = 6
+"""Signals of a stream. Every window compares all orders of the speakers, 720 of six."""
 _BLOCK_SECONDS = 10.0
 MASKING_SHARE = 0.9
 """Share of the work before the masks are applied, for the progress."""
@@ -152,6 +154,8 @@ class Separator:
     ) -> SeparationStream:
         """A stream: push a block, get a block with one signal per speaker; see :class:`SeparationStream`.
 
+        It runs on the CPU.
+
         Args:
             sample_rate: of the audio, in hertz.
             speakers: number of output signals (default: the number for which the model was trained).
@@ -167,12 +171,14 @@ class Separator:
                 f"{' and '.join(_streaming_models())} can."
             )
         wanted = self.speakers if speakers is None else speakers
-        most = min(self.system.most_speakers() or MOST_SPEAKERS, MOST_SPEAKERS)
+        most = min(self.system.most_speakers() or _MOST_STREAMED, _MOST_STREAMED)
         if not 1 <= wanted <= most:
             raise UnmingleError(
                 f"A stream of {self.name} can have 1 to {most} speakers; {wanted} were asked for."
             )
-        return SeparationStream(self.system, sample_rate, wanted, lag, encoder=pretrained_speaker_encoder())
+        # Small windows one after the other gain nothing from a GPU.
+        system = self.system if self.system.frontend.mean.is_cpu else copy.deepcopy(self.system).cpu()
+        return SeparationStream(system, sample_rate, wanted, lag, encoder=pretrained_speaker_encoder())
 
     def check_speakers(self, speakers: Speakers) -> int | None:
         """The number of speakers to separate, or None to count. Raises an error if it is not possible."""

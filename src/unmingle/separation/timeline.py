@@ -22,7 +22,7 @@ FORMATS = ("json", "rttm", "png")
 
 
 @dataclass(frozen=True)
-class Stretch:
+class Segment:
     """One speech segment of one speaker, in seconds."""
 
     speaker: int
@@ -31,24 +31,29 @@ class Stretch:
     end: float
 
 
-def timeline(tracks: Tracks) -> list[Stretch]:
-    """All speech segments, sorted by start. Those of different speakers may overlap."""
-    speaks, seconds = speaking(tracks.power, tracks.frame_seconds)
-    stretches = []
+def timeline(tracks: Tracks, seconds: float) -> list[Segment]:
+    """All speech segments, sorted by start. Those of different speakers may overlap.
+
+    Args:
+        tracks: of the recording.
+        seconds: length of the recording, which the last frame may exceed.
+    """
+    speaks, piece_seconds = speaking(tracks.power, tracks.frame_seconds)
+    segments = []
     for number, row in enumerate(speaks, start=1):
         edges = np.flatnonzero(np.diff(np.concatenate([[0], row.astype(np.int8), [0]])))
         joined: list[list[float]] = []
-        for start, end in (edges.reshape(-1, 2) * seconds).tolist():
+        for start, end in np.minimum(edges.reshape(-1, 2) * piece_seconds, seconds).tolist():
             if joined and start - joined[-1][1] < _SHORTEST_PAUSE:
                 joined[-1][1] = end
             else:
                 joined.append([start, end])
-        stretches += [
-            Stretch(number, round(start, 3), round(end, 3))
+        segments += [
+            Segment(number, round(start, 3), round(end, 3))
             for start, end in joined
             if end - start >= _SHORTEST_SPEECH
         ]
-    return sorted(stretches, key=lambda stretch: (stretch.start, stretch.speaker))
+    return sorted(segments, key=lambda segment: (segment.start, segment.speaker))
 
 
 def check_timeline_path(path: Path) -> None:
@@ -68,7 +73,7 @@ def check_timeline_path(path: Path) -> None:
             ) from error
 
 
-def write_timelines(path: Path, recordings: Sequence[tuple[str, float, Sequence[Stretch]]]) -> None:
+def write_timelines(path: Path, recordings: Sequence[tuple[str, float, Sequence[Segment]]]) -> None:
     """Write the timelines of one or several recordings, in the format of the suffix of ``path``.
 
     Args:
@@ -89,45 +94,48 @@ def write_timelines(path: Path, recordings: Sequence[tuple[str, float, Sequence[
     replace_files([(path, content)])
 
 
-def _json(recordings: Sequence[tuple[str, float, Sequence[Stretch]]]) -> str:
+def _json(recordings: Sequence[tuple[str, float, Sequence[Segment]]]) -> str:
     found = [
         {
             "recording": name,
             "seconds": round(seconds, 3),
             "speech": [
-                {"speaker": stretch.speaker, "start": stretch.start, "end": stretch.end}
-                for stretch in stretches
+                {"speaker": segment.speaker, "start": segment.start, "end": segment.end}
+                for segment in segments
             ],
         }
-        for name, seconds, stretches in recordings
+        for name, seconds, segments in recordings
     ]
     return json.dumps(found, indent=2) + "\n"
 
 
-def _rttm(recordings: Sequence[tuple[str, float, Sequence[Stretch]]]) -> str:
+def _rttm(recordings: Sequence[tuple[str, float, Sequence[Segment]]]) -> str:
     lines = []
-    for name, _, stretches in recordings:
+    stems = [Path(name).stem for name, *_ in recordings]
+    for stem, (name, _, segments) in zip(stems, recordings, strict=True):
+        # Recordings of one name in several folders are told apart by their folders.
+        known = stem if stems.count(stem) == 1 else name
         # Fields are separated by spaces, so a file's name must not contain any.
-        file_id = "_".join(Path(name).stem.split()) or "recording"
+        file_id = "_".join(known.split()) or "recording"
         lines += [
-            f"SPEAKER {file_id} 1 {stretch.start:.3f} {stretch.end - stretch.start:.3f} <NA> <NA> "
-            f"speaker{stretch.speaker} <NA> <NA>\n"
-            for stretch in stretches
+            f"SPEAKER {file_id} 1 {segment.start:.3f} {segment.end - segment.start:.3f} <NA> <NA> "
+            f"speaker{segment.speaker} <NA> <NA>\n"
+            for segment in segments
         ]
     return "".join(lines)
 
 
-def _picture(recordings: Sequence[tuple[str, float, Sequence[Stretch]]]) -> bytes:
+def _picture(recordings: Sequence[tuple[str, float, Sequence[Segment]]]) -> bytes:
     import io
 
     from matplotlib.figure import Figure
 
-    rows = [max((stretch.speaker for stretch in stretches), default=1) for _, _, stretches in recordings]
+    rows = [max((segment.speaker for segment in segments), default=1) for _, _, segments in recordings]
     figure = Figure(figsize=(10, 0.8 * len(rows) + 0.4 * sum(rows)), layout="constrained")
     axes = figure.subplots(len(recordings), 1, squeeze=False)[:, 0]
-    for axis, (name, seconds, stretches), speakers in zip(axes, recordings, rows, strict=True):
+    for axis, (name, seconds, segments), speakers in zip(axes, recordings, rows, strict=True):
         for speaker in range(1, speakers + 1):
-            own = [(s.start, s.end - s.start) for s in stretches if s.speaker == speaker]
+            own = [(s.start, s.end - s.start) for s in segments if s.speaker == speaker]
             axis.broken_barh(own, (speaker - 0.4, 0.8), color=f"C{(speaker - 1) % 10}")
         axis.set_yticks(range(1, speakers + 1), [f"speaker {n}" for n in range(1, speakers + 1)])
         axis.set_ylim(speakers + 0.5, 0.5)

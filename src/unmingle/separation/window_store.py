@@ -39,6 +39,14 @@ class Window:
         return self.first + self.frames
 
 
+@dataclass(frozen=True)
+class Kept:
+    """Position and shape of other values in the temporary file."""
+
+    offset: int
+    shape: tuple[int, ...]
+
+
 class WindowStore:
     """Masks of windows, in half precision. :meth:`close` removes the file.
 
@@ -80,16 +88,21 @@ class WindowStore:
             relative = magnitude / magnitude.max().clamp_min(1e-30)
             self._file.write(relative.half().cpu().numpy().tobytes())
 
-    def keep(self, values: NDArray[np.float16]) -> NDArray[np.float16]:
-        """The same values, read-only, in the file instead of in memory.
+    def keep(self, values: NDArray[np.float16]) -> Kept:
+        """Write values of any shape, for :meth:`load`.
 
         Raises:
             OSError: the disk of the temporary folder is full.
         """
-        start = self._file.seek(0, 2)
+        kept = Kept(self._file.seek(0, 2), values.shape)
         self._file.write(values.tobytes())
-        self._file.flush()
-        return np.memmap(self._file, np.float16, "r", start, values.shape)
+        return kept
+
+    def load(self, kept: Kept) -> NDArray[np.float16]:
+        """The values of :meth:`keep`."""
+        self._file.seek(kept.offset)
+        content = self._file.read(np.dtype(np.float16).itemsize * math.prod(kept.shape))
+        return np.frombuffer(content, dtype=np.float16).reshape(kept.shape)
 
     def energies(self, number: int, *, upper: bool = False) -> Samples:
         """Energy of each of a window's sources in each frame, and what each two of them have in common.

@@ -34,8 +34,8 @@ from unmingle.separation.speaking_alone import (
 )
 from unmingle.separation.tracking import WindowSources, assign_speakers, overlap_agreement, padded
 from unmingle.separation.turns import Turns, hear, recognize_turns, shares
-from unmingle.separation.voice_clusters import Heard
-from unmingle.separation.window_store import WindowStore
+from unmingle.separation.voice_clusters import Heard, most_speakers
+from unmingle.separation.window_store import Kept, WindowStore
 from unmingle.speaker_activity import SpeakerActivity
 from unmingle.speaker_encoder import SpeakerEncoder
 from unmingle.systems import MaskingSystem
@@ -84,7 +84,7 @@ class WindowedSeparation:
         overlap_seconds: by which neighbouring windows overlap.
         encoder: recognizes voices; see :mod:`~unmingle.separation.turns`. None to rely on the system alone.
         activity: tells who is heard alone, with the encoder; see :mod:`~unmingle.separation.speaking_alone`. It is
-            used for systems with the spectrograms for which it was trained.
+            used for systems with the spectrograms that it knows.
         denoiser: removes noise before speakers are counted; see :mod:`~unmingle.separation.cleaned_energy`.
     """
 
@@ -100,9 +100,9 @@ class WindowedSeparation:
     ) -> None:
         self._system, self._speakers = system, speakers
         self._hop, self._stft = system.hop, system.frontend.stft
-        frames_a_second = system.sample_rate / self._hop
-        self._window_frames = max(2, round(window_seconds * frames_a_second))
-        self._advance_frames = self._window_frames - round(overlap_seconds * frames_a_second)
+        frames_per_second = system.sample_rate / self._hop
+        self._window_frames = max(2, round(window_seconds * frames_per_second))
+        self._advance_frames = self._window_frames - round(overlap_seconds * frames_per_second)
         if self._advance_frames < 1:
             raise ValueError("a window must be longer than the overlap")
         self._device = system.frontend.mean.device
@@ -112,9 +112,11 @@ class WindowedSeparation:
         self._store = WindowStore(self._stft.freqs, magnitudes=self._activity is not None)
         self._waiting = np.zeros(0, dtype=np.float32)
         self._first = 0
-        self._samples = 0
         self._sources: list[WindowSources] = []
         self._heard: list[Heard] = []
+        """What is heard in each window, until the last one without the voices."""
+        self._voices: list[tuple[Kept, Kept]] = []
+        """For each window, the voices of its sources and of their sum."""
         self._cleaned: list[NDArray[np.float64]] = []
         """For each window, the energies of its sources without noise, if these count the speakers."""
         self._before: tuple[Tensor, Tensor] | None = None
@@ -134,24 +136,19 @@ class WindowedSeparation:
     def __exit__(self, *_: object) -> None:
         self._store.close()
 
-    def push(self, audio: Samples) -> float:
+    def push(self, audio: Samples) -> None:
         """Push samples ``(samples,)``. Masks are computed as soon as a window is complete.
-
-        Returns:
-            The seconds of audio with masks.
 
         Raises:
             OSError: the disk of the temporary folder is full.
         """
         self._waiting = np.concatenate([self._waiting, audio])
-        self._samples += len(audio)
         window, advance = self._window_frames * self._hop, self._advance_frames * self._hop
         # At least one window remains, so that the last one is as long as the others.
         while len(self._waiting) >= window + advance:
             self._mask(self._waiting[:window])
             self._waiting = self._waiting[advance:]
             self._first += self._advance_frames
-        return self._first * self._hop / self._system.sample_rate
 
     def finish(self) -> Tracks:
         """End the recording: count and join the speakers of all windows."""
@@ -177,8 +174,9 @@ class WindowedSeparation:
         if self._encoder is not None:
             estimates = self._stft.synthesise(masks * spectra.spectrum[0], len(audio)).cpu().numpy()
             heard = hear(self._encoder, estimates, self._system.sample_rate, peak)
-            voices, mixed = map(self._store.keep, (heard.voices, heard.mixed))
-            self._heard.append(replace(heard, voices=voices, mixed=mixed))
+            self._voices.append((self._store.keep(heard.voices), self._store.keep(heard.mixed)))
+            none = np.zeros(0, dtype=np.float16)
+            self._heard.append(replace(heard, voices=none, mixed=none))
         if self._denoiser is not None and self._speakers is None and not self._trust:
             cleaned = cleaned_energy(self._system, self._denoiser, audio / np.float32(peak), masks, magnitude)
             self._cleaned.append(cleaned * peak**2)
@@ -218,10 +216,16 @@ class WindowedSeparation:
         self._count = len(kept) if self._speakers is None else self._speakers
         further = 0.0
         if self._encoder is not None:
+            self._heard = [
+                replace(heard, voices=self._store.load(voices), mixed=self._store.load(mixed))
+                for heard, (voices, mixed) in zip(self._heard, self._voices, strict=True)
+            ]
             turns = self._recognize(len(kept))
-            confidence, further = min(confidence, turns.confidence), turns.further
+            confidence = min(confidence, turns.confidence)
+            if self._speakers is not None:
+                further = turns.further
         seconds = self._hop / self._system.sample_rate
-        if self._activity is not None and self._count > 1:
+        if self._activity is not None and 1 < self._count <= most_speakers(len(kept)):
             self._recognize_alone(self._activity)
         power = self._store.cross_fade(self._energies(self._count))
         order = order_of_speaking(power, seconds)
