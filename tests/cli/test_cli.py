@@ -189,6 +189,25 @@ def test_speakers_are_counted_when_asked(run, tiny_model: Path, tmp_path: Path) 
     _refused(run("separate", MIXTURE, "--model", tiny_model, "--speakers", "9"), "1 to 8 speakers")
 
 
+def test_a_stream_refuses_what_has_no_effect(run, tiny_model: Path) -> None:  # type: ignore[no-untyped-def]
+    pipe = ("separate", "-", "-", "--raw", "s16le:8000", "--model", tiny_model)
+    for option in (
+        ("--shard", "1/2"),
+        ("--timeline", "who.json"),
+        ("--channel", "left"),
+        ("--json",),
+        ("--denoise",),
+        ("--listen", "1"),
+        ("-o", "out"),
+    ):
+        _refused(run(*pipe, *option), "does not go with --raw")
+    _refused(run("separate", "--live", "--track", "2"), "--track does not go with --live")
+    _refused(run("separate", MIXTURE, "--lag", "1"), "--lag")
+    _refused(run("denoise", "--live", "--json"), "--json does not go with --live")
+    _refused(run("denoise", "-", "-", "--shard", "1/2"), "--shard does not go with a pipe")
+    _refused(run("denoise", "-", "-", "--raw", "s16le:8000", "--format", "flac"), "--format")
+
+
 def test_a_timeline_is_kept_and_is_not_written_without_recordings(
     run, tiny_model: Path, tmp_path: Path
 ) -> None:  # type: ignore[no-untyped-def]

@@ -41,6 +41,19 @@ def test_manifests_name_files_beside_them(tmp_path: Path, name: str, text: str) 
     ]
 
 
+def test_a_manifest_is_read_like_any_other_table(tmp_path: Path) -> None:
+    """With a byte-order mark, marks before formulas, and rows that lack cells or have more."""
+    (tmp_path / "list.csv").write_bytes(b"\xef\xbb\xbfpath,id\n'-x.wav\nb.wav,second,more\n")
+    (shard,) = read_corpus([str(tmp_path / "list.csv")], 10)
+    assert [(item.id, Path(item.source).name) for item in shard.items] == [
+        ("-x", "-x.wav"),
+        ("second", "b.wav"),
+    ]
+    (tmp_path / "long.csv").write_text(f"path\n{'a' * 200_000}\n")
+    with pytest.raises(UnmingleError, match=r"The manifest .*long\.csv is not a UTF-8 CSV file"):
+        read_corpus([str(tmp_path / "long.csv")], 10)
+
+
 def test_equal_names_get_numbers_but_no_given_id_changes(tmp_path: Path) -> None:
     (tmp_path / "list.csv").write_text("id,path\n,x/a.wav\na,y/a.wav\n,z/A.wav\n")
     assert _ids([tmp_path / "list.csv"]) == [["a-2", "a", "A-3"]]

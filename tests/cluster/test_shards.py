@@ -18,8 +18,10 @@ import pytest
 from conftest import Result, tiny_sound
 from corpora import PoisonJob, contents, make_corpus
 from unmingle.cluster.corpus_run import Options, in_this_process, run_corpus
+from unmingle.cluster.isolation import Isolation
 from unmingle.cluster.jobs import DenoisingJob, Job, SeparationJob
 from unmingle.errors import UnmingleError
+from unmingle.export import export_model
 from unmingle.shares import parse_share
 from unmingle.temporary import Replacement
 
@@ -129,6 +131,41 @@ def test_other_options_and_foreign_folders_are_refused(tmp_path: Path, tiny_deno
     assert {path.suffix for path in out.rglob("*_denoised*")} == {".flac"}
 
 
+def test_results_of_an_earlier_job_are_never_those_of_the_new_one(
+    tmp_path: Path, tiny_denoiser: Path
+) -> None:
+    corpus, out = make_corpus(tmp_path / "in", 6), tmp_path / "out"
+    _run(DenoisingJob(str(tiny_denoiser)), corpus, out, shard_size=1)
+    (out / "results.jsonl").unlink()
+    flac = DenoisingJob(str(tiny_denoiser), format="flac")
+    _run(flac, corpus, out, "1/2", overwrite=True)
+    assert not (out / "results.jsonl").exists()
+    # Two of the six shards of the first job remain until the other half is done. Those beyond the new job's are gone.
+    assert sorted(path.name for path in (out / "results").iterdir()) == ["00000.jsonl", "00001.jsonl"]
+    _run(flac, corpus, out, "2/2", overwrite=True)
+    _run(flac, corpus, tmp_path / "fresh")
+    assert contents(out) == contents(tmp_path / "fresh")
+
+
+def test_an_exported_model_does_a_corpus_too(tmp_path: Path, tiny_model: Path) -> None:
+    export_model(tiny_model, tmp_path / "exported")
+    corpus = make_corpus(tmp_path / "in", 2)
+    _run(SeparationJob(str(tmp_path / "exported"), 2), corpus, tmp_path / "out")
+    assert [row["status"] for row in _rows(tmp_path / "out")] == ["done"] * 2
+
+
+class CannotStart(PoisonJob):
+    """A job whose process ends as it starts."""
+
+    def open(self) -> Any:
+        os._exit(1)
+
+
+def test_a_process_that_cannot_start_is_told_and_no_file_is_blamed(tmp_path: Path) -> None:
+    with Isolation(CannotStart("x", tmp_path / "log")) as work, pytest.raises(UnmingleError, match="could not start"):
+        work(tmp_path / "x.wav", "x", tmp_path)
+
+
 @pytest.mark.parametrize("text", ["0/4", "5/4", "1", "1/0", "a/b", "1/2/3", "-1/2", "²/4", ""])
 def test_what_is_no_share_is_refused(text: str) -> None:
     with pytest.raises(UnmingleError, match="--shard must be I/N"):
@@ -214,7 +251,7 @@ def test_a_full_disk_stops_the_job_and_blames_no_file(
         real(self, content)
 
     monkeypatch.setattr(Replacement, "write", full)
-    with pytest.raises(UnmingleError, match="goes on when there is room"):
+    with pytest.raises(UnmingleError, match="without --overwrite goes on when there is room"):
         _run(job, corpus, out)
     assert not (out / "results" / "00001.jsonl").exists()
     monkeypatch.undo()

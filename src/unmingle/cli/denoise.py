@@ -21,6 +21,7 @@ from unmingle.cli.options import (
     RawPipe,
     Threads,
     Track,
+    refuse_others,
     set_threads,
 )
 from unmingle.errors import UnmingleError
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 
 def command(
+    context: typer.Context,
     files: Annotated[
         list[str] | None,
         typer.Argument(metavar="[FILE...]", help="Audio files, folders, quoted globs; or - - for a pipe."),
@@ -92,12 +94,15 @@ def command(
     from unmingle.live import LIVE_RATE, run_live
     from unmingle.models import DEFAULT_DENOISER
 
+    always = ["files", "raw", "live", "model", "strength", "threads"]
+    if live or raw is not None:
+        refuse_others(context, always, "--live" if live else "--raw")
+    elif piped:
+        refuse_others(context, [*always, "format", "bits", "track"], "a pipe")
     corpus = CorpusOptions(shard, cluster, shard_size, tar)
     if corpus:
         from unmingle.cluster.jobs import DenoisingJob
 
-        if live or piped:
-            raise UnmingleError("--shard and --cluster are for files; leave out --live and -.")
         model = model_name(model, DEFAULT_DENOISER)
         limit = attenuation_limit_of(strength)
         job = DenoisingJob(model, limit, track, format.lower(), bits, name, threads=threads or 1)
@@ -114,7 +119,7 @@ def command(
     elif raw is not None:
         _pipe(enhancer, raw)
     elif piped:
-        _through(enhancer, format.lower(), bits)
+        _through(enhancer, format.lower(), bits, track)
     else:
         assert files
         _files(files, enhancer, target, as_json, track)
@@ -134,7 +139,7 @@ def _pipe(enhancer: Enhancer, text: str) -> None:
     )
 
 
-def _through(enhancer: Enhancer, format: str, bits: int | None) -> None:
+def _through(enhancer: Enhancer, format: str, bits: int | None, track: int | None) -> None:
     """Read an audio file from stdin, clean it, and write it to stdout."""
     import shutil
     import tempfile
@@ -144,7 +149,8 @@ def _through(enhancer: Enhancer, format: str, bits: int | None) -> None:
     from unmingle.file_batches import Output
 
     with stdin_file() as path, tempfile.TemporaryDirectory() as folder:
-        (result,) = denoise_files([path], enhancer, Output(Path(folder), format, "{stem}", bits))
+        output = Output(Path(folder), format, "{stem}", bits)
+        (result,) = denoise_files([path], enhancer, output, track=track)
         if result.error:
             raise UnmingleError(result.error.replace(str(path), "The audio from stdin"))
         for warning in result.warnings:

@@ -41,6 +41,7 @@ HELP = """Separate overlapping speakers, and remove noise from speech, from one 
   unmingle report scores/*                 compare scored systems on one page
   unmingle stress CORPUS                   test with long input, noise, rooms, codecs ...
   unmingle train RECIPE.yaml --data CORPUS train a model of your own
+  unmingle fix-attractors MODEL            store attractors, so that a model needs no clustering
 
 Help on a command: unmingle COMMAND --help
 

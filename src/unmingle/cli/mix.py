@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from unmingle.cli.options import ShareOption, given_options, refused_option
+from unmingle.cli.options import ShareOption, given_options, refuse_others, refused_option
 from unmingle.errors import UnmingleError
 
 if TYPE_CHECKING:
@@ -97,14 +97,11 @@ def command(
     describes the list. A corpus without splits gets them by its speakers' names: 80 % train, 10 %
     valid, 10 % test. If you stop the command, run it again to continue.
     """
-    given = given_options(context)
     if wsj0_list is not None:
-        idle = sorted(given.keys() - {"corpora", "output", "wsj0_list", "rate", "mode"})
-        if idle:
-            raise UnmingleError(f"{_option(idle[0])} does not go with --list; leave one of them out.")
+        refuse_others(context, ("corpora", "output", "wsj0_list", "rate", "mode"), "--list")
         _mix_a_list(wsj0_list, corpora, output, rate, mode)
     else:
-        _mix_a_corpus(given, output, shard)
+        _mix_a_corpus(given_options(context), output, shard)
 
 
 def _mix_a_list(wsj0_list: Path, corpora: list[Path], output: Path, rate: int, mode: str) -> None:

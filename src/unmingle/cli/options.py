@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -69,6 +69,23 @@ def given_options(context: typer.Context) -> dict[str, Any]:
         for name, value in context.params.items()
         if (source := context.get_parameter_source(name)) is not None and source.name == "COMMANDLINE"
     }
+
+
+def refuse_others(context: typer.Context, used: Iterable[str], what: str) -> None:
+    """Refuse the options that have no effect.
+
+    Args:
+        context: of the command.
+        used: parameters that have an effect.
+        what: the option that leaves the others without effect, for the error's text.
+
+    Raises:
+        UnmingleError: the user gave one of them.
+    """
+    idle = sorted(given_options(context).keys() - set(used))
+    if idle:
+        option = next(p.opts[0] for p in context.command.params if p.name == idle[0])
+        raise UnmingleError(f"{option} does not go with {what}; leave one of them out.")
 
 
 def refused_option(error: ValidationError, options: Mapping[str, str]) -> UnmingleError:

@@ -22,6 +22,7 @@ from unmingle.cli.options import (
     RawPipe,
     Threads,
     Track,
+    refuse_others,
     set_threads,
     stdin_file,
 )
@@ -120,10 +121,12 @@ def command(
     set_threads(threads)
     wanted = _number(speakers)
     if _is_stream(files, raw, live):
-        if denoise:
-            raise UnmingleError("--denoise is for files; a stream is separated as it is.")
-        _stream(load(model or DEFAULT_MODEL, device), wanted, raw, listen, lag)
+        used = ["files", "raw", "live", "speakers", "model", "lag", "threads", *(["listen"] if live else [])]
+        refuse_others(context, used, "--live" if live else "--raw")
+        _stream(load(model or DEFAULT_MODEL, "cpu"), wanted, raw, listen, lag)
         return
+    if lag is not None or listen is not None:
+        raise UnmingleError("--lag and --listen are for --live; --lag is for --raw, too.")
     files = files or []
     corpus = CorpusOptions(shard, cluster, shard_size, tar)
     if corpus:
@@ -204,6 +207,8 @@ def _stream(
         raise UnmingleError("A stream cannot count the speakers; say how many with --speakers N.")
     if raw is not None:
         shape = parse_raw_format(raw)
+        if sys.stdin is None:
+            raise UnmingleError("stdin is closed; there is nothing to read.")
         if shape.channels != 1:
             raise UnmingleError("A pipe of one channel can be separated; use --raw FORMAT:RATE.")
         stream = separator.stream(shape.sample_rate, speakers, lag)

@@ -8,8 +8,7 @@ from typing import Annotated
 
 import typer
 
-from unmingle.cli.options import Threads, require
-from unmingle.errors import UnmingleError
+from unmingle.cli.options import Threads, check_range, require
 
 TOKEN_VARIABLE = "UNMINGLE_SERVE_TOKEN"
 
@@ -40,8 +39,7 @@ def command(
     from unmingle.serve.server import new_token, open_in_browser, serve
     from unmingle.serve.settings import Settings, is_loopback
 
-    if threads is not None and not 1 <= threads <= 1024:
-        raise UnmingleError(f"--threads must lie between 1 and 1024; got {threads}.")
+    check_range("--threads", threads, 1, 1024)
     token = os.environ.get(TOKEN_VARIABLE) or (None if is_loopback(host) else new_token())
     settings = Settings(host, port, token, _whole_path(model), _whole_path(denoiser), threads)
 

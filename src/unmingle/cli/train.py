@@ -95,8 +95,6 @@ def command(
         plan = shrink(plan)
     run = output or Path("runs") / (f"{plan.name}-smoke" if smoke else plan.name)
     first = is_first_process()
-    if smoke and not output and first:
-        RunFolder(run).remove()  # Two steps are not worth continuing.
     check_writable(run)
     options = Options(
         resume=resume,
@@ -127,6 +125,8 @@ def command(
         try:
             # The other processes of a run write nothing.
             with RunFolder(run).exclusive_access() if first else nullcontext():
+                if smoke and not output and first:
+                    RunFolder(run).clear()  # Two steps are not worth continuing.
                 progress_made = train(plan, run, options, show, show_decoding)
         except OSError as error:
             raise UnmingleError(f"The run {run} cannot be written: {error}; name another folder.") from error

@@ -91,8 +91,7 @@ def run_corpus(
     corpus = begin(place, job, shards, tar=options.tar, overwrite=options.overwrite)
     mine = share.pick(shards)
     if options.overwrite:
-        for shard in mine:
-            clear(shard, place)
+        clear(shards, mine, place)
     progress, missing = Progress(len(mine)), []
     for shard in mine:
         rows = read_rows(shard, corpus, place)
@@ -106,7 +105,7 @@ def run_corpus(
         progress.add(rows, new=True)
         if tell:
             tell(progress)
-    join_results(shards, place)
+    join_results(shards, corpus, place)
     return progress
 
 

@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any
 
 from unmingle.cluster.jobs import Job, Work
+from unmingle.errors import UnmingleError
 from unmingle.workers import worker_pool
 
 _ATTEMPTS = 2
@@ -25,12 +26,16 @@ class Isolation:
         self._pool: ProcessPoolExecutor | None = None
 
     def __call__(self, path: Path, stem: str, folder: Path) -> dict[str, Any]:
-        """A file's row. A file that crashes every process has the status ``skipped``."""
+        """A file's row. A file that crashes every process has the status ``skipped``.
+
+        Raises:
+            UnmingleError: a process cannot start.
+        """
         for _ in range(_ATTEMPTS):
             if self._pool is None:
                 context = multiprocessing.get_context("spawn")
                 self._pool = self._closing.enter_context(worker_pool(1, _begin, (self._job,), context))
-                self._pool.submit(_ready).result()  # If a process cannot start, the file is not the reason.
+                _check_started(self._pool)
             try:
                 return self._pool.submit(_do, path, stem, folder).result()
             except BrokenProcessPool:
@@ -49,6 +54,16 @@ class Isolation:
 
 _work: Work
 """The work of this process."""
+
+
+def _check_started(pool: ProcessPoolExecutor) -> None:
+    """If the process cannot start, the file is not the reason."""
+    try:
+        pool.submit(_ready).result()
+    except BrokenProcessPool as error:
+        raise UnmingleError(
+            "A process for the work could not start, perhaps because memory is short; run the same command again."
+        ) from error
 
 
 def _begin(job: Job) -> None:

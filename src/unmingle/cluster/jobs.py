@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ import torch
 from unmingle.audio import check_format
 from unmingle.denoising import denoise_files, load_denoiser
 from unmingle.file_batches import Output, check_template
-from unmingle.models import DEFAULT_DENOISER, find_model
+from unmingle.models import DEFAULT_DENOISER, file_hash, find_model
 from unmingle.separation import load, separate_files
 from unmingle.separation.offline import Speakers
 
@@ -126,4 +125,4 @@ class DenoisingJob:
 def _model_facts(model: str) -> dict[str, str]:
     """The model's name and a hash of its bytes. They do not depend on the location of the file."""
     path = find_model(model)
-    return {"model": path.stem, "model_sha256": hashlib.sha256(path.read_bytes()).hexdigest()[:12]}
+    return {"model": path.stem, "model_sha256": file_hash(path)}

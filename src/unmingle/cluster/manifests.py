@@ -6,21 +6,20 @@ names the outputs. Every audio file in a tar file is an input.
 
 from __future__ import annotations
 
-import csv
 import glob
 import hashlib
-import io
 import json
 import posixpath
 import shutil
 import tarfile
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
 from unmingle.audio_names import AUDIO_SUFFIXES
+from unmingle.data.tables import parse_table
 from unmingle.errors import UnmingleError
 from unmingle.file_batches import find_inputs, find_roots, in_one_line
 from unmingle.remote import fetch, file_system, is_url, open_binary, read_bytes
@@ -145,12 +144,8 @@ def _suffix(name: str) -> str:
 
 
 def _read_manifest(name: str) -> Iterator[_Found]:
-    try:
-        text = read_bytes(name).decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UnmingleError(f"The manifest {name} is not in UTF-8; save it as such.") from error
     folder = name.rpartition("/")[0] if is_url(name) else str(Path(name).absolute().parent)
-    for number, row in _rows(name, text):
+    for number, row in _rows(name, read_bytes(name)):
         path, given = row.get("path"), row.get("id") or ""
         if not isinstance(path, str) or not path or not isinstance(given, str):
             raise UnmingleError(
@@ -160,13 +155,17 @@ def _read_manifest(name: str) -> Iterator[_Found]:
         yield _Found(source, given or PurePosixPath(path).stem, bool(given))
 
 
-def _rows(name: str, text: str) -> Iterator[tuple[int, dict[str, object]]]:
+def _rows(name: str, content: bytes) -> Iterator[tuple[int, Mapping[str, object]]]:
     if name.lower().endswith(".csv"):
-        table = csv.DictReader(io.StringIO(text, newline=""))
-        if "path" not in (table.fieldnames or ()):
+        columns, table = parse_table(content, f"The manifest {name}")
+        if "path" not in columns:
             raise UnmingleError(f"The manifest {name} lacks the column path; name it in the first row.")
-        yield from enumerate((dict(row) for row in table), start=2)
+        yield from enumerate(table, start=2)
         return
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UnmingleError(f"The manifest {name} is not in UTF-8; save it as such.") from error
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue

@@ -55,7 +55,7 @@ class RayPool:
                         yield _rows(ray.get(each))
             except ray.exceptions.RayError as error:
                 raise UnmingleError(
-                    f"Ray stopped ({in_one_line(error)[:300]}); run the same command again to continue."
+                    f"Ray stopped ({in_one_line(error)[:300]}); the same command without --overwrite goes on."
                 ) from error
             finally:
                 _stop(flying)

@@ -125,18 +125,31 @@ def read_rows(shard: Shard, corpus: Corpus, place: Place) -> list[Row]:
     return rows if all(row["job"] == corpus.key for row in rows) else []
 
 
-def clear(shard: Shard, place: Place) -> None:
-    """Remove a shard's results and outputs of any job."""
-    content = place.read(_rows_name(shard))
-    for name in (_rows_name(shard), _tar_name(shard)):
+def clear(shards: Sequence[Shard], mine: Sequence[Shard], place: Place) -> None:
+    """Remove results and outputs of any job.
+
+    Args:
+        shards: all shards of the new job. What an earlier job with more shards has left goes, too.
+        mine: the shards to remove.
+        place: the output folder.
+    """
+    new = {shard.name for shard in shards}
+    old = {name.partition(".")[0] for name in place.names(_RESULTS)} - new
+    for name in [*(shard.name for shard in mine), *sorted(old)]:
+        _clear(name, place)
+
+
+def _clear(shard: str, place: Place) -> None:
+    content = place.read(f"{_RESULTS}/{shard}.jsonl")
+    for name in (f"{_RESULTS}/{shard}.jsonl", f"{_RESULTS}/{shard}.begun", f"{shard}.tar"):
         place.remove(name)
     for row in map(json.loads, (content or b"").splitlines()):
         for name in row["outputs"]:
             place.remove(name)
 
 
-def join_results(shards: Sequence[Shard], place: Place) -> bool:
-    """Write ``results.jsonl`` if all shards are complete. Returns whether they are."""
+def join_results(shards: Sequence[Shard], corpus: Corpus, place: Place) -> bool:
+    """Write ``results.jsonl`` if all shards are complete by this job. Returns whether they are."""
     there = set(place.names(_RESULTS))
     if not all(f"{shard.name}.jsonl" in there for shard in shards):
         return False
@@ -144,7 +157,10 @@ def join_results(shards: Sequence[Shard], place: Place) -> bool:
         joined = folder / "results.jsonl"
         with joined.open("wb") as file:
             for shard in shards:
-                file.write(place.read(_rows_name(shard)) or b"")
+                rows = read_rows(shard, corpus, place)
+                if not rows:
+                    return False
+                file.write(b"".join(_line(row) for row in rows))
         place.take(joined, joined.name)
     return True
 
@@ -171,7 +187,7 @@ def _one_file(item: Item, path: Path | UnmingleError, outputs: Path, corpus: Cor
         return row
     row["error"] = row["error"].replace(str(path), item.source)
     if any(reason in row["error"].lower() for reason in _FULL):
-        raise UnmingleError(f"{row['error']} The same command goes on when there is room.")
+        raise UnmingleError(f"{row['error']} The same command without --overwrite goes on when there is room.")
     row |= {"outputs": [], "status": "skipped" if row["status"] == "skipped" else "failed"}
     return row
 

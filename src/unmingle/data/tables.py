@@ -28,17 +28,30 @@ def read_table(path: Path, what: str = "") -> tuple[list[str], list[dict[str, st
     """
     named = f"{what} {path}".strip()
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, restval="")
-            rows = [
-                {key: _unescape_formula(value) for key, value in row.items() if key is not None}
-                for row in reader
-            ]
-            return [name or "" for name in reader.fieldnames or ()], rows
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UnmingleError(f"{named} is not a UTF-8 CSV file ({error}); save it as one.") from error
+        content = path.read_bytes()
     except OSError as error:
         raise UnmingleError(f"{named} cannot be read ({(error.strerror or str(error)).lower()}).") from error
+    return parse_table(content, named)
+
+
+def parse_table(content: bytes, named: str) -> tuple[list[str], list[dict[str, str]]]:
+    """Columns and rows of the bytes of a CSV file, as :func:`read_table` gives them.
+
+    Args:
+        content: of the file.
+        named: the file in error texts, such as ``The manifest speech.csv``.
+
+    Raises:
+        UnmingleError: it is not a CSV table in UTF-8.
+    """
+    try:
+        reader = csv.DictReader(io.StringIO(content.decode("utf-8-sig"), newline=""), restval="")
+        rows = [
+            {key: _unescape_formula(value) for key, value in row.items() if key is not None} for row in reader
+        ]
+        return [name or "" for name in reader.fieldnames or ()], rows
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UnmingleError(f"{named} is not a UTF-8 CSV file ({error}); save it as one.") from error
 
 
 def write_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> bytes:

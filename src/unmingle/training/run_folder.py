@@ -15,7 +15,6 @@ import csv
 import io
 import os
 import re
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
@@ -136,19 +135,18 @@ class RunFolder:
             with suppress(OSError):  # Fails if the folder is not empty, which is the normal case.
                 self.path.rmdir()
 
-    def remove(self) -> None:
-        """Remove the run if the folder contains nothing else.
+    def clear(self) -> None:
+        """Remove the run's files if the folder contains nothing else. The folder stays.
 
         Raises:
             UnmingleError: the folder contains other files.
         """
-        if not os.path.lexists(self.path):
-            return
         if self.path.is_symlink() or not self.path.is_dir() or self.others():
             raise UnmingleError(
                 f"{self.path} contains files that no run writes; choose another folder with -o."
             )
-        shutil.rmtree(self.path, ignore_errors=True)
+        for path in self.path.iterdir():
+            path.unlink(missing_ok=True)
 
     def others(self) -> list[str]:
         """Names in the folder that are not files of a run."""
