@@ -26,6 +26,8 @@ SPEAKER_ACTIVITY = Path(__file__).parent / "pretrained" / "speaker_activity" / "
 _KIND = "speaker_activity-2"
 _LIKENESS = 4
 """Number of likenesses of voices in the input."""
+_LOUD = 30.0
+"""A frame whose energy, relative to the mean, is a thirtieth or more counts fully as speech."""
 _FLOOR = 1e-4
 """Power of the quietest features relative to the mean: -40 dB."""
 
@@ -134,6 +136,11 @@ def _steps(frames: Tensor) -> Tensor:
     """Every two frames side by side: ``(..., frames, freqs)`` to ``(..., steps, 2 * freqs)``."""
     padded = functional.pad(frames, (0, 0, 0, frames.shape[-2] % 2))
     return padded.reshape(*padded.shape[:-2], -1, 2 * padded.shape[-1])
+
+
+def speech_weight(energy: Tensor) -> Tensor:
+    """How much each frame counts as speech, 0 to 1, of energies ``(..., frames)``."""
+    return (_LOUD * energy / energy.mean(dim=-1, keepdim=True).clamp_min(1e-20)).clamp(0.0, 1.0)
 
 
 def relative_power(magnitude: Tensor) -> Tensor:

@@ -162,7 +162,10 @@ class CannotStart(PoisonJob):
 
 
 def test_a_process_that_cannot_start_is_told_and_no_file_is_blamed(tmp_path: Path) -> None:
-    with Isolation(CannotStart("x", tmp_path / "log")) as work, pytest.raises(UnmingleError, match="could not start"):
+    with (
+        Isolation(CannotStart("x", tmp_path / "log")) as work,
+        pytest.raises(UnmingleError, match="could not start"),
+    ):
         work(tmp_path / "x.wav", "x", tmp_path)
 
 

@@ -58,6 +58,20 @@ def test_a_live_stream_is_the_separators_stream(
     np.testing.assert_allclose(received, expected, atol=1e-5)
 
 
+def test_samples_that_are_no_numbers_do_not_end_a_live_stream(address: str) -> None:
+    audio = np.full(16000, 0.1, dtype="<f4")
+    audio[[100, 200, 300]] = np.nan, np.inf, -np.inf
+    with live_stream(address, 16000) as live:
+        live.recv()
+        live.send(audio.tobytes())
+        live.send("end")
+        messages = list(live)
+    assert all(isinstance(message, bytes) for message in messages)
+    received = np.frombuffer(b"".join(message for message in messages if isinstance(message, bytes)), "<f4")
+    assert len(received) == len(audio)
+    assert np.isfinite(received).all()
+
+
 @pytest.mark.parametrize(
     ("query", "sentence"),
     [

@@ -51,7 +51,9 @@ def client(address: str) -> Iterator[Client]:
         yield client
 
 
-def test_downloads_are_what_the_command_line_writes(client: Client, run, tiny_model: Path) -> None:  # type: ignore[no-untyped-def]
+def test_downloads_are_what_the_command_line_writes(
+    client: Client, home: Path, run, tiny_model: Path
+) -> None:  # type: ignore[no-untyped-def]
     job = client.finish(client.submit(task="separate", speakers=2))
     assert job["error"] is None
     tracks = [track["name"] for track in job["result"]["tracks"]]
@@ -80,6 +82,12 @@ def test_downloads_are_what_the_command_line_writes(client: Client, run, tiny_mo
             io.BytesIO(client.get(f"/api/jobs/{job['id']}/outputs.zip?format={format}").content)
         )
         assert [archive.read(name) for name in archive.namelist()] == expected
+        # A second request must not write into a file that the first one may still be sending.
+        (packed,) = home.rglob(f"{format}.zip")
+        before = packed.stat()
+        client.get(f"/api/jobs/{job['id']}/outputs.zip?format={format}")
+        after = packed.stat()
+        assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
     assert len(client.get(f"/api/jobs/{job['id']}/outputs/speaker1.mp3").content) > 1000
     for name, sentence in {
         "speaker3.wav": "There is no track 'speaker3'",

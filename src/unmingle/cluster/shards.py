@@ -187,7 +187,9 @@ def _one_file(item: Item, path: Path | UnmingleError, outputs: Path, corpus: Cor
         return row
     row["error"] = row["error"].replace(str(path), item.source)
     if any(reason in row["error"].lower() for reason in _FULL):
-        raise UnmingleError(f"{row['error']} The same command without --overwrite goes on when there is room.")
+        raise UnmingleError(
+            f"{row['error']} The same command without --overwrite goes on when there is room."
+        )
     row |= {"outputs": [], "status": "skipped" if row["status"] == "skipped" else "failed"}
     return row
 

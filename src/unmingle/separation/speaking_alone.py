@@ -20,6 +20,7 @@ from unmingle.speaker_activity import (
     ActivityInputs,
     SpeakerActivity,
     relative_power,
+    speech_weight,
     to_frames,
     with_half_the_window,
 )
@@ -30,8 +31,6 @@ _SURE = 0.25
 """Presence from which a voice counts fully."""
 _OVERLAP = (0.2, 0.5)
 """Share of the speech with several speakers up to which "alone" is believed, and from which it is not."""
-_LOUD = 30.0
-"""A frame whose energy, relative to the mean, is a thirtieth or more counts fully as speech."""
 
 
 def speaker_voices(windows: Sequence[Heard], labels: Sequence[Labels], speakers: int) -> Samples:
@@ -93,19 +92,18 @@ def alone_or_several(
 ) -> Samples:
     """Chance of each speaker alone and, at last, of several, in each frame: ``(speakers + 1, frames)``.
 
+    The more of the speech is of several speakers, the less it is believed that one is alone. For who speaks all the
+    time is taken to be alone wherever the others are weak.
+
     Args:
         network: gives the chances.
         inputs: what it sees, as a batch of one.
         long_window: the window of the spectrograms is twice as long as the network's.
-
-    The more of the speech is of several speakers, the less it is believed that one is alone. For who speaks all the
-    time is taken to be alone wherever the others are weak.
     """
     frames = inputs.masks.shape[2]
     with torch.inference_mode():
         answers = network(with_half_the_window(inputs) if long_window else inputs)
-        energy = inputs.power[0].sum(dim=-1)
-        speech = (_LOUD * energy / energy.mean().clamp_min(1e-20)).clamp(0.0, 1.0)
+        speech = speech_weight(inputs.power[0].sum(dim=-1))
         found = to_frames(answers.exp(), frames)[0]
         overlap = float((speech * found[-1]).sum() / speech.sum().clamp_min(1e-9))
     few, many = _OVERLAP

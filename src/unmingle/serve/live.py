@@ -12,7 +12,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from unmingle.audio import LOWEST_SAMPLE_RATE
 from unmingle.errors import UnmingleError
 from unmingle.serve.processes import Worker, Workers, cause_of_death
-from unmingle.serve.settings import Settings, read_strength
+from unmingle.serve.settings import Settings, read_speakers, read_strength
 
 _HIGHEST_RATE = 192_000
 
@@ -26,7 +26,7 @@ class LiveStreams:
         self._open: set[Worker] = set()
 
     async def serve(self, socket: WebSocket) -> None:
-        """Serve one stream: send ``{"lag_seconds", "outputs"}``, then receive and send float32 samples.
+        """Serve one stream: send ``{"lag_seconds", "model", "outputs"}``, then receive and send float32 samples.
 
         One channel comes in. Out go all outputs, interleaved: one if it is denoised, one per speaker if it is
         separated. Output sample k belongs to input sample k. A text message ends the input; the remaining samples
@@ -138,7 +138,7 @@ def _read_request(query: Mapping[str, str], settings: Settings) -> dict[str, Any
         "task": task,
         "sample_rate": int(rate),
         "strength": read_strength(query.get("strength", "")),
-        "speakers": _read_speakers(query.get("speakers", "")),
+        "speakers": _number_of_speakers(query.get("speakers", "")),
         "lag": _read_lag(query.get("lag", "")),
         "model": settings.model,
         "denoiser": settings.denoiser,
@@ -146,12 +146,11 @@ def _read_request(query: Mapping[str, str], settings: Settings) -> dict[str, Any
     }
 
 
-def _read_speakers(text: str) -> int | None:
-    if not text:
-        return None
-    if text.isascii() and text.isdecimal() and len(text) < 4:
-        return int(text)
-    raise UnmingleError(f"speakers must be a number, because a stream cannot count them; got {text!r}.")
+def _number_of_speakers(text: str) -> int | None:
+    speakers = read_speakers(text)
+    if speakers == "auto":
+        raise UnmingleError("speakers must be a number, because a stream cannot count them; got 'auto'.")
+    return speakers
 
 
 def _read_lag(text: str) -> float | None:

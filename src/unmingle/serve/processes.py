@@ -72,13 +72,18 @@ class Workers:
         self._lock = asyncio.Lock()
 
     async def prepare(self) -> None:
-        """Start a worker in the background."""
-        async with self._lock:
-            if not self._closed and (self._ready is None or self._ready.ended):
-                self._ready = await Worker.start(self._folder)
+        """Start a worker in the background. If it cannot start now, :meth:`take` tries again."""
+        with suppress(OSError):
+            async with self._lock:
+                if not self._closed and (self._ready is None or self._ready.ended):
+                    self._ready = await Worker.start(self._folder)
 
     async def take(self) -> Worker:
-        """A worker for one request. The caller must kill it."""
+        """A worker for one request. The caller must kill it.
+
+        Raises:
+            OSError: it cannot start.
+        """
         await self.prepare()
         async with self._lock:
             worker, self._ready = self._ready, None

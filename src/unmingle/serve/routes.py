@@ -28,7 +28,7 @@ from unmingle.serve.jobs import STAGES, Job, Jobs, RefusedError, safe_name
 from unmingle.serve.live import LiveStreams
 from unmingle.serve.processes import Workers
 from unmingle.serve.protection import Protection
-from unmingle.serve.settings import Settings, read_strength
+from unmingle.serve.settings import Settings, read_speakers, read_strength
 from unmingle.serve.views import draw, read_samples
 
 STATIC = Path(__file__).parent / "static"
@@ -132,7 +132,10 @@ class _Api:
         task = query.get("task", "separate")
         if task not in STAGES:
             raise UnmingleError(f"There is no task {task!r}; choose {', '.join(STAGES)}.")
-        speakers, strength = _speakers(query.get("speakers")), read_strength(query.get("strength", ""))
+        speakers, strength = (
+            read_speakers(query.get("speakers", "")),
+            read_strength(query.get("strength", "")),
+        )
         job = Job(_session(request), safe_name(query.get("name", "")), task, speakers, strength)
         length, body = request.headers.get("content-length"), request.stream()
         try:
@@ -211,10 +214,13 @@ class _Api:
         names = [track["name"] for track in result["tracks"] if track["name"] != "original"]
         files = [(self._encode(job, result, name, format), _file_name(job, name, format)) for name in names]
         target = self._jobs.folder_of(job) / "encoded" / f"{format}.zip"
-        target.parent.mkdir(exist_ok=True)
-        with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as archive:
-            for path, name in files:
-                archive.write(path, name)
+        if not target.exists():  # Another request may be reading it.
+            target.parent.mkdir(exist_ok=True)
+            new = target.with_suffix(".partial")  # The lock of the requests makes this name unique.
+            with zipfile.ZipFile(new, "w", zipfile.ZIP_STORED) as archive:
+                for path, name in files:
+                    archive.write(path, name)
+            new.replace(target)
         return target
 
     async def samples(self, request: Request) -> Response:
@@ -280,16 +286,6 @@ def _track(result: dict[str, Any], name: str) -> dict[str, Any]:
 
 def _file_name(job: Job, track: str, format: str) -> str:
     return f"{Path(job.name).stem}_{track}.{format}"
-
-
-def _speakers(text: str | None) -> int | str | None:
-    if text is None or text == "":
-        return None
-    if text == "auto":
-        return text
-    if text.isascii() and text.isdecimal() and len(text) < 4:
-        return int(text)
-    raise UnmingleError(f"speakers must be a number or auto; got {text!r}.")
 
 
 def _number(request: Request, name: str, least: int, most: int = 2**40) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from dataclasses import dataclass
+from typing import Literal
 
 from unmingle.errors import UnmingleError
 
@@ -61,6 +62,21 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host.lower() == "localhost"
+
+
+def read_speakers(text: str) -> int | Literal["auto"] | None:
+    """The number of speakers in a request; None for the model's own.
+
+    Raises:
+        UnmingleError: it is neither a number nor ``auto``.
+    """
+    if not text:
+        return None
+    if text == "auto":
+        return "auto"
+    if text.isascii() and text.isdecimal() and len(text) < 4:
+        return int(text)
+    raise UnmingleError(f"speakers must be a number or auto; got {text!r}.")
 
 
 def read_strength(text: str) -> float:

@@ -199,7 +199,9 @@ def run_live(request: dict[str, Any], source: BinaryIO, sink: BinaryIO) -> None:
     while data := os.read(source.fileno(), 1 << 16):
         rest += data
         whole = len(rest) // 4 * 4
-        _write_samples(sink, stream.push(np.frombuffer(rest[:whole], dtype="<f4")))
+        # Some drivers give samples that are no numbers. They must not end the stream.
+        samples = np.nan_to_num(np.frombuffer(rest[:whole], dtype="<f4"), posinf=0.0, neginf=0.0)
+        _write_samples(sink, stream.push(samples))
         rest = rest[whole:]
     _write_samples(sink, stream.flush())
 
@@ -270,7 +272,7 @@ def _answer(request: dict[str, Any], report: Report) -> dict[str, Any]:
         return {"error": str(error)}
     except BrokenPipeError:
         raise
-    except (OSError, MemoryError, RuntimeError) as error:
+    except (OSError, MemoryError, RuntimeError, ValueError, LookupError) as error:
         # As on the command line, a file that breaks a library must not stop the server.
         return {"error": f"{request['name']} could not be processed ({' '.join(str(error).split())})."}
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from unmingle.networks import Lstm
 from unmingle.systems import DenoisingSystem
-from unmingle.training.other_window import interpolated
+from unmingle.training.other_window import frequencies, interpolated
 
 _GATES = 4
 
@@ -40,7 +40,7 @@ def weights_for_larger(system: DenoisingSystem, donor: DenoisingSystem) -> dict[
     all weights of inputs and outputs are interpolated between the frequencies of bins and bands.
     """
     found = dict(donor.state_dict())
-    bins = [_hertz(each) for each in (donor, system)]
+    bins = [frequencies(each) for each in (donor, system)]
     for name in ("mean", "deviation"):
         found[f"frontend.{name}"] = interpolated(found[f"frontend.{name}"], *bins)
     bands = [
@@ -62,12 +62,6 @@ def weights_for_larger(system: DenoisingSystem, donor: DenoisingSystem) -> dict[
             found[name] = torch.zeros_like(fresh)
             found[name][:, :units] = interpolated(theirs.T, *bands).T
     return found
-
-
-def _hertz(system: DenoisingSystem) -> Tensor:
-    """The frequency of every bin, ``(freqs,)``."""
-    stft = system.frontend.stft
-    return torch.arange(stft.freqs, dtype=torch.float64) * system.sample_rate / stft.window_length
 
 
 def _bands(expert: Lstm, hertz: Tensor) -> Tensor:

@@ -6,13 +6,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unmingle.systems import EmbeddingSeparator
+from unmingle.systems import MaskingSystem
 
 _INPUTS = ("network.layers.0.weight_ih_l0", "network.layers.0.weight_ih_l0_reverse")
 _OUTPUTS = ("network.linear.weight", "network.linear.bias")
 
 
-def frequencies(system: EmbeddingSeparator) -> Tensor:
+def frequencies(system: MaskingSystem) -> Tensor:
     """The frequency in hertz of every bin of a system, ``(freqs,)``."""
     stft = system.frontend.stft
     return torch.arange(stft.freqs, dtype=torch.float64) * system.sample_rate / stft.window_length

@@ -23,6 +23,7 @@ from unmingle.speaker_activity import (
     SpeakerActivityConfig,
     load_speaker_activity,
     save_speaker_activity,
+    speech_weight,
 )
 from unmingle.speaker_encoder import SPEAKER_ENCODER, load_speaker_encoder
 from unmingle.temporary import check_writable
@@ -36,8 +37,6 @@ _RATE, _WARMUP, _CONSTANT = 1e-3, 50, 0.5
 _AVERAGE = 0.99
 """Decay per step of the average of the weights."""
 _CROPS, _REPORT_EVERY = 8, 200
-_LOUD = 30.0
-"""A step whose energy, relative to the mean, is a thirtieth or more counts fully."""
 
 
 def activity_loss(found: Tensor, mixture: Tensor, sources: Tensor, masks: Tensor) -> Tensor:
@@ -58,7 +57,7 @@ def activity_loss(found: Tensor, mixture: Tensor, sources: Tensor, masks: Tensor
     alone = _steps((mixture - sources).abs().square().sum(dim=-1)) + total.unsqueeze(1) - energy
     several = _steps((masks * mixture - sources).abs().square().sum(dim=(1, -1)))
     answer = torch.cat([alone, several.unsqueeze(1)], dim=1).argmin(dim=1)
-    weight = (_LOUD * total / total.mean(dim=-1, keepdim=True).clamp_min(1e-20)).clamp(0.0, 1.0)
+    weight = speech_weight(total)
     loss: Tensor = nn.functional.nll_loss(found[..., : answer.shape[-1]], answer, reduction="none")
     return (weight * loss).sum() / weight.sum().clamp_min(1e-9)
 
