@@ -22,7 +22,6 @@ import shutil
 import subprocess
 import sys
 import tarfile
-import tempfile
 from pathlib import Path
 
 import torch
@@ -91,9 +90,9 @@ def larger_batches(recipe: dict[str, object], batch: int) -> dict[str, object]:
     assert isinstance(stages, list)
     for stage in stages:
         before = stage.get("batch_size", 16)
-        for name in ("steps", "validate_every", "warmup_steps"):
+        for name, least in (("steps", 1), ("validate_every", 1), ("decay_steps", 1), ("warmup_steps", 0)):
             if name in stage:
-                stage[name] = max(1, round(stage[name] * before / batch))
+                stage[name] = max(least, round(stage[name] * before / batch))
         stage["batch_size"] = batch
     return recipe
 
@@ -104,7 +103,8 @@ def train(arguments: argparse.Namespace) -> None:
 
     output: Path = arguments.output
     output.mkdir(parents=True, exist_ok=True)
-    corpus = Path(arguments.data or tempfile.mkdtemp(prefix="corpus-"))
+    # Always the same folder, because a run goes on with the same data only.
+    corpus = Path(arguments.data or output.absolute().with_name(f"{output.name}-corpus"))
     corpus.mkdir(parents=True, exist_ok=True)
     for part in sorted(arguments.parts.glob("data-*.tar")):
         with tarfile.open(part) as archive:
@@ -170,7 +170,7 @@ def main() -> None:
     training.add_argument("recipe", type=Path)
     training.add_argument("output", type=Path)
     training.add_argument("--minutes", type=float, required=True)
-    training.add_argument("--data", help="Where the archives are unpacked to (default: a temporary folder).")
+    training.add_argument("--data", help="Where the archives are unpacked to (default: OUT-corpus).")
     training.add_argument("--init-from")
     training.add_argument(
         "--resume", action="store_true", help="From the checkpoint whose parts lie in PARTS."

@@ -258,9 +258,10 @@ def memory(arguments: argparse.Namespace) -> None:
             part = conversation(arguments.corpus, 2, 10.0, 0).sum(axis=0)
             for kind in arguments.format:
                 path = Path(folder) / f"{minutes:g}.{kind}"
+                samples = round(minutes * 60 * RATE)
                 with soundfile.SoundFile(path, "w", RATE, 1) as file:
-                    for _ in range(max(1, round(minutes / 10))):
-                        file.write(part[: round(min(minutes, 10.0) * 60 * RATE)])
+                    for start in range(0, samples, len(part)):
+                        file.write(part[: samples - start])
                 command = [sys.executable, "-m", "unmingle", "separate", str(path), "-o", f"{folder}/out"]
                 command += ["--model", arguments.model, "--threads", str(arguments.threads), "--overwrite"]
                 peak, seconds = peak_and_seconds(*command)

@@ -45,6 +45,9 @@ def test_packed_parts_train_and_the_checkpoint_goes_on(crowd_corpus: Path, tmp_p
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert load_system(tmp_path / "out" / "model.safetensors").speakers == 2
+    command[7] = "0.001"
+    done = subprocess.run([*command, "--resume"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
     # On a fresh machine the checkpoint's parts lie beside the data.
     for part in (tmp_path / "out").glob("part*"):
         part.rename(tmp_path / "parts" / part.name)

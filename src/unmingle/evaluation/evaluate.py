@@ -20,6 +20,7 @@ from pydantic import TypeAdapter
 from unmingle import __version__
 from unmingle.audio import Samples
 from unmingle.data.mixture_folders import MixtureItem, list_hash, read_item, read_mixture_folder
+from unmingle.device import pick_device
 from unmingle.errors import UnmingleError
 from unmingle.evaluation.candidates import Candidate, CandidateConfig
 from unmingle.evaluation.external import EstimateError
@@ -247,7 +248,7 @@ def _sizes(items: Sequence[MixtureItem]) -> list[list[str | int]]:
 
 def default_processes(config: CandidateConfig, count: int) -> int:
     """One process per core, but only one for a GPU or an external program, which may use all cores itself."""
-    if config.command is not None or config.device not in ("cpu", "auto") or torch.cuda.is_available():
+    if config.command is not None or (config.model is not None and pick_device(config.device) != "cpu"):
         return 1
     return max(1, min(available_cores(), count // 8))
 

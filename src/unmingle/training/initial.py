@@ -43,7 +43,7 @@ _MUST_AGREE = (
     "refiner",
     "latent",
 )
-"""Fields that must be equal if both configs have them."""
+"""Fields that must be equal. One that only one of the configs has is a difference, too."""
 _HEAD = "network.linear."
 """Prefix of the layer after a BLSTM, which gives embeddings or masks."""
 

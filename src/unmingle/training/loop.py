@@ -18,7 +18,7 @@ from unmingle.data.batches import Crops, iterate
 from unmingle.device import has_fast_bfloat16
 from unmingle.errors import UnmingleError
 from unmingle.models import save_system
-from unmingle.systems import EmbeddingSeparator
+from unmingle.systems import EmbeddingSeparator, System, build_system
 from unmingle.training.averaging import WeightAverage
 from unmingle.training.fixed_attractors import collect_fixed_attractors, store_fixed_attractors
 from unmingle.training.initial import fresh_system, system_from_model
@@ -34,7 +34,7 @@ _FIXED_MIXTURES = 200
 
 @dataclass(frozen=True)
 class Options:
-    """How to run a recipe. Only ``minutes`` and ``init_from`` change the result."""
+    """How to run a recipe. Only ``minutes``, ``init_from`` and ``device`` change the result."""
 
     resume: bool = False
     init_from: str | None = None
@@ -82,11 +82,7 @@ class TrainingLoop:
         self.on_step = on_step
         fabric.seed_everything(recipe.seed + fabric.global_rank, verbose=False)
         self.mixer = training_mixer(recipe, options.cache)
-        self.system = (
-            system_from_model(recipe, options.init_from, self.mixer)
-            if options.init_from
-            else fresh_system(recipe, self.mixer)
-        )
+        self.system = self._first_system()
         self.progress = Progress()
         self.score: float | None = None
         self.module, self.optimizer = fabric.setup(self.system, build_optimizer(recipe, self.system))
@@ -271,7 +267,7 @@ class TrainingLoop:
             save_system(self.system.trained_system(), path, facts)
 
     def _save(self) -> None:
-        gathered = self.fabric.all_gather(torch.get_rng_state())
+        gathered = self.fabric.all_gather(self._generators())
         generators = cast(torch.Tensor, gathered).reshape(self.fabric.world_size, -1)
         if self.fabric.is_global_zero:
             state = {
@@ -290,17 +286,37 @@ class TrainingLoop:
             self._save_model(self.folder.last)
         self.saved_at = time.monotonic()
 
+    def _generators(self) -> torch.Tensor:
+        """The states of the random generators: the processor's, then the GPU's if the training runs on one."""
+        states = [torch.get_rng_state()]
+        if self.fabric.device.type == "cuda":
+            states.append(torch.cuda.get_rng_state(self.fabric.device))
+        return torch.cat(states)
+
+    def _set_generators(self, states: torch.Tensor) -> None:
+        size = len(torch.get_rng_state())
+        # Copies: torch.set_rng_state crashes on a part of a larger tensor (torch 2.13).
+        torch.set_rng_state(states[:size].clone())
+        if self.fabric.device.type == "cuda" and len(states) > size:
+            torch.cuda.set_rng_state(states[size:].clone(), self.fabric.device)
+
     def _restore(self) -> None:
         state, self.progress = self.folder.load()
         self.system.load_state_dict(state["system"])
         self.optimizer.optimizer.load_state_dict(state["optimizer"])
         if len(state["generators"]) == self.fabric.world_size:
-            # A copy: torch.set_rng_state crashes on a row of a larger tensor (torch 2.13).
-            torch.set_rng_state(state["generators"][self.fabric.global_rank].clone())
+            self._set_generators(state["generators"][self.fabric.global_rank])
         if self.average is not None and "average" in state:
             self.average.load_state_dict(state["average"])
         self.stage_best = state.get("stage_best")
         self.score = state["score"]
+
+    def _first_system(self) -> System:
+        if self.options.resume:
+            return build_system(self.recipe.system)  # The checkpoint has its weights.
+        if self.options.init_from:
+            return system_from_model(self.recipe, self.options.init_from, self.mixer)
+        return fresh_system(self.recipe, self.mixer)
 
     def _report(self, stage: Stage, loss: float, speed: float) -> None:
         if self.on_step is None:
