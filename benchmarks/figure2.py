@@ -51,7 +51,7 @@ CHOICES = {"all": "fine-tuned", "choice": "learned choice"}
 
 @dataclass
 class Curve:
-    """One system's scores: SI-SDR improvement in dB by input SNR, one value a mixture."""
+    """One system's scores: SI-SDR improvement in dB by input SNR, one value per mixture."""
 
     size: str
     latent: str
@@ -59,7 +59,7 @@ class Curve:
     choice: str
     """How one of them is chosen, a key of :data:`STYLES`."""
     macs: float
-    """Millions a second of audio, of what runs."""
+    """Of the networks that run: millions per second of audio."""
     scores: dict[int, list[float]]
 
     @property

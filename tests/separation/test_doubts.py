@@ -83,8 +83,8 @@ def test_each_doubt_is_said() -> None:
     assert text == "estimate 2 is nearly silent"
     (text,) = doubts(_tracks(_TOGETHER, join=0.5), cleaned=False)
     assert "change files" in text
-    (text,) = doubts(replace(_tracks(_TOGETHER), further_voice=0.8), cleaned=False)
-    assert text == "perhaps a further voice; --speakers auto counts"
-    assert doubts(replace(_tracks(_TOGETHER), further_voice=0.6), cleaned=False) == []
+    (text,) = doubts(replace(_tracks(_TOGETHER), further_speaker=0.8), cleaned=False)
+    assert text == "perhaps a further speaker; --speakers auto counts"
+    assert doubts(replace(_tracks(_TOGETHER), further_speaker=0.6), cleaned=False) == []
     turns = [[1.0] * 20 + [0.0] * 20, [0.0] * 20 + [1.0] * 20]
     assert doubts(_tracks(turns), cleaned=False) == ["the speakers hardly overlap"]

@@ -127,7 +127,7 @@ def test_more_people_than_asked_for_are_noticed(monkeypatch: pytest.MonkeyPatch)
     for mixture, more in ((two.sum(axis=0), False), (three.sum(axis=0), True)):
         with RecordingSeparation(LowAndHigh(), RATE, 2, 8.0, 2.0) as separation:
             separation.push(mixture)
-            assert (separation.finish().further_voice > 0.5) == more
+            assert (separation.finish().further_speaker > 0.5) == more
 
 
 def test_more_sources_than_choices_stay_as_they_are() -> None:

@@ -45,12 +45,12 @@ class RayPool:
         with self._connected():
             task = _do_shard.options(**_needs(corpus.job))
             waiting = list(reversed(shards))
-            flying: list[ray.ObjectRef[Any]] = []
+            pending: list[ray.ObjectRef[Any]] = []
             try:
-                while waiting or flying:
-                    while waiting and len(flying) < _AHEAD * _workers(corpus.job):
-                        flying.append(task.remote(waiting.pop(), corpus, place.name))
-                    done, flying = ray.wait(flying, timeout=10.0)
+                while waiting or pending:
+                    while waiting and len(pending) < _AHEAD * _workers(corpus.job):
+                        pending.append(task.remote(waiting.pop(), corpus, place.name))
+                    done, pending = ray.wait(pending, timeout=10.0)
                     for each in done:
                         yield _rows(ray.get(each))
             except ray.exceptions.RayError as error:
@@ -58,7 +58,7 @@ class RayPool:
                     f"Ray stopped ({in_one_line(error)[:300]}); the same command without --overwrite goes on."
                 ) from error
             finally:
-                _stop(flying)
+                _stop(pending)
 
     @contextmanager
     def _connected(self) -> Iterator[None]:
@@ -112,9 +112,9 @@ def _rows(answer: list[Row] | str) -> list[Row]:
     return answer
 
 
-def _stop(flying: Sequence[Any]) -> None:
+def _stop(pending: Sequence[Any]) -> None:
     """Cancel running shards and wait until they have cleaned up."""
-    for each in flying:
+    for each in pending:
         ray.cancel(each, force=False)
-    if flying:
-        ray.wait(list(flying), num_returns=len(flying), timeout=5.0)
+    if pending:
+        ray.wait(list(pending), num_returns=len(pending), timeout=5.0)

@@ -53,7 +53,7 @@ class ExpertMasks:
         self.switches = 0
         """Number of changes of the specialist."""
         freqs = system.frontend.stft.freqs
-        self._frames_a_second = system.sample_rate / system.hop
+        self._frames_per_second = system.sample_rate / system.hop
         self._state = system.experts[self.expert].initial_state(1)
         self._before: tuple[int, LstmState] | None = None
         self._fade_frames, self._faded = self._frames(_FADE_SECONDS), 0
@@ -66,7 +66,7 @@ class ExpertMasks:
         self._evidence = system.frontend.mean.new_zeros(())
 
     def _frames(self, seconds: float) -> int:
-        return round(seconds * self._frames_a_second)
+        return round(seconds * self._frames_per_second)
 
     def begin(self, features: Tensor) -> None:
         """Initialize the state with frames ``(1, frames, freqs)`` before the first. They get no mask."""

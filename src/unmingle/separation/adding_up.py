@@ -58,7 +58,7 @@ class RunningGains:
 
 
 def add_residual(
-    mixture: Samples, estimates: Samples, gains: Samples, first: float, frames_a_sample: float
+    mixture: Samples, estimates: Samples, gains: Samples, first: float, frames_per_sample: float
 ) -> Samples:
     """Estimates ``(speakers, samples)`` that add up to the mixture ``(samples,)``.
 
@@ -67,9 +67,9 @@ def add_residual(
         estimates: ``(speakers, samples)``.
         gains: of :func:`residual_gains`.
         first: the time of the first sample, in frames.
-        frames_a_sample: length of a sample in frames.
+        frames_per_sample: length of a sample in frames.
     """
     residual = mixture - estimates.sum(axis=0)
-    times = first + np.arange(len(mixture), dtype=np.float64) * frames_a_sample
+    times = first + np.arange(len(mixture), dtype=np.float64) * frames_per_sample
     complete: Samples = estimates + gains_at(gains, times) * residual
     return complete

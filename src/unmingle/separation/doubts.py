@@ -9,7 +9,7 @@ _SURE_JOIN = 0.8
 """Minimum share of the recording in which the windows are joined with confidence."""
 _NEARLY_SILENT = 1e-3
 """Energy of an estimate relative to the loudest one: -30 dB."""
-_FURTHER_VOICE = 0.7
+_FURTHER_SPEAKER = 0.7
 """Chance of one more speaker above which there is a warning."""
 NOISY_DB = 14.0
 """Minimum SNR in dB of speech over steady noise, without a warning; see `benchmarks/noise_warning.py`."""
@@ -27,8 +27,8 @@ def doubts(tracks: Tracks, *, cleaned: bool) -> list[str]:
     found = []
     if tracks.join_confidence < _SURE_JOIN:
         found.append("speakers may change files where nobody could be recognized")
-    if tracks.further_voice > _FURTHER_VOICE:
-        found.append("perhaps a further voice; --speakers auto counts")
+    if tracks.further_speaker > _FURTHER_SPEAKER:
+        found.append("perhaps a further speaker; --speakers auto counts")
     energy = tracks.power.sum(axis=1)
     for number, own in enumerate(energy, start=1):
         if own < _NEARLY_SILENT * energy.max():

@@ -235,7 +235,7 @@ class SpeakerMemory:
         self._level = 0.0
 
     def begin(self, window: WindowSources, speakers: NDArray[np.intp]) -> NDArray[np.intp]:
-        """Start with the first window, given the ``speakers`` of its sources."""
+        """Start with the first window, given the ``speakers`` of its sources ``(sources,)``, which it returns."""
         self._learn(window, speakers)
         return speakers
 

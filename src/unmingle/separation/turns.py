@@ -33,7 +33,14 @@ _LOUD_SHARE, _QUIET = 0.3, 1e-3
 
 
 def hear(encoder: SpeakerEncoder, estimates: Samples, sample_rate: int, scale: float = 1.0) -> Heard:
-    """What is heard in pieces of ``estimates`` ``(sources, samples)``, which are divided by ``scale``."""
+    """What is heard in the pieces of a window's estimates.
+
+    Args:
+        encoder: recognizes voices.
+        estimates: ``(sources, samples)``.
+        sample_rate: of them, in hertz.
+        scale: by which they were divided. The level is that without the division.
+    """
     audio = torch.from_numpy(resample(estimates, sample_rate, encoder.config.sample_rate))
     with torch.inference_mode():
         frames = encoder.frames(encoder.features(torch.cat([audio, audio.sum(dim=0, keepdim=True)])))

@@ -185,6 +185,9 @@ class VoiceClusters:
             centres: the voices of the division before, ``(speakers, dim)``; None at the beginning.
             decided: the speaker of every source in the first pieces, ``(sources, pieces)``. These names stay.
             new: whether new centres are tried, too, which takes longer.
+
+        Returns:
+            The division, with labels ``(1, sources, pieces)``, and the voices ``(speakers, dim)``.
         """
         speakers = self._presence.shape[1]
         starts = [self._centres(self._own_labels(), speakers) if centres is None else centres]

@@ -61,7 +61,7 @@ class Tracks:
     frame_seconds: float
     snr: float
     """Level of all other sound over the steady noise, in dB; see :mod:`~unmingle.separation.noise_level`."""
-    further_voice: float = 0.0
+    further_speaker: float = 0.0
     """Chance that there is one more speaker, as far as voices tell."""
 
     @property
