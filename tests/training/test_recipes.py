@@ -91,6 +91,7 @@ def test_every_recipe_trains_saves_loads_and_separates(
         parts = {stage.part for stage in recipe.stages}
         second = (
             (name.startswith("refiner.") and parts == {"first"})
+            or (name.startswith("first.") and parts == {"second"})
             or (name.startswith("specialists.") and parts <= {"gate", "choice"})
             # A gate that is a specialist learns by choice, or with all.
             or (
