@@ -1,11 +1,13 @@
-/** The least that stays of every bin, which is more where the recording is nearly clean; as `unmingle denoise` has it. */
+/** The least that stays of loud frames where the recording is nearly clean, as `unmingle denoise` has it. */
 
 const FADE = 0.5 ** (1 / 250);
 const STEP_DB = 0.3;
 const START_FRAMES = 30;
 const QUIET_NOISE_DB = [30, 36];
 const LITTLE_REMOVED_DB = [8, 14];
-const MOST_KEPT = 0.7;
+const LOUD_DB = [-30, -20];
+const MOST_KEPT = 0.9;
+const LOOK_AHEAD_FRAMES = 250;
 const TINY = 1e-20;
 
 /**
@@ -20,7 +22,11 @@ export function raise(masks, magnitudes, freqs) {
   let kept = 0;
   let removed = 0;
   let median = 0;
-  for (let frame = 0; frame < masks.length / freqs; frame++) {
+  const frames = masks.length / freqs;
+  const totals = new Float64Array(frames);
+  const levels = new Float64Array(frames);
+  const clean = new Float64Array(frames);
+  for (let frame = 0; frame < frames; frame++) {
     const now = { total: 0, kept: 0, removed: 0 };
     for (let k = frame * freqs; k < (frame + 1) * freqs; k++) {
       const energy = magnitudes[k] ** 2;
@@ -36,12 +42,17 @@ export function raise(masks, magnitudes, freqs) {
     const lost = decibels(now.removed);
     const quick = frame < START_FRAMES ? Math.abs(lost - median) / (frame + 1) : 0;
     median = frame === 0 ? lost : median + Math.max(STEP_DB, quick) * (lost < median ? -1 : 1);
-    const level = decibels(square / Math.max(power, TINY));
-    const clean = Math.min(
-      share(level - median, QUIET_NOISE_DB),
+    totals[frame] = decibels(now.total);
+    levels[frame] = decibels(square / Math.max(power, TINY));
+    clean[frame] = Math.min(
+      share(levels[frame] - median, QUIET_NOISE_DB),
       share(decibels(kept) - decibels(removed), LITTLE_REMOVED_DB),
     );
-    for (let k = frame * freqs; k < (frame + 1) * freqs; k++) masks[k] = Math.max(masks[k], MOST_KEPT * clean);
+  }
+  for (let frame = 0; frame < frames; frame++) {
+    const later = Math.min(frame + LOOK_AHEAD_FRAMES, frames - 1);
+    const floor = MOST_KEPT * clean[later] * share(totals[frame] - levels[later], LOUD_DB);
+    for (let k = frame * freqs; k < (frame + 1) * freqs; k++) masks[k] = Math.max(masks[k], floor);
   }
 }
 

@@ -34,11 +34,15 @@ def test_strength_is_the_share_that_may_go() -> None:
             attenuation_limit_of(strength)
 
 
+def _raised(gain: PostGain, masks: torch.Tensor, magnitude: torch.Tensor) -> torch.Tensor:
+    return gain.push(masks, magnitude, ended=True)
+
+
 def test_no_mask_lies_below_the_limit_and_none_changes_without_one() -> None:
     masks, magnitude = _frames()
-    torch.testing.assert_close(PostGain()(masks, magnitude), masks)
-    torch.testing.assert_close(PostGain(20.0)(masks, magnitude), masks.clamp_min(0.1))
-    torch.testing.assert_close(PostGain(0.0)(masks, magnitude), torch.ones_like(masks))
+    torch.testing.assert_close(_raised(PostGain(), masks, magnitude), masks)
+    torch.testing.assert_close(_raised(PostGain(20.0), masks, magnitude), masks.clamp_min(0.1))
+    torch.testing.assert_close(_raised(PostGain(0.0), masks, magnitude), torch.ones_like(masks))
     for limit in (-1.0, math.nan):
         with pytest.raises(UnmingleError, match="at least 0 dB"):
             PostGain(limit)
@@ -55,21 +59,43 @@ def _nearly_clean(noise: float) -> tuple[torch.Tensor, torch.Tensor]:
 
 def test_where_hardly_anything_is_removed_hardly_anything_is_turned_down() -> None:
     masks, magnitude = _nearly_clean(0.0001)
-    assert float(PostGain()(masks, magnitude)[0, 400:402].min()) == pytest.approx(0.7)
+    raised = _raised(PostGain(), masks, magnitude)
+    assert float(raised[0, 400:402].min()) == pytest.approx(0.9)
+    # In pauses nothing is kept.
+    assert float(raised[0, 425:450].max()) == 0.0
     # With noise 20 dB below the speech the rule stays away.
     masks, magnitude = _nearly_clean(0.1)
-    assert float(PostGain()(masks, magnitude)[0, 400:402].max()) == 0.0
+    assert float(_raised(PostGain(), masks, magnitude)[0, 400:402].max()) == 0.0
     # As it does where loud sounds in a quiet room are removed: more goes than stays.
     masks, magnitude = _nearly_clean(0.001)
-    torch.testing.assert_close(PostGain()(masks * 0.01, magnitude), masks * 0.01)
+    torch.testing.assert_close(_raised(PostGain(), masks * 0.01, magnitude), masks * 0.01)
+
+
+def test_in_files_the_frames_that_follow_count() -> None:
+    """A loud start hides that the rest is nearly clean, unless the rest is heard, too."""
+    masks, magnitude = _nearly_clean(0.0001)
+    masks[:, 5] = 0.0
+    early, late = (_raised(PostGain(look_ahead=frames), masks, magnitude)[0, 5] for frames in (0, 250))
+    assert float(early.max()) < 0.1
+    assert float(late.min()) == pytest.approx(0.9)
+    # Later frames do not count.
+    masks, magnitude = _nearly_clean(0.1)
+    clean, quiet = _nearly_clean(0.0001)
+    masks[:, 300:], magnitude[:, 300:] = clean[:, 300:], quiet[:, 300:]
+    masks[:, 5] = 0.0
+    assert float(_raised(PostGain(look_ahead=250), masks, magnitude)[0, 5].max()) == 0.0
 
 
 def test_blocks_change_nothing() -> None:
     masks, magnitude = _nearly_clean(0.003)
-    whole, gain = PostGain(30.0)(masks, magnitude), PostGain(30.0)
-    sizes = [1, 7, 300, 192]
-    blocks = zip(masks.split(sizes, 1), magnitude.split(sizes, 1), strict=True)
-    torch.testing.assert_close(torch.cat([gain(*both) for both in blocks], dim=1), whole)
+    for look_ahead in (0, 100):
+        whole, gain = _raised(PostGain(30.0, look_ahead), masks, magnitude), PostGain(30.0, look_ahead)
+        sizes, found, pushed = [1, 7, 300, 192], [], 0
+        for number, both in enumerate(zip(masks.split(sizes, 1), magnitude.split(sizes, 1), strict=True)):
+            found.append(gain.push(*both, ended=number == 3))
+            pushed += sizes[number]
+            assert gain.waiting == (min(pushed, look_ahead) if number < 3 else 0)
+        torch.testing.assert_close(torch.cat(found, dim=1), whole)
 
 
 def _noisy() -> Samples:

@@ -7,7 +7,11 @@ import math
 import torch
 from torch import Tensor
 
+from unmingle.audio_stream import Frames
 from unmingle.errors import UnmingleError
+
+LOOK_AHEAD_FRAMES = 250
+"""Frames after a frame that count for its minimum gain, in files."""
 
 _FADE = 0.5 ** (1 / 250)
 """Decay of sums per frame, with a half-life of 250 frames as in the front end's running level."""
@@ -18,8 +22,10 @@ _QUIET_NOISE_DB = (30.0, 36.0)
 """Range of the level over the median of the removed energy in which the minimum gain rises."""
 _LITTLE_REMOVED_DB = (8.0, 14.0)
 """Likewise, range of the kept over the removed energy."""
-_MOST_KEPT = 0.7
-"""Minimum gain for clean input: the maximum attenuation is 3 dB."""
+_LOUD_DB = (-30.0, -20.0)
+"""Likewise, range of a frame's energy relative to the level. In pauses, noise is removed."""
+_MOST_KEPT = 0.9
+"""Minimum gain of loud frames of clean input."""
 _TINY = 1e-20
 
 
@@ -39,40 +45,64 @@ def attenuation_limit_of(strength: float) -> float | None:
 class PostGain:
     """Raises the masks of a recording to a minimum gain, frame by frame.
 
-    The minimum gain is that of the attenuation limit. It is higher if two measures of the audio so far indicate
-    hardly any noise: most frames lose almost no energy, and much more energy is kept than removed overall. The
-    removed energy is then mostly speech, such as sibilants, or a second speaker.
+    The minimum gain is that of the attenuation limit. In loud frames it is higher if two measures indicate hardly
+    any noise: most frames lose almost no energy, and much more energy is kept than removed overall. The removed
+    energy is then mostly speech, such as sibilants, or a second speaker. The measures are those of the audio up to
+    ``look_ahead`` frames after each frame.
 
     Args:
         limit: the attenuation limit in dB; None for no limit.
+        look_ahead: in frames.
 
     Raises:
         UnmingleError: the limit is negative or not a number.
     """
 
-    def __init__(self, limit: float | None = None) -> None:
+    def __init__(self, limit: float | None = None, look_ahead: int = 0) -> None:
         if limit is not None and not limit >= 0.0:
             raise UnmingleError(f"The attenuation limit must be at least 0 dB; got {limit}.")
         self._floor = 0.0 if limit is None else 10 ** (-limit / 20)
         self._power = self._square = self._kept = self._removed = 0.0
         self._frames, self._median = 0, 0.0
+        self.look_ahead = look_ahead
+        self._waiting: Frames | None = None
+        """Masks whose later frames are not there yet."""
+        self._known: list[tuple[float, float, float]] = []
+        """For each of them, its energy, and the level and the share of the highest minimum gain by the measures."""
 
-    def __call__(self, masks: Tensor, magnitude: Tensor) -> Tensor:
-        """Masks ``(1, frames, freqs)`` of the next frames, none below the minimum gain.
+    @property
+    def waiting(self) -> int:
+        """Number of frames that wait for later ones."""
+        return len(self._known)
+
+    def push(self, masks: Tensor, magnitude: Tensor, *, ended: bool) -> Tensor:
+        """Push the masks of the next frames; returns those that are ready, none below the minimum gain.
 
         Args:
-            masks: of one recording, with frames in order. Block size does not change the result.
+            masks: of one recording, ``(1, frames, freqs)``. Block size does not change the result.
             magnitude: of the mixture, of the same shape.
+            ended: no more frames follow, so all are ready.
         """
         power = magnitude.double().square()
         kept = (power * masks.square()).sum(dim=-1)[0].tolist()
         removed = (power * (1.0 - masks).square()).sum(dim=-1)[0].tolist()
         total = power.sum(dim=-1)[0].tolist()
-        floors = [self._next(*frame) for frame in zip(total, kept, removed, strict=True)]
-        return torch.maximum(masks, masks.new_tensor(floors).reshape(1, -1, 1))
+        self._known += [self._measured(*frame) for frame in zip(total, kept, removed, strict=True)]
+        if self._waiting is None:
+            self._waiting = Frames(masks[:, :0])
+        self._waiting.add(masks)
+        known = self._known
+        ready = len(known) if ended else max(0, len(known) - self.look_ahead)
+        floors = []
+        for number in range(ready):
+            _, level, share = known[min(number + self.look_ahead, len(known) - 1)]
+            loud = _share(_decibels(known[number][0]) - level, _LOUD_DB)
+            floors.append(max(self._floor, _MOST_KEPT * share * loud))
+        self._known = known[ready:]
+        return torch.maximum(self._waiting.take(ready), masks.new_tensor(floors).reshape(1, -1, 1))
 
-    def _next(self, total: float, kept: float, removed: float) -> float:
-        """The minimum gain of the next frame."""
+    def _measured(self, total: float, kept: float, removed: float) -> tuple[float, float, float]:
+        """The next frame's energy, and the level and the share of the highest minimum gain so far."""
         self._power = _FADE * self._power + total
         self._square = _FADE * self._square + total**2
         self._kept = _FADE * self._kept + kept
@@ -90,7 +120,7 @@ class PostGain:
             _share(level - self._median, _QUIET_NOISE_DB),
             _share(_decibels(self._kept) - _decibels(self._removed), _LITTLE_REMOVED_DB),
         )
-        return max(self._floor, _MOST_KEPT * share)
+        return total, level, share
 
 
 def _decibels(power: float) -> float:

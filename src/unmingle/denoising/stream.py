@@ -11,7 +11,7 @@ from unmingle.arrays import as_rate, as_samples
 from unmingle.audio import Samples
 from unmingle.audio_stream import Frames, RateConverter, StftStream
 from unmingle.denoising.expert_choice import ExpertMasks
-from unmingle.denoising.post_gain import PostGain
+from unmingle.denoising.post_gain import LOOK_AHEAD_FRAMES, PostGain
 from unmingle.errors import UnmingleError
 from unmingle.systems import DenoisingSystem
 from unmingle.systems.denoiser import prelude
@@ -56,7 +56,8 @@ class DenoisingStream:
         self.sample_rate, self.channels, self.outputs = sample_rate, channels, channels
         self._system, self._stft = system, system.frontend.stft
         look_ahead = round(look_ahead_seconds * system.sample_rate / system.hop)
-        self.masks, self._post_gain = ExpertMasks(system, expert, look_ahead), PostGain(attenuation_limit)
+        self.masks = ExpertMasks(system, expert, look_ahead)
+        self._post_gain = PostGain(attenuation_limit, min(look_ahead, LOOK_AHEAD_FRAMES))
         self._prelude_frames = min(look_ahead, system.prelude_frames)
         self._magnitude = Frames(system.frontend.mean.new_zeros(1, 0, self._stft.freqs))
         self._frames = StftStream(self._stft, channels)
@@ -64,8 +65,8 @@ class DenoisingStream:
         self._spectra = torch.zeros(channels, 0, self._stft.freqs, dtype=torch.complex64)
         self._pushed = self._given = 0
         self._flat = self._ended = False
-        waits = max(self.masks.look_ahead, self._prelude_frames) * system.hop + self._stft.window_length
-        self.lag_seconds = waits / system.sample_rate
+        waits = max(self.masks.look_ahead, self._prelude_frames) + self._post_gain.look_ahead
+        self.lag_seconds = (waits * system.hop + self._stft.window_length) / system.sample_rate
         self._converter = None
         if sample_rate != system.sample_rate:
             self._converter = RateConverter(sample_rate, system.sample_rate, system.hop, channels)
@@ -113,8 +114,11 @@ class DenoisingStream:
             features = self._system.frontend.step(magnitude, self._level)
         masks = self.masks.push(features, magnitude, ended=ended)
         self._spectra = torch.cat([self._spectra, spectrum], dim=1)
+        new = self._spectra[:, self._post_gain.waiting :][:, : masks.shape[1]]
+        heard = new.abs().square().mean(dim=0, keepdim=True).sqrt()
+        masks = self._post_gain.push(masks, heard, ended=ended)
         ready, self._spectra = self._spectra[:, : masks.shape[1]], self._spectra[:, masks.shape[1] :]
-        masked = ready * self._post_gain(masks, ready.abs().square().mean(dim=0, keepdim=True).sqrt())
+        masked = ready * masks
         gains = np.zeros((1, 0), dtype=np.float32)
         if self._converter is not None:
             upper = slice(self._stft.freqs // 2, None)
