@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -33,6 +35,7 @@ def _system(kind: str) -> EmbeddingSeparator:
 @pytest.mark.parametrize("kind", KINDS)
 @settings(deadline=None, max_examples=6)
 @given(blocks=st.lists(st.integers(0, 60), min_size=1, max_size=8), silent=st.integers(0, 3000))
+@example(blocks=[5, 38, 20, 26], silent=1676)
 def test_steps_give_the_masks_of_the_whole(kind: str, blocks: list[int], silent: int) -> None:
     system = _system(kind)
     torch.manual_seed(1)
@@ -40,11 +43,6 @@ def test_steps_give_the_masks_of_the_whole(kind: str, blocks: list[int], silent:
     mixture[:, :silent] = 0
     with torch.no_grad():
         spectra, whole = system.mask(mixture, 2)
-        if "running_kmeans" in KINDS[kind].values():
-            for _ in range(4):
-                _, nearly = system.mask(mixture * (1 + 1e-6 * torch.randn(mixture.shape)), 2)
-                # Where two starts of k-means are nearly as good, rounding decides: such a mixture tells nothing.
-                assume(_different(kind, nearly[0], whole[0], tolerance=0.05) == 0)
     steps = system.steps(2)
     assert steps is not None
     parts, start = [], 0
@@ -54,7 +52,20 @@ def test_steps_give_the_masks_of_the_whole(kind: str, blocks: list[int], silent:
         assert start - sum(part.shape[1] for part in parts) <= steps.lag_frames
     parts.append(steps.push(spectra.magnitude[:, start:], ended=True))
     found = torch.cat(parts, dim=1)
-    assert _different(kind, found, whole[0]) == 0
+    if "running_kmeans" not in KINDS[kind].values():
+        assert _different(kind, found, whole[0]) == 0
+    # Where two starts of k-means are nearly as good, rounding decides. Noise of that size must then give them, too.
+    elif _different(kind, found, whole[0]):
+        assert any(
+            _different(kind, found, nearly, tolerance=0.05) == 0 for nearly in _rounded(system, mixture)
+        )
+
+
+@torch.no_grad()
+def _rounded(system: EmbeddingSeparator, mixture: Tensor) -> Iterator[Tensor]:
+    """Masks of a mixture with noise of the size of rounding errors, many times."""
+    for _ in range(100):
+        yield system.mask(mixture * (1 + 2e-7 * torch.randn(mixture.shape)), 2)[1][0]
 
 
 def _different(kind: str, found: Tensor, expected: Tensor, tolerance: float = 1e-4) -> float:
