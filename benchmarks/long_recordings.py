@@ -147,7 +147,8 @@ def overlapped_si_sdr(estimates: Samples, sources: Samples) -> float:
 def diarization_error(segments: list[Segment], sources: Samples) -> float:
     """DER of a timeline; NaN without pyannote.metrics."""
     try:
-        from pyannote.core import Annotation, Segment
+        from pyannote.core import Annotation
+        from pyannote.core import Segment as Interval
         from pyannote.metrics.diarization import DiarizationErrorRate
     except ImportError:
         return float("nan")
@@ -164,9 +165,9 @@ def diarization_error(segments: list[Segment], sources: Samples) -> float:
             else:
                 merged.append([start, end])
         for start, end in merged:
-            reference[Segment(start, end), f"{speaker}-{start}"] = speaker
+            reference[Interval(start, end), f"{speaker}-{start}"] = speaker
     for segment in segments:
-        hypothesis[Segment(segment.start, segment.end), f"{segment.speaker}-{segment.start}"] = (
+        hypothesis[Interval(segment.start, segment.end), f"{segment.speaker}-{segment.start}"] = (
             segment.speaker
         )
     return float(DiarizationErrorRate()(reference, hypothesis))

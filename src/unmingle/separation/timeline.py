@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,10 +112,11 @@ def _json(recordings: Sequence[tuple[str, float, Sequence[Segment]]]) -> str:
 
 def _rttm(recordings: Sequence[tuple[str, float, Sequence[Segment]]]) -> str:
     lines = []
-    stems = [Path(name).stem for name, *_ in recordings]
-    for stem, (name, _, segments) in zip(stems, recordings, strict=True):
+    stems = Counter(Path(name).stem for name, *_ in recordings)
+    for name, _, segments in recordings:
+        stem = Path(name).stem
         # Recordings of one name in several folders are told apart by their folders.
-        known = stem if stems.count(stem) == 1 else name
+        known = stem if stems[stem] == 1 else name
         # Fields are separated by spaces, so a file's name must not contain any.
         file_id = "_".join(known.split()) or "recording"
         lines += [
