@@ -155,7 +155,9 @@ def test_a_long_window_is_seen_as_two_short_ones() -> None:
                 np.testing.assert_allclose(found.masks[:, speaker, frame, freq], expected, rtol=1e-4)
     torch.testing.assert_close(found.likeness[:, :, 1::2], inputs.likeness)
     torch.testing.assert_close(found.likeness[:, :, ::2], inputs.likeness)
-    assert _tiny()(found).shape == (2, 4, 7)
+    network = _tiny()
+    assert network(inputs).shape == (2, 4, 7)
+    torch.testing.assert_close(network(inputs), network(found))
 
 
 @pytest.mark.parametrize("frames", [5, 6])

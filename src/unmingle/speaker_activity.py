@@ -65,10 +65,11 @@ class ActivityInputs:
 
 
 class SpeakerActivity(nn.Module):
-    """:class:`ActivityInputs` to log-probabilities ``(batch, speakers + 1, steps)``; a step is two frames.
+    """:class:`ActivityInputs` to log-probabilities ``(batch, speakers + 1, steps)``.
 
-    Of each step, the probabilities are those of every speaker alone, and at last that of several speakers. Speakers
-    may have any order and number: each has the same network, which hears the mean of the others after every second
+    A step is two frames, or one of a window of twice the length (:func:`with_half_the_window`). Of each step,
+    the probabilities are those of every speaker alone, and at last that of several speakers. Speakers may have
+    any order and number: each has the same network, which hears the mean of the others after every second
     layer.
     """
 
@@ -90,6 +91,8 @@ class SpeakerActivity(nn.Module):
         return asked in (known, (known[0], 2 * known[1], 2 * known[2]))
 
     def forward(self, inputs: ActivityInputs) -> Tensor:
+        if inputs.power.shape[-1] > self.config.window_length // 2 + 1:
+            inputs = with_half_the_window(inputs)
         batch, speakers = inputs.masks.shape[:2]
         power = inputs.power.unsqueeze(1)
         parts = [

@@ -22,7 +22,6 @@ from unmingle.speaker_activity import (
     relative_power,
     speech_weight,
     to_frames,
-    with_half_the_window,
 )
 
 _PRESENT = 0.05
@@ -87,9 +86,7 @@ def activity_inputs(
     )
 
 
-def alone_or_several(
-    network: SpeakerActivity, inputs: ActivityInputs, *, long_window: bool = False
-) -> Samples:
+def alone_or_several(network: SpeakerActivity, inputs: ActivityInputs) -> Samples:
     """Chance of each speaker alone and, at last, of several, in each frame: ``(speakers + 1, frames)``.
 
     The more of the speech is of several speakers, the less it is believed that one is alone. For who speaks all the
@@ -98,11 +95,10 @@ def alone_or_several(
     Args:
         network: gives the chances.
         inputs: what it sees, as a batch of one.
-        long_window: the window of the spectrograms is twice as long as the network's.
     """
     frames = inputs.masks.shape[2]
     with torch.inference_mode():
-        answers = network(with_half_the_window(inputs) if long_window else inputs)
+        answers = network(inputs)
         speech = speech_weight(inputs.power[0].sum(dim=-1))
         found = to_frames(answers.exp(), frames)[0]
         overlap = float((speech * found[-1]).sum() / speech.sum().clamp_min(1e-9))

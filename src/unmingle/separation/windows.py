@@ -248,11 +248,11 @@ class WindowedSeparation:
     def _recognize_alone(self, network: SpeakerActivity) -> None:
         """Find the frames in which one speaker is heard alone."""
         voices = speaker_voices(self._heard, self._labels, self._count)
-        seconds, long_window = self._hop / self._system.sample_rate, self._hop > network.config.hop
+        seconds = self._hop / self._system.sample_rate
         for number, (heard, labels) in enumerate(zip(self._heard, self._labels, strict=True)):
             magnitude, masks = map(torch.from_numpy, self._store.window(number))
             inputs = activity_inputs(magnitude, masks, heard, labels, voices, seconds)
-            self._alone.append(alone_or_several(network, inputs, long_window=long_window))
+            self._alone.append(alone_or_several(network, inputs))
             release_freed_memory()
 
     def _kept(self, sources: int) -> tuple[NDArray[np.intp], float]:

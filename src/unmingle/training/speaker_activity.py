@@ -52,18 +52,21 @@ def activity_loss(found: Tensor, mixture: Tensor, sources: Tensor, masks: Tensor
         masks: as they are, of the same shape.
     """
     mixture = mixture.unsqueeze(1)
-    energy = _steps(sources.abs().square().sum(dim=-1))
+    steps = found.shape[-1]
+    energy = _steps(sources.abs().square().sum(dim=-1), steps)
     total = energy.sum(dim=1)
-    alone = _steps((mixture - sources).abs().square().sum(dim=-1)) + total.unsqueeze(1) - energy
-    several = _steps((masks * mixture - sources).abs().square().sum(dim=(1, -1)))
+    alone = _steps((mixture - sources).abs().square().sum(dim=-1), steps) + total.unsqueeze(1) - energy
+    several = _steps((masks * mixture - sources).abs().square().sum(dim=(1, -1)), steps)
     answer = torch.cat([alone, several.unsqueeze(1)], dim=1).argmin(dim=1)
     weight = speech_weight(total)
     loss: Tensor = nn.functional.nll_loss(found[..., : answer.shape[-1]], answer, reduction="none")
     return (weight * loss).sum() / weight.sum().clamp_min(1e-9)
 
 
-def _steps(values: Tensor) -> Tensor:
-    """The sum of every two frames ``(..., frames)``; a last odd frame is left out."""
+def _steps(values: Tensor, steps: int) -> Tensor:
+    """The sum of every two frames ``(..., frames)``; a last odd frame is left out. As many frames as steps stay."""
+    if values.shape[-1] == steps:
+        return values
     pairs = values[..., : values.shape[-1] // 2 * 2].reshape(*values.shape[:-1], -1, 2)
     return pairs.sum(dim=-1)
 
