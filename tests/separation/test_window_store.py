@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from unmingle.separation.stored_voices import StoredVoices
+from unmingle.separation.voice_clusters import Heard
 from unmingle.separation.window_store import WindowStore
 
 
@@ -38,4 +40,31 @@ def test_kept_values_are_in_the_file_and_survive_later_windows() -> None:
         store.add(0, torch.rand(1, 2, 5), torch.rand(2, 5))
     for found, each in zip(kept, values, strict=True):
         np.testing.assert_array_equal(store.load(found), each)
+    store.close()
+
+
+def test_stored_voices_are_read_again_in_any_order() -> None:
+    store = WindowStore(5)
+    stored, rng = StoredVoices(store), np.random.default_rng(0)
+    heard = [
+        Heard(
+            rng.normal(size=(2, pieces, 4)).astype(np.float16),
+            rng.random((2, pieces)),
+            rng.random(pieces - 1),
+            float(pieces),
+            rng.normal(size=(pieces, 4)).astype(np.float16),
+        )
+        for pieces in (5, 3, 4)
+    ]
+    for each in heard:
+        stored.append(each)
+        store.add(0, torch.rand(1, 2, 5), torch.rand(2, 5))
+    assert len(stored) == 3
+    for found, expected in [
+        *zip(stored, heard, strict=True),
+        (stored[-1], heard[2]),
+        (stored[1:2][0], heard[1]),
+    ]:
+        for name, value in vars(expected).items():
+            np.testing.assert_array_equal(getattr(found, name), value, err_msg=name)
     store.close()

@@ -10,7 +10,7 @@ recording of one window is separated as a whole.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -32,10 +32,11 @@ from unmingle.separation.speaking_alone import (
     shares_of_frames,
     speaker_voices,
 )
+from unmingle.separation.stored_voices import StoredVoices
 from unmingle.separation.tracking import WindowSources, assign_speakers, overlap_agreement, padded
 from unmingle.separation.turns import Turns, hear, recognize_turns, shares
-from unmingle.separation.voice_clusters import Heard, most_speakers
-from unmingle.separation.window_store import Kept, WindowStore
+from unmingle.separation.voice_clusters import most_speakers
+from unmingle.separation.window_store import WindowStore
 from unmingle.speaker_activity import SpeakerActivity
 from unmingle.speaker_encoder import SpeakerEncoder
 from unmingle.systems import MaskingSystem
@@ -113,10 +114,8 @@ class WindowedSeparation:
         self._waiting = np.zeros(0, dtype=np.float32)
         self._first = 0
         self._sources: list[WindowSources] = []
-        self._heard: list[Heard] = []
-        """What is heard in each window, until the last one without the voices."""
-        self._voices: list[tuple[Kept, Kept]] = []
-        """For each window, the voices of its sources and of their sum."""
+        self._heard = StoredVoices(self._store)
+        """What is heard in each window, if there is an encoder."""
         self._cleaned: list[NDArray[np.float64]] = []
         """For each window, the energies of its sources without noise, if these count the speakers."""
         self._before: tuple[Tensor, Tensor] | None = None
@@ -173,10 +172,7 @@ class WindowedSeparation:
         magnitude, masks = spectra.magnitude[0] * peak, masks[0].float()
         if self._encoder is not None:
             estimates = self._stft.synthesise(masks * spectra.spectrum[0], len(audio)).cpu().numpy()
-            heard = hear(self._encoder, estimates, self._system.sample_rate, peak)
-            self._voices.append((self._store.keep(heard.voices), self._store.keep(heard.mixed)))
-            none = np.zeros(0, dtype=np.float16)
-            self._heard.append(replace(heard, voices=none, mixed=none))
+            self._heard.append(hear(self._encoder, estimates, self._system.sample_rate, peak))
         if self._denoiser is not None and self._speakers is None and not self._trust:
             cleaned = cleaned_energy(self._system, self._denoiser, audio / np.float32(peak), masks, magnitude)
             self._cleaned.append(cleaned * peak**2)
@@ -216,10 +212,6 @@ class WindowedSeparation:
         self._count = len(kept) if self._speakers is None else self._speakers
         further = 0.0
         if self._encoder is not None:
-            self._heard = [
-                replace(heard, voices=self._store.load(voices), mixed=self._store.load(mixed))
-                for heard, (voices, mixed) in zip(self._heard, self._voices, strict=True)
-            ]
             turns = self._recognize(len(kept))
             confidence = min(confidence, turns.confidence)
             if self._speakers is not None:
