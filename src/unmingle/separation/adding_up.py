@@ -23,12 +23,13 @@ def residual_gains(power: Samples, frame_seconds: float) -> Samples:
         frame_seconds: between two frames.
     """
     reach = max(0, round(_SMOOTHED_SECONDS / frame_seconds / 2))
-    kernel = np.ones(2 * reach + 1) / (2 * reach + 1)
-    padded = np.pad(power, ((0, 0), (reach, reach)))
-    smooth = np.stack([np.convolve(row, kernel, mode="valid") for row in padded])
+    kernel = np.full(2 * reach + 1, 1 / (2 * reach + 1), dtype=np.float32)
+    padded = np.pad(power.astype(np.float32, copy=False), ((0, 0), (reach, reach)))
+    # In place, because a recording may have many frames.
+    shares: Samples = np.stack([np.convolve(row, kernel, mode="valid") for row in padded])
     # The small constant gives equal shares where nobody speaks.
-    smooth = smooth + 1e-6 * smooth.mean() + 1e-30
-    shares: Samples = (smooth / smooth.sum(axis=0)).astype(np.float32)
+    shares += np.float32(1e-6 * shares.mean(dtype=np.float64) + 1e-30)
+    shares /= shares.sum(axis=0)
     return shares
 
 

@@ -23,8 +23,8 @@ def speaking(power: Samples, frame_seconds: float) -> tuple[NDArray[np.bool_], f
     """
     size = max(1, round(_FRAME_SECONDS / frame_seconds))
     pieces = -(-power.shape[1] // size)
-    padded = np.pad(power.astype(np.float64), ((0, 0), (0, pieces * size - power.shape[1])))
-    means = padded.reshape(len(power), pieces, size).mean(axis=-1)
+    padded = np.pad(power, ((0, 0), (0, pieces * size - power.shape[1])))
+    means = padded.reshape(len(power), pieces, size).mean(axis=-1, dtype=np.float64)
     loud = np.quantile(means, 0.95, axis=1, keepdims=True)
     speaks = (means > _AUDIBLE * loud) & (means >= _OWN_SHARE * means.sum(axis=0)) & (means > 0)
     return speaks, size * frame_seconds
