@@ -94,8 +94,10 @@ def rows(
     heard = hear(encoder, conversation.estimates(as_it_is), SCORE_RATE)
     labels = recognize_turns([heard], [np.arange(_SPEAKERS)], _SPEAKERS, _SPEAKERS).labels[0]
     share = shares(labels, _SPEAKERS, conversation.frames, conversation.seconds)
-    _, _, ordered = improvement(conversation.estimates(share), conversation.sources, conversation.mixture)
-    if not np.array_equal(ordered, conversation.estimates(share)):
+    estimates = conversation.estimates(share)
+    _, _, ordered = improvement(estimates, conversation.sources, conversation.mixture)
+    if not np.array_equal(ordered, estimates):
+        # From here on, source k is that of speaker k.
         conversation.spectra = conversation.spectra.flip(0)
     voices = speaker_voices([heard], [labels], _SPEAKERS)
     inputs = activity_inputs(

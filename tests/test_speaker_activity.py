@@ -156,7 +156,6 @@ def test_a_long_window_is_seen_as_two_short_ones() -> None:
     torch.testing.assert_close(found.likeness[:, :, 1::2], inputs.likeness)
     torch.testing.assert_close(found.likeness[:, :, ::2], inputs.likeness)
     network = _tiny()
-    assert network(inputs).shape == (2, 4, 7)
     torch.testing.assert_close(network(inputs), network(found))
 
 
