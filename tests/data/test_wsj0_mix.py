@@ -22,6 +22,7 @@ from unmingle.data.mixture_folders import read_item, read_mixture_folder
 from unmingle.data.speech_level import halve_rate, speech_level, wsj0_mix_level
 from unmingle.data.wsj0_mix import Entry, Mode, mix, read_list, write_wsj0_mix
 from unmingle.errors import UnmingleError
+from unmingle.shares import Share
 
 Signal = NDArray[np.float64]
 
@@ -377,7 +378,7 @@ def _bad_files(folder: Path) -> Iterator[tuple[str, str]]:
     yield "cannot be read as audio", "text"
 
 
-def test_bad_utterances_are_refused_and_nothing_is_left(tmp_path: Path) -> None:
+def test_bad_utterances_are_refused_and_the_folder_does_not_appear(tmp_path: Path) -> None:
     (tmp_path / "corpus" / "si_tr_s").mkdir(parents=True)
     soundfile.write(
         tmp_path / "corpus/si_tr_s/y.wav", np.random.default_rng(1).standard_normal(4000) * 0.1, 16000
@@ -386,7 +387,54 @@ def test_bad_utterances_are_refused_and_nothing_is_left(tmp_path: Path) -> None:
     for sentence, what in _bad_files(tmp_path / "corpus"):
         with pytest.raises(UnmingleError, match=sentence):
             write_wsj0_mix(path, tmp_path / "corpus", tmp_path / "made")
-        assert {each.name for each in tmp_path.iterdir()} == {"corpus", path.name}, what
+        assert not (tmp_path / "made").exists(), what
+    noise = np.random.default_rng(2).standard_normal(4000) * 0.1
+    soundfile.write(tmp_path / "corpus/si_tr_s/x.wav", noise, 16000)
+    write_wsj0_mix(path, tmp_path / "corpus", tmp_path / "made")
+    assert {each.name for each in tmp_path.iterdir()} == {"corpus", path.name, "made"}
+
+
+LONG_LIST = "".join(
+    f"wsj0/si_tr_s/01t/01to030v.wav {n / 8} wsj0/si_tr_s/02a/02ac0101.wav {-n / 8}\n" for n in range(1, 8)
+)
+"""Seven mixtures."""
+
+
+def _bytes(folder: Path) -> dict[Path, bytes]:
+    return {
+        path.relative_to(folder): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()
+    }
+
+
+def test_shares_and_processes_do_not_change_a_byte(root: Path, tmp_path: Path) -> None:
+    path, shared = _list(tmp_path, LONG_LIST), tmp_path / "shared"
+    assert write_wsj0_mix(path, root, tmp_path / "whole", processes=2)
+    assert len(read_mixture_folder(tmp_path / "whole")) == 7
+    # With more shares than mixtures, two do nothing.
+    complete = [write_wsj0_mix(path, root, shared, share=Share(i, 9), processes=1) for i in range(9, 0, -1)]
+    assert complete == [False] * 8 + [True]
+    assert _bytes(shared) == _bytes(tmp_path / "whole")
+    assert write_wsj0_mix(path, root, shared, share=Share(4, 9))
+    with pytest.raises(UnmingleError, match="not empty"):
+        write_wsj0_mix(path, root, shared, 16000, share=Share(1, 9))
+
+
+def test_an_interrupted_list_goes_on(root: Path, tmp_path: Path) -> None:
+    path, done, rest = _list(tmp_path, LONG_LIST), [], []
+
+    def interrupt(*ends: int) -> None:
+        done.append(ends)
+        if len(done) == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_wsj0_mix(path, root, tmp_path / "made", on_progress=interrupt, processes=1)
+    assert not (tmp_path / "made").exists()
+    write_wsj0_mix(path, root, tmp_path / "made", on_progress=lambda *ends: rest.append(ends), processes=1)
+    assert rest[0][0] > 3
+    assert rest[-1] == (7, 7)
+    write_wsj0_mix(path, root, tmp_path / "whole")
+    assert _bytes(tmp_path / "made") == _bytes(tmp_path / "whole")
 
 
 def test_bad_folders_and_rates_are_refused(root: Path, tmp_path: Path) -> None:

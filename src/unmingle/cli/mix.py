@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -13,7 +14,9 @@ from unmingle.errors import UnmingleError
 
 if TYPE_CHECKING:
     from unmingle.data.mixture_writing import MixtureFolderConfig
+    from unmingle.shares import Share
 
+OnProgress = Callable[[int, int], None]
 _COUNT = 100
 
 
@@ -98,51 +101,65 @@ def command(
     valid, 10 % test. If you stop the command, run it again to continue.
     """
     if wsj0_list is not None:
-        refuse_others(context, ("corpora", "output", "wsj0_list", "rate", "mode"), "--list")
-        _mix_a_list(wsj0_list, corpora, output, rate, mode)
+        refuse_others(context, ("corpora", "output", "wsj0_list", "rate", "mode", "shard"), "--list")
+        _mix_a_list(wsj0_list, corpora, output, rate, mode, shard)
     else:
         _mix_a_corpus(given_options(context), output, shard)
 
 
-def _mix_a_list(wsj0_list: Path, corpora: list[Path], output: Path, rate: int, mode: str) -> None:
-    from unmingle.cli.progress import TerminalProgress
-    from unmingle.data.wsj0_mix import write_wsj0_mix
+def _mix_a_list(
+    wsj0_list: Path, corpora: list[Path], output: Path, rate: int, mode: str, shard: str | None
+) -> None:
+    from unmingle.data.wsj0_mix import read_list, write_wsj0_mix
 
     if len(corpora) != 1:
         raise UnmingleError("--list needs one CORPUS, the folder of your WSJ0.")
     if mode not in ("min", "max"):
         raise UnmingleError(f"--mode: there is no {mode!r}; choose min or max.")
-    with TerminalProgress() as progress:
-        task = progress.add_task("mixing", total=None)
-        write_wsj0_mix(
-            wsj0_list,
-            corpora[0],
-            output,
-            rate,
-            "max" if mode == "max" else "min",
-            lambda done, total: progress.update(task, completed=done, total=total),
-        )
-    print(f"mixtures of {wsj0_list.name} at {rate} Hz: {output}")
+    cut: Literal["min", "max"] = "max" if mode == "max" else "min"
+
+    def write(share: Share | None, on_progress: OnProgress, _: OnProgress) -> bool:
+        return write_wsj0_mix(wsj0_list, corpora[0], output, rate, cut, on_progress=on_progress, share=share)
+
+    what = f"mixtures of {wsj0_list.name} at {rate} Hz"
+    _show(write, len(read_list(wsj0_list)), what, output, shard)
 
 
 def _mix_a_corpus(given: dict[str, Any], output: Path, shard: str | None) -> None:
-    from unmingle.cli.progress import TerminalProgress
     from unmingle.data.mixture_writing import write_mixture_folder
-    from unmingle.shares import parse_share
 
     config = _config(given)
+
+    def write(share: Share | None, on_progress: OnProgress, on_decoded: OnProgress) -> bool:
+        return write_mixture_folder(
+            output, config, on_progress=on_progress, on_decoded=on_decoded, share=share
+        )
+
+    who = "one speaker in noise" if config.noise and config.speakers == 1 else f"{config.speakers} speakers"
+    _show(write, config.count, f"mixtures of {who} at {config.sample_rate} Hz", output, shard)
+
+
+def _show(
+    write: Callable[[Share | None, OnProgress, OnProgress], bool],
+    count: int,
+    what: str,
+    output: Path,
+    shard: str | None,
+) -> None:
+    """Write ``count`` mixtures with a progress bar, and say what is there."""
+    from unmingle.cli.progress import TerminalProgress
+    from unmingle.shares import parse_share
+
     share = parse_share(shard) if shard is not None else None
-    total = len(share.pick(range(config.count))) if share else config.count
+    total = len(share.pick(range(count))) if share else count
     with TerminalProgress() as progress:
         task = progress.add_task("mixing", total=total)
-        decoding = progress.add_task("decoding", total=None)
+        decoding = progress.add_task("decoding", total=None, visible=False)
         try:
-            complete = write_mixture_folder(
-                output,
-                config,
-                on_progress=lambda done, total: progress.update(task, completed=done, total=total),
-                on_decoded=lambda done, total: progress.update(decoding, completed=done, total=total),
-                share=share,
+            complete = write(
+                share,
+                lambda done, total: progress.update(task, completed=done, total=total),
+                lambda done, total: progress.update(decoding, completed=done, total=total, visible=True),
             )
         except KeyboardInterrupt:
             done = progress.tasks[task].completed
@@ -151,13 +168,12 @@ def _mix_a_corpus(given: dict[str, Any], output: Path, shard: str | None) -> Non
                 file=sys.stderr,
             )
             raise
-    if not complete:
+    if complete:
+        print(f"{count} {what}: {output}")
+    else:
         print(
-            f"share {shard}: {total} of {config.count} mixtures are made; the last share to end completes {output}"
+            f"share {shard}: {total} of {count} mixtures are made; the last share to end completes {output}"
         )
-        return
-    what = "one speaker in noise" if config.noise and config.speakers == 1 else f"{config.speakers} speakers"
-    print(f"{config.count} mixtures of {what} at {config.sample_rate} Hz: {output}")
 
 
 def _config(given: dict[str, Any]) -> MixtureFolderConfig:

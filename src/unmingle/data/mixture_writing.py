@@ -1,19 +1,13 @@
-"""Write a folder of mixtures with a data card, on all cores. An interrupted run can be resumed.
-
-The mixtures are in a hidden folder beside the target until all are written. Mixture k is a pure function of
-(recipe, seed, k), so neither an interruption nor the number of processes changes a byte.
-"""
+"""Write a folder of mixtures of a corpus, with a data card. Mixture k is a pure function of (recipe, seed, k)."""
 
 from __future__ import annotations
 
 import math
 import os
-import shutil
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -26,24 +20,11 @@ from unmingle.data.examples import SNR_LIMIT, Example, MixturePlan
 from unmingle.data.mixing import Mixer
 from unmingle.data.mixing_config import MixingConfig
 from unmingle.data.mixture_folders import list_hash, read_mixture_folder
+from unmingle.data.mixture_jobs import check_new, is_complete, write_mixtures
 from unmingle.data.mixture_plans import MixturePlanner
 from unmingle.data.noise import NoiseConfig, NoiseMaker
 from unmingle.data.rooms import RoomConfig
-from unmingle.data.tables import write_table
-from unmingle.errors import UnmingleError
-from unmingle.shares import WHOLE, Parts, Share
-from unmingle.temporary import (
-    access_if_alone,
-    check_writable,
-    exclusive_access,
-    refusal,
-    remove_partials,
-    replace_files,
-    shared_access,
-)
-from unmingle.workers import available_cores, worker_pool
-
-_ROWS = "rows"
+from unmingle.shares import WHOLE, Share
 
 Decibels = Annotated[float, Field(ge=-SNR_LIMIT, le=SNR_LIMIT, allow_inf_nan=False)]
 
@@ -115,9 +96,7 @@ def write_mixture_folder(
     processes: int | None = None,
     share: Share | None = None,
 ) -> bool:
-    """Draw, mix and write ``config.count`` mixtures. The folder appears when it is complete.
-
-    The same call after an interruption continues the work.
+    """Draw, mix and write ``config.count`` mixtures, as :func:`~unmingle.data.mixture_jobs.write_mixtures` does.
 
     Args:
         folder: to write.
@@ -126,8 +105,7 @@ def write_mixture_folder(
         on_progress: called with the number of mixtures that are done and the total.
         on_decoded: called with the number of files that are decoded and the total.
         processes: number of worker processes (default: one per core).
-        share: write only these mixtures. Calls for other shares may run at the same time, on other machines too;
-            the one that finds all mixtures written completes the folder.
+        share: write only these mixtures.
 
     Returns:
         Whether the folder is complete; if not, mixtures of other shares are missing.
@@ -136,47 +114,16 @@ def write_mixture_folder(
         UnmingleError: the folder is not empty, the data cannot be used, or the disk is full.
     """
     folder = folder.absolute()
-    if share is not None and _is_complete(folder, config):
+    if share is not None and is_complete(folder, _recipe(config)):
         return True
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UnmingleError(f"{folder} is not empty; name another folder.")
-    check_writable(folder.parent)
+    check_new(folder)
     utterances = read_corpora(config.corpora, config.split)
     recordings = read_noise(config.noise, config.split) if config.noise else []
     # A share without mixtures has a mixer, too: it may be the one that completes the folder.
     mine = (share or WHOLE).pick(range(config.count)) or [0]
     mixer = _mixer(config, mine, utterances, recordings, cache, on_decoded)
-    partial = folder.with_name(f".{folder.name}.partial")
-    work = _Work(partial, config, mixer, utterances)
-    access = exclusive_access if share is None else shared_access
-    try:
-        partial.mkdir(parents=True, exist_ok=True)
-        with access(partial, "mixing"):
-            # Another share may have completed the folder since this one began.
-            if share is not None and _is_complete(folder, config):
-                return True
-            _begin(partial, work.parts, config, [*utterances, *recordings], alone=share is None)
-            _write_all(work, share or WHOLE, on_progress, processes or available_cores())
-        with access_if_alone(partial) as alone:
-            rows = work.parts.read() if alone else None
-            if rows is not None:
-                remove_partials(partial)
-                _finish(partial, config, rows, utterances, recordings)
-                partial.rename(folder)
-    except OSError as error:
-        if share is not None and _is_complete(folder, config):
-            return True  # Another share renamed the hidden folder before this one had access.
-        raise refusal(folder, error) from error
-    finally:
-        with suppress(OSError):  # Fails if it is not empty: the next call continues from it.
-            partial.rmdir()
-    return _is_complete(folder, config)
-
-
-def _is_complete(folder: Path, config: MixtureFolderConfig) -> bool:
-    """Whether a folder is what this config makes."""
-    path = folder / "recipe.json"
-    return path.is_file() and path.read_text(encoding="utf-8") == _recipe(config)
+    job = _DrawnMixtures(config, mixer, utterances, recordings)
+    return write_mixtures(folder, job, on_progress, processes, share)
 
 
 def _recipe(config: MixtureFolderConfig) -> str:
@@ -222,43 +169,31 @@ def _decode_picked(
         silent |= {picked[place] for place in some.silent}
 
 
-def _begin(
-    partial: Path, parts: Parts, config: MixtureFolderConfig, audio: Sequence[Utterance], *, alone: bool
-) -> None:
-    """Keep the files of an interrupted call with the same settings; if alone, remove the files of any other call."""
-    plan = [
-        config.model_dump(mode="json"),
-        [[os.fsdecode(each.path), each.speaker, state_of(each)[0]] for each in audio],
-    ]
-    try:
-        parts.begin(plan)
-    except UnmingleError:
-        if not alone:
-            raise
-        # The folder itself stays, because it is locked.
-        for path in partial.iterdir():
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-        parts.begin(plan)
-    if alone:
-        remove_partials(partial)
-
-
 @dataclass(frozen=True)
-class _Work:
-    """Data that every worker process needs."""
+class _DrawnMixtures:
+    """Mixtures that a mixer draws."""
 
-    folder: Path
     config: MixtureFolderConfig
     mixer: Mixer
     utterances: Sequence[Utterance]
+    recordings: Sequence[Utterance]
 
     @property
-    def parts(self) -> Parts:
-        """The rows of the mixtures that are written."""
-        return Parts(self.folder / _ROWS, self.config.count)
+    def count(self) -> int:
+        return self.config.count
 
-    def write(self, index: int) -> None:
-        """Write one mixture's audio, then its row, which marks the mixture as complete."""
+    @property
+    def recipe(self) -> str:
+        return _recipe(self.config)
+
+    def plan(self) -> Any:
+        audio = [*self.utterances, *self.recordings]
+        return [
+            self.config.model_dump(mode="json"),
+            [[os.fsdecode(each.path), each.speaker, state_of(each)[0]] for each in audio],
+        ]
+
+    def write(self, folder: Path, index: int) -> dict[str, str]:
         plan = self.mixer.whole(index, self.config.mode)
         example = self.mixer.realize(index, plan)
         row = _row(_name(index, plan, self.utterances), plan, example, self.mixer, self.utterances)
@@ -271,55 +206,12 @@ class _Work:
             if example.noise is not None:
                 parts["noise"] = example.noise
         for part, audio in parts.items():
-            write_audio(self.folder / part / f"{row['name']}.wav", audio, self.config.sample_rate)
-        self.parts.write(index, row)
+            write_audio(folder / part / f"{row['name']}.wav", audio, self.config.sample_rate)
+        return row
 
-
-_work: _Work
-"""The work of this worker process."""
-
-
-def _start_worker(work: _Work) -> None:
-    global _work
-    _work = work
-
-
-def _write_one(index: int) -> None:
-    _work.write(index)
-
-
-def _write_all(
-    work: _Work, share: Share, on_progress: Callable[[int, int], None] | None, processes: int
-) -> None:
-    """Write the missing mixtures of a share."""
-    missing, total = work.parts.missing(share), len(share.pick(range(work.config.count)))
-    done = total - len(missing)
-    with worker_pool(min(processes, max(1, len(missing))), _start_worker, (work,)) as pool:
-        for _ in pool.map(_write_one, missing, chunksize=max(1, min(8, len(missing) // (4 * processes)))):
-            done += 1
-            if on_progress:
-                on_progress(done, total)
-
-
-def _finish(
-    folder: Path,
-    config: MixtureFolderConfig,
-    rows: Sequence[dict[str, str]],
-    utterances: Sequence[Utterance],
-    recordings: Sequence[Utterance],
-) -> None:
-    table = write_table(list(rows[0]), [list(row.values()) for row in rows])
-    recipe = _recipe(config)
-    card = data_card(recipe, rows, utterances, recordings, list_hash(read_mixture_folder(folder)))
-    replace_files(
-        [
-            (folder / "recipe.json", recipe.encode()),
-            (folder / "mixtures.csv", table),
-            (folder / "README.md", card.encode()),
-        ]
-    )
-    # Removed last: an interrupted run needs them to continue.
-    shutil.rmtree(folder / _ROWS)
+    def card(self, folder: Path, rows: Sequence[dict[str, str]]) -> str:
+        digest = list_hash(read_mixture_folder(folder))
+        return data_card(self.recipe, rows, self.utterances, self.recordings, digest)
 
 
 def _name(index: int, plan: MixturePlan, utterances: Sequence[Utterance]) -> str:

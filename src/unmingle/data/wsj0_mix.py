@@ -24,9 +24,9 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import soundfile
@@ -34,10 +34,11 @@ from numpy.typing import NDArray
 
 from unmingle import __version__
 from unmingle.audio import read_audio
+from unmingle.data.mixture_jobs import check_new, is_complete, write_mixtures
 from unmingle.data.speech_level import halve_rate, wsj0_mix_level
-from unmingle.data.tables import write_table
 from unmingle.errors import UnmingleError
-from unmingle.temporary import check_writable, refusal, replace_files, temporary_folder
+from unmingle.shares import Share
+from unmingle.temporary import replace_files
 
 CORPUS_RATE = 16000
 """Sample rate of WSJ0 in hertz."""
@@ -154,8 +155,10 @@ def write_wsj0_mix(
     sample_rate: int = 8000,
     mode: Mode = "min",
     on_progress: Callable[[int, int], None] | None = None,
-) -> None:
-    """Write all mixtures of a list as a mixture folder. The folder appears when it is complete.
+    processes: int | None = None,
+    share: Share | None = None,
+) -> bool:
+    """Write all mixtures of a list, as :func:`~unmingle.data.mixture_jobs.write_mixtures` does.
 
     Args:
         list_path: such as ``mix_2_spk_tt.txt``.
@@ -163,19 +166,19 @@ def write_wsj0_mix(
         folder: gets ``mix/``, ``s1/``, ``s2/`` and so on, ``mixtures.csv`` and ``recipe.json``.
         sample_rate: 8000 or 16000, in hertz.
         mode: ``min`` or ``max``.
-        on_progress: called with the number of mixtures written so far and the total.
+        on_progress: called with the number of mixtures that are done and the total.
+        processes: number of worker processes (default: one per core).
+        share: write only these mixtures.
+
+    Returns:
+        Whether the folder is complete; if not, mixtures of other shares are missing.
 
     Raises:
         UnmingleError: the list or an utterance cannot be used, the folder is not empty, or the disk is full.
     """
     if sample_rate not in (CORPUS_RATE // 2, CORPUS_RATE):
         raise UnmingleError(f"WSJ0-mix has the rates 8000 and 16000 Hz, not {sample_rate} Hz.")
-    folder = folder.absolute()
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UnmingleError(f"{folder} is not empty; name another folder.")
-    check_writable(folder.parent)
-    entries = read_list(list_path)
-    files = _find_all(entries, root, list_path)
+    entries, folder = read_list(list_path), folder.absolute()
     recipe = {
         "version": __version__,
         "list": list_path.name,
@@ -184,47 +187,63 @@ def write_wsj0_mix(
         "sample_rate": sample_rate,
         "mode": mode,
     }
-    try:
-        with temporary_folder(folder) as partial:
-            _write(partial, entries, files, sample_rate, mode, on_progress)
-            replace_files([(partial / "recipe.json", json.dumps(recipe, indent=2).encode())])
-            partial.rename(folder)
-    except OSError as error:
-        raise refusal(folder, error) from error
+    text = json.dumps(recipe, indent=2)
+    if share is not None and is_complete(folder, text):
+        return True
+    check_new(folder)
+    files = _find_all(entries, root, list_path)
+    job = _ListedMixtures(text, entries, files, sample_rate, mode)
+    return write_mixtures(folder, job, on_progress, processes, share)
 
 
-def _write(
-    folder: Path,
-    entries: Sequence[Entry],
-    files: dict[str, Path],
-    sample_rate: int,
-    mode: Mode,
-    on_progress: Callable[[int, int], None] | None,
-) -> None:
-    levels: dict[str, float] = {}
-    rows = []
-    for done, entry in enumerate(entries, start=1):
-        utterances = [_read(files[path]) for path in entry.paths]
+@dataclass(frozen=True)
+class _ListedMixtures:
+    """The mixtures of a list."""
+
+    recipe: str
+    entries: Sequence[Entry]
+    files: dict[str, Path]
+    """The file of every path in the list."""
+    sample_rate: int
+    mode: Mode
+    levels: dict[str, float] = field(default_factory=dict)
+    """Active levels of the utterances that this process has read."""
+
+    @property
+    def count(self) -> int:
+        return len(self.entries)
+
+    def plan(self) -> Any:
+        return [
+            self.recipe,
+            [[wanted, os.fsdecode(path), path.stat().st_size] for wanted, path in sorted(self.files.items())],
+        ]
+
+    def write(self, folder: Path, index: int) -> dict[str, str]:
+        entry = self.entries[index]
+        utterances = [_read(self.files[path]) for path in entry.paths]
         halved = [halve_rate(utterance) for utterance in utterances]
-        for path, utterance in zip(entry.paths, halved, strict=True):
-            if path not in levels:
-                levels[path] = wsj0_mix_level(utterance)
-            if levels[path] == 0:
-                raise UnmingleError(f"{files[path]} is silent; copy it again from the corpus.")
-        chosen = utterances if sample_rate == CORPUS_RATE else halved
-        mixture, sources = mix(chosen, [levels[path] for path in entry.paths], entry.levels_db, mode)
+        levels = [self._level(path, audio) for path, audio in zip(entry.paths, halved, strict=True)]
+        chosen = utterances if self.sample_rate == CORPUS_RATE else halved
+        mixture, sources = mix(chosen, levels, entry.levels_db, self.mode)
         parts = {"mix": mixture} | {f"s{number}": source for number, source in enumerate(sources, start=1)}
         replace_files(
             [
-                (folder / part / f"{entry.name}.wav", _encode(audio, sample_rate))
+                (folder / part / f"{entry.name}.wav", _encode(audio, self.sample_rate))
                 for part, audio in parts.items()
             ]
         )
-        rows.append(_row(entry, len(mixture) / sample_rate))
-        if on_progress:
-            on_progress(done, len(entries))
-    table = write_table(list(rows[0]), [list(row.values()) for row in rows])
-    replace_files([(folder / "mixtures.csv", table)])
+        return _row(entry, len(mixture) / self.sample_rate)
+
+    def card(self, folder: Path, rows: Sequence[dict[str, str]]) -> None:
+        """None: the list defines the mixtures."""
+
+    def _level(self, path: str, halved: Signal) -> float:
+        if path not in self.levels:
+            self.levels[path] = wsj0_mix_level(halved)
+        if self.levels[path] == 0:
+            raise UnmingleError(f"{self.files[path]} is silent; copy it again from the corpus.")
+        return self.levels[path]
 
 
 def _row(entry: Entry, seconds: float) -> dict[str, str]:
