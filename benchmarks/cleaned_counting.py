@@ -27,6 +27,7 @@ from unmingle.counting import typical_levels
 from unmingle.denoising.enhancer import Enhancer, load_denoiser
 from unmingle.models import load_system
 from unmingle.separation.cleaned_energy import cleaned_energy
+from unmingle.separation.fine_masks import FineMasks
 from unmingle.systems import MaskingSystem
 
 THRESHOLDS = range(8, 25, 2)
@@ -43,11 +44,10 @@ def wanted_lists() -> list[MixtureList]:
 
 
 @torch.no_grad()
-def level_gap(system: MaskingSystem, denoiser: Enhancer, mixture: Samples) -> float:
+def level_gap(fine: FineMasks, denoiser: Enhancer, mixture: Samples) -> float:
     """How many dB one of two estimates lies below the other, without noise."""
-    audio = torch.from_numpy(mixture)[None]
-    spectra, masks, _ = system.mask_and_attractors(audio, 2)
-    energy = cleaned_energy(system, denoiser, mixture, masks[0], spectra.magnitude[0])
+    found = fine.of(torch.from_numpy(mixture), 2)
+    energy = cleaned_energy(fine, denoiser, mixture, found.masks, found.spectrum.abs())
     return -float(typical_levels(torch.from_numpy(energy)[None]).min())
 
 
@@ -77,7 +77,7 @@ def main() -> None:
     gaps, speaking = [], []
     for wanted in lists:
         found = [
-            level_gap(system, denoiser, resample(mixture, LIST_RATE, system.sample_rate))
+            level_gap(FineMasks(system), denoiser, resample(mixture, LIST_RATE, system.sample_rate))
             for mixture, _ in corpus.mixtures(wanted)
         ]
         gaps.append(np.array(found))

@@ -32,6 +32,7 @@ from torch.nn import functional
 
 from unmingle.audio import Samples, resample
 from unmingle.evaluation.conversation_scores import wrong_speaker_share
+from unmingle.separation.fine_masks import FineMasks
 from unmingle.separation.speaking_alone import (
     activity_inputs,
     alone_or_several,
@@ -52,14 +53,10 @@ class Conversation:
 
     def __init__(self, system: EmbeddingSeparator, mixture: Samples, sources: Samples) -> None:
         self.mixture, self.sources = mixture, sources
-        self._stft, self.seconds = system.frontend.stft, system.hop / system.sample_rate
-        with torch.inference_mode():
-            spectra, masks, _ = system.mask_and_attractors(torch.from_numpy(mixture)[None], _SPEAKERS)
-        self.spectrum, self.magnitude, self.masks = (
-            spectra.spectrum[0],
-            spectra.magnitude[0],
-            masks[0].float(),
-        )
+        fine = FineMasks(system)
+        self._stft, self.seconds = fine.stft, fine.hop / system.sample_rate
+        found = fine.of(torch.from_numpy(mixture), _SPEAKERS)
+        self.spectrum, self.magnitude, self.masks = found.spectrum, found.spectrum.abs(), found.masks
         self.frames = self.masks.shape[1]
         self.spectra = self._stft.analyse(torch.from_numpy(sources))[:, : self.frames]
 

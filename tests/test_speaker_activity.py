@@ -136,7 +136,7 @@ def test_power_is_relative_to_its_mean() -> None:
     assert relative_power(torch.zeros(4, 2)).isfinite().all()
 
 
-def test_a_long_window_is_seen_as_two_short_ones() -> None:
+def test_a_long_window_is_seen_as_a_short_one() -> None:
     inputs = _inputs(config=TINY.model_copy(update={"window_length": 16}), frames=7)
     found = with_half_the_window(inputs)
     power = inputs.power.numpy()
@@ -147,14 +147,10 @@ def test_a_long_window_is_seen_as_two_short_ones() -> None:
             whole, own = (
                 sum(share * values[:, :, k] for k, share in near if 0 <= k < 9) for values in (power, energy)
             )
-            for frame in range(14):
-                np.testing.assert_allclose(
-                    found.power[:, frame, freq], whole[:, frame // 2] * 5 / 9, rtol=1e-5
-                )
-                expected = np.sqrt(own[:, frame // 2] / whole[:, frame // 2])
+            for frame in range(7):
+                np.testing.assert_allclose(found.power[:, frame, freq], whole[:, frame] * 5 / 9, rtol=1e-5)
+                expected = np.sqrt(own[:, frame] / whole[:, frame])
                 np.testing.assert_allclose(found.masks[:, speaker, frame, freq], expected, rtol=1e-4)
-    torch.testing.assert_close(found.likeness[:, :, 1::2], inputs.likeness)
-    torch.testing.assert_close(found.likeness[:, :, ::2], inputs.likeness)
     network = _tiny()
     torch.testing.assert_close(network(inputs), network(found))
 
@@ -164,13 +160,13 @@ def test_steps_are_interpolated_to_frames(frames: int) -> None:
     steps = torch.tensor([[[0.0, 4.0, 8.0]]])
     expected = torch.tensor([0.0, 1.0, 3.0, 5.0, 7.0, 8.0])[:frames]
     torch.testing.assert_close(to_frames(steps, frames)[0, 0], expected)
-    torch.testing.assert_close(to_frames(steps, 3), steps)
 
 
 def test_it_knows_the_spectrograms_of_its_training() -> None:
     network = _tiny()
     assert network.knows(Stft(8, 4), 8000)
-    assert network.knows(Stft(16, 8), 8000)
+    assert network.knows(Stft(16, 4), 8000)
+    assert not network.knows(Stft(16, 8), 8000)
     assert not network.knows(Stft(32, 16), 8000)
     assert not network.knows(Stft(8, 2), 8000)
     assert not network.knows(Stft(10, 4), 8000)

@@ -67,10 +67,10 @@ class ActivityInputs:
 class SpeakerActivity(nn.Module):
     """:class:`ActivityInputs` to log-probabilities ``(batch, speakers + 1, steps)``.
 
-    A step is two frames, or one of a window of twice the length (:func:`with_half_the_window`). Of each step,
-    the probabilities are those of every speaker alone, and at last that of several speakers. Speakers may have
-    any order and number: each has the same network, which hears the mean of the others after every second
-    layer.
+    A step is two frames. Of each step, the probabilities are those of every speaker alone, and at last that of
+    several speakers. Speakers may have any order and number: each has the same network, which hears the mean of
+    the others after every second layer. A window of twice the length is taken for one of the known length
+    (:func:`with_half_the_window`).
     """
 
     def __init__(self, config: SpeakerActivityConfig) -> None:
@@ -85,10 +85,10 @@ class SpeakerActivity(nn.Module):
         self.output = nn.Linear(channels, 2)
 
     def knows(self, stft: Stft, sample_rate: int) -> bool:
-        """Whether the network was trained for such spectrograms, or for those of half the window and hop."""
-        known = self.config.sample_rate, self.config.window_length, self.config.hop
-        asked = sample_rate, stft.window_length, stft.hop
-        return asked in (known, (known[0], 2 * known[1], 2 * known[2]))
+        """Whether the network was trained for such spectrograms, or for those of half the window."""
+        lengths = self.config.window_length, 2 * self.config.window_length
+        known = self.config.sample_rate, self.config.hop
+        return (sample_rate, stft.hop) == known and stft.window_length in lengths
 
     def forward(self, inputs: ActivityInputs) -> Tensor:
         if inputs.power.shape[-1] > self.config.window_length // 2 + 1:
@@ -153,22 +153,22 @@ def relative_power(magnitude: Tensor) -> Tensor:
 
 
 def with_half_the_window(inputs: ActivityInputs) -> ActivityInputs:
-    """What the inputs would be, about, with half the window and hop.
+    """What the inputs would be, about, with half the window.
 
-    Each frame becomes two equal ones. Each second bin gets the power of its neighbours, a half of each.
+    Each second bin gets the power of its neighbours, a half of each.
     """
     power = _half_the_bins(inputs.power)
     freqs = inputs.power.shape[-1], power.shape[-1]
 
     def halved(masks: Tensor) -> Tensor:
         found = _half_the_bins(inputs.power.unsqueeze(1) * masks.square())
-        return (found / power.unsqueeze(1).clamp_min(1e-20)).sqrt().repeat_interleave(2, dim=2)
+        return (found / power.unsqueeze(1).clamp_min(1e-20)).sqrt()
 
     return ActivityInputs(
-        (power * freqs[1] / freqs[0]).repeat_interleave(2, dim=1),
+        power * freqs[1] / freqs[0],
         halved(inputs.masks),
         halved(inputs.nearest),
-        inputs.likeness.repeat_interleave(2, dim=2),
+        inputs.likeness,
         inputs.voices,
     )
 
@@ -180,12 +180,7 @@ def _half_the_bins(power: Tensor) -> Tensor:
 
 
 def to_frames(steps: Tensor, frames: int) -> Tensor:
-    """Values of steps ``(batch, channels, steps)`` at ``frames`` frames, interpolated.
-
-    A step is two frames, or one if there are as many steps as frames.
-    """
-    if frames == steps.shape[-1]:
-        return steps
+    """Values of steps ``(batch, channels, steps)`` at ``frames`` frames, interpolated. A step is two frames."""
     found = functional.interpolate(steps, size=2 * steps.shape[-1], mode="linear")
     return found[..., :frames]
 

@@ -10,6 +10,7 @@ from unmingle.audio import Samples, resample
 from unmingle.denoising.enhancer import load_denoiser
 from unmingle.models import load_system
 from unmingle.separation.cleaned_energy import cleaned_energy
+from unmingle.separation.fine_masks import FineMasks
 from unmingle.separation.offline import load
 from unmingle.systems import MaskingSystem
 
@@ -35,17 +36,20 @@ def test_two_speakers_in_noise_are_counted_as_two(example_sources: Samples) -> N
     assert len(load().separate(_noisy(mixture, 10.0), RATE, "auto").estimates) == 2
 
 
-@pytest.mark.parametrize("scale", [1.0, 1e-4])
-def test_energies_come_in_the_order_of_the_masks(example_sources: Samples, scale: float) -> None:
-    system, denoiser = load_system("adanet-2speakers-8khz"), load_denoiser()
+@pytest.mark.parametrize(
+    ("model", "scale"),
+    [("adanet-2speakers-8khz", 1.0), ("adanet-2speakers-8khz", 1e-4), ("separator-8khz", 1.0)],
+)
+def test_energies_come_in_the_order_of_the_masks(example_sources: Samples, model: str, scale: float) -> None:
+    system, denoiser = load_system(model), load_denoiser()
     assert isinstance(system, MaskingSystem)
     mixture = resample(example_sources, 16000, RATE).sum(axis=0)
-    with torch.no_grad():
-        spectra, masks, _ = system.mask_and_attractors(torch.from_numpy(mixture)[None], 2)
-    magnitude = spectra.magnitude[0] * scale
-    one = cleaned_energy(system, denoiser, np.float32(scale) * mixture, masks[0], magnitude)
-    other = cleaned_energy(system, denoiser, np.float32(scale) * mixture, masks[0].flip(0), magnitude)
+    fine = FineMasks(system)
+    found = fine.of(torch.from_numpy(mixture), 2)
+    magnitude = found.spectrum.abs() * scale
+    one = cleaned_energy(fine, denoiser, np.float32(scale) * mixture, found.masks, magnitude)
+    other = cleaned_energy(fine, denoiser, np.float32(scale) * mixture, found.masks.flip(0), magnitude)
     np.testing.assert_allclose(one, other[::-1], rtol=1e-5)
     # There is no noise, so the energies are those of the estimates.
-    expected = (masks[0] * magnitude).square().sum(dim=(1, 2)).numpy()
+    expected = (found.masks * magnitude).square().sum(dim=(1, 2)).numpy()
     np.testing.assert_allclose(10 * np.log10(one / expected), 0.0, atol=1.0)

@@ -23,24 +23,19 @@ from unmingle.training.speaker_activity import activity_loss, main, train_speake
 RECIPE = ROOT / "recipes" / "separated-recordings-8khz.yaml"
 
 
-def _example(
-    batch: int = 8, speakers: int = 3, frames: int = 7, frames_of_step: int = 2
-) -> tuple[torch.Tensor, ...]:
+def _example(batch: int = 8, speakers: int = 3, frames: int = 7) -> tuple[torch.Tensor, ...]:
     torch.manual_seed(0)
     sources = torch.randn(batch, speakers, frames, 4, dtype=torch.complex128)
     sources *= (torch.rand(batch, speakers, frames, 1) > 0.5) * torch.rand(batch, 1, frames, 1) ** 6
     mixture = sources.sum(dim=1) + 0.02 * torch.randn(batch, frames, 4, dtype=torch.complex128)
     masks = torch.rand(batch, speakers, frames, 4, dtype=torch.float64).softmax(dim=1)
-    found = torch.randn(
-        batch, speakers + 1, -(-frames // frames_of_step), dtype=torch.float64, requires_grad=True
-    )
+    found = torch.randn(batch, speakers + 1, -(-frames // 2), dtype=torch.float64, requires_grad=True)
     return found, mixture, sources, masks
 
 
-@pytest.mark.parametrize("frames_of_step", [1, 2])
-def test_the_loss_equals_a_slow_computation_and_has_gradients(frames_of_step: int) -> None:
-    found, mixture, sources, masks = _example(frames_of_step=frames_of_step)
-    steps = [range(n * frames_of_step, (n + 1) * frames_of_step) for n in range(7 // frames_of_step)]
+def test_the_loss_equals_a_slow_computation_and_has_gradients() -> None:
+    found, mixture, sources, masks = _example()
+    steps = [range(0, 2), range(2, 4), range(4, 6)]  # The last frame is left out.
     chances = found.log_softmax(dim=1)
     answers, weighted, weights = set(), 0.0, 0.0
     for x, s, m, c in zip(

@@ -82,7 +82,7 @@ class RecordingSeparation:
         Together they are as long as the blocks, and add up to them.
         """
         assert self._tracks is not None, "finish() comes first"
-        model_rate, hop = self._system.sample_rate, self._system.hop
+        model_rate, hop = self._system.sample_rate, self._windows.stft.hop
         made = _Reconstruction(self._windows, self._system, self._tracks)
         converter = None
         if self._rate != model_rate:
@@ -122,8 +122,8 @@ class _Reconstruction:
     """Applies a recording's masks to it, block by block, at the model's rate."""
 
     def __init__(self, windows: WindowedSeparation, system: MaskingSystem, tracks: Tracks) -> None:
-        self._windows, self._system, self._tracks = windows, system, tracks
-        self._stft = StftStream(system.frontend.stft, 1)
+        self._windows, self._device, self._tracks = windows, system.frontend.mean.device, tracks
+        self._stft, self._hop = StftStream(windows.stft, 1), windows.stft.hop
         self._mixture = SampleQueue(1)
         self._frame = 0
 
@@ -132,11 +132,10 @@ class _Reconstruction:
         """Push samples ``(samples,)``; returns the estimates that are ready. They add up to the mixture."""
         self._mixture.add(audio[None])
         block = torch.from_numpy(np.ascontiguousarray(audio)).unsqueeze(0)
-        spectrum = self._stft.analyse(block.to(self._system.frontend.mean.device), ended=ended)
+        spectrum = self._stft.analyse(block.to(self._device), ended=ended)
         masks = self._windows.masks(self._frame, spectrum.shape[1])
         self._frame += spectrum.shape[1]
         estimates = self._stft.synthesise(masks * spectrum, ended=ended).cpu().numpy()
         start = self._mixture.taken
         mixture = self._mixture.take(estimates.shape[1])[0]
-        hop = self._system.hop
-        return add_residual(mixture, estimates, self._tracks.gains, start / hop, 1 / hop)
+        return add_residual(mixture, estimates, self._tracks.gains, start / self._hop, 1 / self._hop)

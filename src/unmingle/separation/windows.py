@@ -24,6 +24,7 @@ from unmingle.denoising.enhancer import Enhancer
 from unmingle.memory import release_freed_memory
 from unmingle.separation.adding_up import residual_gains
 from unmingle.separation.cleaned_energy import cleaned_energy
+from unmingle.separation.fine_masks import FineMasks
 from unmingle.separation.noise_level import NoiseLevel
 from unmingle.separation.order import order_of_speaking
 from unmingle.separation.speaking_alone import (
@@ -100,7 +101,9 @@ class WindowedSeparation:
         denoiser: Enhancer | None = None,
     ) -> None:
         self._system, self._speakers = system, speakers
-        self._hop, self._stft = system.hop, system.frontend.stft
+        self._fine = FineMasks(system)
+        self.stft, self._hop = self._fine.stft, self._fine.hop
+        """Of the masks; see :mod:`~unmingle.separation.fine_masks`."""
         frames_per_second = system.sample_rate / self._hop
         self._window_frames = max(2, round(window_seconds * frames_per_second))
         self._advance_frames = self._window_frames - round(overlap_seconds * frames_per_second)
@@ -108,9 +111,9 @@ class WindowedSeparation:
             raise ValueError("a window must be longer than the overlap")
         self._device = system.frontend.mean.device
         self._encoder, self._denoiser = encoder, denoiser
-        knows = activity is not None and activity.knows(self._stft, system.sample_rate)
+        knows = activity is not None and activity.knows(self.stft, system.sample_rate)
         self._activity = activity if knows and encoder is not None else None
-        self._store = WindowStore(self._stft.freqs, magnitudes=self._activity is not None)
+        self._store = WindowStore(self.stft.freqs, magnitudes=self._activity is not None)
         self._waiting = np.zeros(0, dtype=np.float32)
         self._first = 0
         self._sources: list[WindowSources] = []
@@ -119,7 +122,7 @@ class WindowedSeparation:
         self._cleaned: list[NDArray[np.float64]] = []
         """For each window, the energies of its sources without noise, if these count the speakers."""
         self._before: tuple[Tensor, Tensor] | None = None
-        self._noise = NoiseLevel(self._stft.freqs)
+        self._noise = NoiseLevel(self.stft.freqs)
         self._trust: list[float] = []
         """Confidence in each window's count, if the system counts before it computes masks."""
         self._labels: list[NDArray[np.intp]] = []
@@ -166,15 +169,15 @@ class WindowedSeparation:
         audio = split_offset(audio)[0]
         # Every window is scaled to the same peak, because some steps have absolute constants.
         peak = max(float(np.abs(audio).max()), 1e-20)
-        mixture = torch.from_numpy(audio / np.float32(peak)).unsqueeze(0).to(self._device)
-        spectra, masks, attractors = self._system.mask_and_attractors(mixture, self._asked(mixture))
-        points = None if attractors is None else attractors[0].float().cpu().numpy()
-        magnitude, masks = spectra.magnitude[0] * peak, masks[0].float()
+        mixture = torch.from_numpy(audio / np.float32(peak)).to(self._device)
+        found = self._fine.of(mixture, self._asked(mixture))
+        points = None if found.attractors is None else found.attractors.cpu().numpy()
+        magnitude, masks = found.spectrum.abs() * peak, found.masks
         if self._encoder is not None:
-            estimates = self._stft.synthesise(masks * spectra.spectrum[0], len(audio)).cpu().numpy()
+            estimates = self.stft.synthesise(masks * found.spectrum, len(audio)).cpu().numpy()
             self._heard.append(hear(self._encoder, estimates, self._system.sample_rate, peak))
         if self._denoiser is not None and self._speakers is None and not self._trust:
-            cleaned = cleaned_energy(self._system, self._denoiser, audio / np.float32(peak), masks, magnitude)
+            cleaned = cleaned_energy(self._fine, self._denoiser, audio / np.float32(peak), masks, magnitude)
             self._cleaned.append(cleaned * peak**2)
         agreement, shared = None, 0
         if self._before is not None:
@@ -188,11 +191,11 @@ class WindowedSeparation:
         release_freed_memory()
 
     def _asked(self, mixture: Tensor) -> int:
-        """The number of sources of a window: as requested, or as the system counts before it computes masks."""
+        """The number of sources of a window ``(samples,)``: as requested, or as the system counts before it masks."""
         if self._speakers is not None:
             # More speakers than the system was trained for are told apart by voice.
             return self._speakers if self._encoder is None else min(self._speakers, self._system.speakers)
-        counted = self._system.count(mixture)
+        counted = self._system.count(mixture[None])
         if counted is None:
             return self._system.speakers
         self._trust.append(float(counted.confidence[0]))

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from unmingle.audio import Samples
 from unmingle.permutation import best_permutation, pairwise_si_sdr
+from unmingle.separation.fine_masks import FineMasks
 from unmingle.separation.speaking_alone import activity_inputs, speaker_voices
 from unmingle.separation.turns import PIECE_SECONDS, hear, recognize_turns, shares
 from unmingle.separation.voice_clusters import Heard, Labels
@@ -49,7 +50,8 @@ class ActivityRecordings:
     def __init__(
         self, folder: Path, system: MaskingSystem, encoder: SpeakerEncoder, pieces: int = 34
     ) -> None:
-        self._stft, self._hop, self._rate = system.frontend.stft, system.hop, system.sample_rate
+        self._stft, self._rate = FineMasks(system).stft, system.sample_rate
+        self._hop = self._stft.hop
         self._encoder, self._pieces = encoder, pieces
         self._paths = recordings_of(folder)
         self._recognized: dict[Path, _Recognized] = {}

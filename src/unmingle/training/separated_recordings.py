@@ -2,7 +2,7 @@
 
     python -m unmingle.training.separated_recordings RECIPE --data CORPUS -o FOLDER
 
-The recordings are mixed as RECIPE says, from the training split. A file has 1.9 MB.
+The recordings are mixed as RECIPE says, from the training split. A file has 1.9 to 3.1 MB.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from torch import Tensor
 from unmingle.audio import Samples
 from unmingle.errors import UnmingleError
 from unmingle.models import load_system
+from unmingle.separation.fine_masks import FineMasks
 from unmingle.systems import EmbeddingSeparator, MaskingSystem
 from unmingle.temporary import replace_files
 from unmingle.training.mixtures import open_mixtures
@@ -73,13 +74,13 @@ def separate_recordings(recipe: Recipe, system: MaskingSystem, folder: Path, cou
 def _separated(system: MaskingSystem, mixture: Samples, sources: Samples) -> memoryview:
     peak = max(float(np.abs(mixture).max()), float(np.abs(sources).max()), 1e-9)
     mixture, sources = mixture / peak, sources / peak
-    _, masks, _ = system.mask_and_attractors(torch.from_numpy(mixture)[None], system.speakers)
+    masks = FineMasks(system).of(torch.from_numpy(mixture), system.speakers).masks
     content = io.BytesIO()
     np.savez(
         content,
         mixture=np.round(mixture * _FULL_SCALE).astype(np.int16),
         sources=np.round(sources * _FULL_SCALE).astype(np.int16),
-        masks=np.round(masks[0].numpy() * _FULL_MASK).astype(np.uint8),
+        masks=np.round(masks.numpy() * _FULL_MASK).astype(np.uint8),
     )
     return content.getbuffer()
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from unmingle.errors import UnmingleError
+from unmingle.separation.fine_masks import FineMasks
 from unmingle.speaker_activity import (
     ActivityInputs,
     SpeakerActivity,
@@ -52,21 +53,18 @@ def activity_loss(found: Tensor, mixture: Tensor, sources: Tensor, masks: Tensor
         masks: as they are, of the same shape.
     """
     mixture = mixture.unsqueeze(1)
-    steps = found.shape[-1]
-    energy = _steps(sources.abs().square().sum(dim=-1), steps)
+    energy = _steps(sources.abs().square().sum(dim=-1))
     total = energy.sum(dim=1)
-    alone = _steps((mixture - sources).abs().square().sum(dim=-1), steps) + total.unsqueeze(1) - energy
-    several = _steps((masks * mixture - sources).abs().square().sum(dim=(1, -1)), steps)
+    alone = _steps((mixture - sources).abs().square().sum(dim=-1)) + total.unsqueeze(1) - energy
+    several = _steps((masks * mixture - sources).abs().square().sum(dim=(1, -1)))
     answer = torch.cat([alone, several.unsqueeze(1)], dim=1).argmin(dim=1)
     weight = speech_weight(total)
     loss: Tensor = nn.functional.nll_loss(found[..., : answer.shape[-1]], answer, reduction="none")
     return (weight * loss).sum() / weight.sum().clamp_min(1e-9)
 
 
-def _steps(values: Tensor, steps: int) -> Tensor:
-    """The sum of every two frames ``(..., frames)``; a last odd frame is left out. As many frames as steps stay."""
-    if values.shape[-1] == steps:
-        return values
+def _steps(values: Tensor) -> Tensor:
+    """The sum of every two frames ``(..., frames)``; a last odd frame is left out."""
     pairs = values[..., : values.shape[-1] // 2 * 2].reshape(*values.shape[:-1], -1, 2)
     return pairs.sum(dim=-1)
 
@@ -127,7 +125,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     torch.manual_seed(0)
     try:
         system, encoder = separator(arguments.model), load_speaker_encoder(arguments.encoder)
-        stft = system.frontend.stft
+        stft = FineMasks(system).stft
         config = SpeakerActivityConfig(
             sample_rate=system.sample_rate,
             window_length=stft.window_length,

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from unmingle.errors import UnmingleError
+from unmingle.separation.fine_masks import FineMasks
 from unmingle.separation.turns import REACH, estimate_weights
 from unmingle.separation.voice_clusters import PIECE
 from unmingle.speaker_encoder import SpeakerEncoder, load_speaker_encoder, save_speaker_encoder
@@ -202,7 +203,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 f"the system runs at {system.sample_rate} Hz, the encoder at {encoder.config.sample_rate} Hz"
             )
         train_on_pieces(
-            encoder, arguments.recordings, system.frontend.stft, arguments.output, arguments.steps
+            encoder, arguments.recordings, FineMasks(system).stft, arguments.output, arguments.steps
         )
     except UnmingleError as error:
         parser.exit(2, f"{parser.prog}: {error}\n")

@@ -1,0 +1,67 @@
+"""Masks every 16 ms or oftener, also from a system whose frames are farther apart.
+
+Such a system hears each window twice. The second time, its frames lie between those of the first time. An estimate is
+then the mean of two, and has smaller errors.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from unmingle.permutation import best_permutation
+from unmingle.separation.tracking import overlap_agreement
+from unmingle.stft import Stft
+from unmingle.systems import MaskingSystem
+
+LONGEST_HOP = 0.016
+"""Seconds between two frames, at most."""
+
+
+@dataclass(frozen=True)
+class Masked:
+    """A window and its masks."""
+
+    spectrum: Tensor
+    """Of the mixture, ``(frames, freqs)``."""
+    masks: Tensor
+    """``(sources, frames, freqs)``"""
+    attractors: Tensor | None
+    """``(sources, dim)``; None if the system has none."""
+
+
+class FineMasks:
+    """Computes the masks of windows.
+
+    Args:
+        system: gives masks. It runs twice if its hop is longer than :data:`LONGEST_HOP`.
+    """
+
+    def __init__(self, system: MaskingSystem) -> None:
+        self._system, self.stft = system, system.frontend.stft
+        self._twice = self.stft.hop > LONGEST_HOP * system.sample_rate and self.stft.hop % 2 == 0
+        if self._twice:
+            name = system.config.stft.window
+            self.stft = Stft(self.stft.window_length, self.stft.hop // 2, name).to(self.stft.window.device)
+        self.hop, self.sample_rate = self.stft.hop, system.sample_rate
+
+    @torch.no_grad()
+    def of(self, mixture: Tensor, sources: int) -> Masked:
+        """The masks of a window ``(samples,)``, of so many sources."""
+        spectra, masks, attractors = self._system.mask_and_attractors(mixture[None], sources)
+        points = None if attractors is None else attractors[0].float()
+        first = masks[0].float()
+        if not self._twice:
+            return Masked(spectra.spectrum[0], first, points)
+        # With half a hop of silence before it, frame k + 1 lies between frames k and k + 1 of the first time.
+        later = functional.pad(mixture, (self.hop, 0))[None]
+        second = self._system.mask_and_attractors(later, sources)[1][0].float()[:, 1:]
+        shared = second.shape[1]
+        agreement = overlap_agreement(first[:, :shared], second, spectra.magnitude[0, :shared])
+        _, order = best_permutation(torch.from_numpy(agreement)[None])
+        fine = first.new_empty(sources, first.shape[1] + shared, first.shape[2])
+        fine[:, ::2], fine[:, 1::2] = first, second[order[0].to(second.device)]
+        return Masked(self.stft.analyse(mixture), fine, points)
