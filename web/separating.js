@@ -3,9 +3,8 @@
  * what they have in common where windows overlap.
  */
 
-import { tensor } from "./graphs.js";
+import { FineMasks, magnitudes } from "./fine_masks.js";
 import { onset, speaking, stretches } from "./speaking.js";
-import { magnitude, Stft } from "./stft.js";
 import { assignSpeakers } from "./tracking.js";
 import { joined, spansOf } from "./windows.js";
 
@@ -27,9 +26,10 @@ const SMOOTHED_SECONDS = 0.1;
  */
 export async function separate(model, audio, onProgress) {
   const { sample_rate, speakers: count } = model.description;
-  const stft = new Stft(model.description.stft);
+  const fine = new FineMasks(model);
+  const { stft } = fine;
   const frameSeconds = stft.hop / sample_rate;
-  const windows = await masked(model, stft, audio, onProgress);
+  const windows = await masked(fine, sample_rate, audio, onProgress);
   const assignment = assignSpeakers(windows);
   // The source of each window that is each speaker's.
   const sources = assignment.speakers.map((speakers) => speakers.map((_, speaker) => speakers.indexOf(speaker)));
@@ -40,14 +40,14 @@ export async function separate(model, audio, onProgress) {
   const pieces = speaking(numbers.map((speaker) => whole("power", speaker, 1)), frameSeconds);
   const order = numbers.sort((a, b) => onset(pieces.speaks[a]) - onset(pieces.speaks[b]));
 
-  const offset = audio.reduce((sum, sample) => sum + sample, 0) / audio.length;
-  const centred = audio.map((sample) => sample - offset);
-  const spectrum = stft.analyse(centred);
+  const offset = average(audio);
+  const mixture = centred(audio);
+  const spectrum = stft.analyse(mixture);
   const estimates = order.map((speaker) =>
     stft.synthesise(spectrum, whole("masks", speaker, stft.freqs), audio.length),
   );
   const gains = residualGains(order.map((speaker) => whole("upper", speaker, 1)), frameSeconds);
-  addUp(centred, estimates, gains, stft.hop);
+  addUp(mixture, estimates, gains, stft.hop);
   return {
     speakers: order.map((speaker, k) => ({
       samples: estimates[k].map((sample) => sample + offset / count),
@@ -59,19 +59,21 @@ export async function separate(model, audio, onProgress) {
 }
 
 /**
- * @param {import("./graphs.js").Model} model
- * @param {Stft} stft
+ * @param {FineMasks} fine
+ * @param {number} sampleRate
  * @param {Float32Array} audio
  * @param {(share: number) => void} onProgress
  * @returns {Promise<Window[]>}
  */
-async function masked(model, stft, audio, onProgress) {
+async function masked(fine, sampleRate, audio, onProgress) {
+  const { stft } = fine;
   /** @type {Window[]} */
   const windows = [];
-  for (const { first, from, to } of spansOf(audio.length, model.description.sample_rate, stft.hop)) {
-    const { values, frames } = heard(stft, audio.subarray(from, to));
-    const { masks, attractors } = await windowMasks(model, values, frames, stft.freqs);
+  for (const { first, from, to } of spansOf(audio.length, sampleRate, stft.hop)) {
+    const heard = centred(audio.subarray(from, to));
+    const { values, frames } = magnitudes(stft, heard);
     const energy = values.map((value) => value * value);
+    const { masks, attractors } = await fine.of(heard, energy);
     const before = windows[windows.length - 1];
     windows.push({
       first,
@@ -87,37 +89,13 @@ async function masked(model, stft, audio, onProgress) {
   return windows;
 }
 
-/**
- * Magnitudes of a window, which is heard like a recording of its own.
- * @param {Stft} stft
- * @param {Float32Array} audio
- */
-function heard(stft, audio) {
-  const offset = audio.reduce((sum, sample) => sum + sample, 0) / audio.length;
-  const spectrum = stft.analyse(audio.map((sample) => sample - offset));
-  return { values: magnitude(spectrum), frames: spectrum.frames };
-}
+/** @param {Float32Array} audio */
+const average = (audio) => audio.reduce((sum, sample) => sum + sample, 0) / audio.length;
 
-/**
- * @param {import("./graphs.js").Model} model
- * @param {Float32Array} values magnitudes
- * @param {number} frames
- * @param {number} freqs
- */
-async function windowMasks(model, values, frames, freqs) {
-  const speakers = model.description.speakers;
-  // At one scale, so that neither very quiet nor very loud input meets a constant in the graph.
-  const peak = values.reduce((most, value) => Math.max(most, value), 1e-20);
-  const scaled = values.map((value) => value / peak);
-  const { embedding, weight } = await model.run("embed", { magnitude: tensor(scaled, [1, frames, freqs]) });
-  const { masks, attractors } = await model.run(`masks_${speakers}`, { embedding, weight });
-  /** @param {{data: Float32Array}} stacked @param {number} k */
-  const source = (stacked, k) => {
-    const size = stacked.data.length / speakers;
-    return stacked.data.slice(k * size, (k + 1) * size);
-  };
-  const all = Array.from({ length: speakers }, (_, k) => k);
-  return { masks: all.map((k) => source(masks, k)), attractors: all.map((k) => [...source(attractors, k)]) };
+/** @param {Float32Array} audio */
+function centred(audio) {
+  const offset = average(audio);
+  return audio.map((sample) => sample - offset);
 }
 
 /**

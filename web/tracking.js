@@ -68,7 +68,7 @@ export function assignSpeakers(windows) {
  * @param {number[]} items
  * @returns {number[][]} all orders of them
  */
-function orders(items) {
+export function orders(items) {
   if (items.length < 2) return [items];
   return items.flatMap((item) => orders(items.filter((other) => other !== item)).map((rest) => [item, ...rest]));
 }
