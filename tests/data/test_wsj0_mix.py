@@ -1,4 +1,4 @@
-"""Active speech levels, and WSJ0-mix from its lists, on a small WSJ0 made from the packaged speech."""
+"""WSJ0-mix from its lists, on a small WSJ0 made from the packaged speech."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -15,16 +14,13 @@ import pytest
 import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
+from speech_levels import Signal, halved_by_hand, level_by_hand
 from unmingle.audio import Samples
 from unmingle.data.mixture_folders import read_item, read_mixture_folder
-from unmingle.data.speech_level import halve_rate, speech_level, wsj0_mix_level
 from unmingle.data.wsj0_mix import Entry, Mode, mix, read_list, write_wsj0_mix
 from unmingle.errors import UnmingleError
 from unmingle.shares import Share
-
-Signal = NDArray[np.float64]
 
 FILES = {
     "01t/01to030v": "si_tr_s/01t/01to030v.wav",
@@ -37,105 +33,6 @@ LISTS = {
     "wsj0/si_tr_s/40n/40na010x.wav 0.032494 wsj0/si_tr_s/01t/01to030v.wav -0.032494\n",
     3: "wsj0/si_tr_s/01t/01to030v.wav 2.5 wsj0/si_tr_s/02a/02ac0101.wav -2.5 wsj0/si_tr_s/40n/40na010x.wav 0\n",
 }
-
-
-def _db(ratio: float) -> float:
-    return 20 * math.log10(ratio)
-
-
-def _by_the_recommendation(samples: Signal, rate: int, per_doubling: int = 1) -> float:
-    """ITU-T P.56, clause on method B, a sample at a time; halving between thresholds as its flow chart does."""
-    g, hangover = math.exp(-1 / (rate * 0.03)), math.ceil(0.2 * rate)
-    thresholds = [2 ** (k / per_doubling) for k in range(4 * per_doubling, -20 * per_doubling, -1)]
-    counts, since = [0] * len(thresholds), [hangover] * len(thresholds)
-    p = q = energy = 0.0
-    for x in samples.tolist():
-        energy += x * x
-        p = g * p + (1 - g) * abs(x)
-        q = g * q + (1 - g) * p
-        for j, threshold in enumerate(thresholds):
-            if q >= threshold:
-                counts[j], since[j] = counts[j] + 1, 0
-            elif since[j] < hangover:
-                counts[j], since[j] = counts[j] + 1, since[j] + 1
-    reached = [
-        (10 * math.log10(energy / n), _db(c)) for n, c in zip(counts, thresholds, strict=True) if n > 0
-    ]
-    for (upper_level, upper), (lower_level, lower) in pairwise(reached):
-        if upper_level - upper < 15.9 <= lower_level - lower:
-            for _ in range(50):
-                level, threshold = (upper_level + lower_level) / 2, (upper + lower) / 2
-                if level - threshold < 15.9:
-                    upper_level, upper = level, threshold
-                else:
-                    lower_level, lower = level, threshold
-            return float(10 ** (level / 20))
-    raise AssertionError("no threshold meets the margin")
-
-
-def _without_rumble(samples: Signal) -> Signal:
-    """The high-pass of VOICEBOX at 8 kHz: Chebyshev 2 of order 5, 50 dB, with its edge sought for -0.25 dB."""
-    from scipy.optimize import brentq
-    from scipy.signal import cheby2, freqz, lfilter
-
-    def excess(edge: float) -> float:
-        response = freqz(*cheby2(5, 50, edge, "highpass", fs=8000), worN=[200], fs=8000)[1]
-        return _db(abs(response[0])) + 0.25
-
-    result: Signal = lfilter(*cheby2(5, 50, brentq(excess, 50, 150), "highpass", fs=8000), samples)
-    return result
-
-
-def _level_by_hand(samples: Signal) -> float:
-    return _by_the_recommendation(_without_rumble(np.append(samples, np.zeros(2800))), 8000, per_doubling=2)
-
-
-def _halved_by_hand(samples: Signal) -> Signal:
-    taps = np.sinc(np.arange(-20, 21) / 2) * np.kaiser(41, 5.0)
-    return np.convolve(samples, taps / taps.sum())[20 : 20 + len(samples)][::2]
-
-
-def test_the_level_is_that_of_the_recommendation(example_sources: Samples) -> None:
-    for source in example_sources:
-        speech = source[8000:24000].astype(np.float64)
-        assert abs(_db(speech_level(speech, 16000) / _by_the_recommendation(speech, 16000))) < 1e-6
-        slow = halve_rate(speech)
-        assert abs(_db(wsj0_mix_level(slow) / _level_by_hand(slow))) < 1e-3
-
-
-@pytest.mark.parametrize("on", [1.0, 0.5])
-def test_pauses_do_not_count(on: float) -> None:
-    time = np.arange(30 * 8000) / 8000
-    tone = 0.1 * np.sin(2 * np.pi * 1000 * time) * (time % 10 < 10 * on)
-    rms = float(np.sqrt(np.mean(tone**2)))
-    assert _db(0.1 / math.sqrt(2) / rms) == pytest.approx(10 * math.log10(1 / on), abs=0.01)
-    assert _db(0.1 / math.sqrt(2) / speech_level(tone, 8000)) == pytest.approx(0, abs=0.3)
-    assert _db(0.1 / math.sqrt(2) / wsj0_mix_level(tone)) == pytest.approx(0, abs=0.3)
-
-
-@given(st.floats(1e-4, 1e4), st.integers(-12, 12))
-def test_the_level_follows_the_gain(gain: float, power: int) -> None:
-    speech = np.random.default_rng(0).standard_normal(8000) * np.sin(np.arange(8000) / 900) ** 8
-    for level in (lambda samples: speech_level(samples, 8000), wsj0_mix_level):
-        assert level(2.0**power * speech) == pytest.approx(2.0**power * level(speech), rel=1e-12)
-        assert abs(_db(level(gain * speech) / gain / level(speech))) < 0.3
-
-
-def test_silence_clicks_and_a_few_samples() -> None:
-    for samples in (np.zeros(0), np.zeros(5), np.zeros(9000)):
-        assert speech_level(samples, 8000) == 0.0
-        assert wsj0_mix_level(samples) == 0.0
-    for length in (1, 3, 100, 1600):
-        assert speech_level(np.full(length, 0.5, dtype=np.float32), 8000) == pytest.approx(0.5, rel=0.1)
-    click = np.zeros(8000)
-    click[4000] = 1.0
-    assert speech_level(click, 8000) == pytest.approx(1 / math.sqrt(4000))
-
-
-def test_halving_is_a_windowed_sinc(example_sources: Samples) -> None:
-    for length in (1, 7, 4000, 4001):
-        samples = example_sources[0, 9000 : 9000 + length].astype(np.float64)
-        np.testing.assert_allclose(halve_rate(samples), _halved_by_hand(samples), atol=1e-12)
 
 
 def test_the_rule_of_mixing() -> None:
@@ -165,7 +62,7 @@ def utterances(example_sources: Samples) -> dict[str, Signal]:
 
 @pytest.fixture(scope="session")
 def levels(utterances: dict[str, Signal]) -> dict[str, float]:
-    return {name: _level_by_hand(_halved_by_hand(samples)) for name, samples in utterances.items()}
+    return {name: level_by_hand(halved_by_hand(samples)) for name, samples in utterances.items()}
 
 
 @pytest.fixture(scope="session")
@@ -192,7 +89,7 @@ def _expected(
 ) -> Signal:
     """Mixture and sources as 16-bit integers, ``(1 + sources, samples)``."""
     names = [path.removeprefix("wsj0/si_tr_s/").removesuffix(".wav") for path in entry.paths]
-    voices = [utterances[name] if rate == 16000 else _halved_by_hand(utterances[name]) for name in names]
+    voices = [utterances[name] if rate == 16000 else halved_by_hand(utterances[name]) for name in names]
     lengths = sorted(map(len, voices))
     samples = lengths[0] if mode == "min" else lengths[-1]
     loud = [
