@@ -25,7 +25,7 @@ from separator_scores import LIST_RATE, LISTS, Corpus, MixtureList
 from unmingle.audio import Samples, resample
 from unmingle.counting import typical_levels
 from unmingle.denoising.enhancer import Enhancer, load_denoiser
-from unmingle.models import load_system
+from unmingle.models import DEFAULT_MODEL, load_system
 from unmingle.separation.cleaned_energy import cleaned_energy
 from unmingle.separation.fine_masks import FineMasks
 from unmingle.systems import MaskingSystem
@@ -66,7 +66,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("corpus", type=Path)
-    parser.add_argument("--model", default="adanet-2speakers-8khz")
+    parser.add_argument("--model", default=DEFAULT_MODEL)
     parser.add_argument("--split", default="valid")
     arguments = parser.parse_args()
     torch.set_num_threads(1)

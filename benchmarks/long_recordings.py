@@ -43,7 +43,7 @@ from unmingle.data.mixing import Mixer
 from unmingle.data.mixing_config import MixingConfig
 from unmingle.evaluation.conversation_scores import wrong_speaker_share
 from unmingle.metrics import si_sdr
-from unmingle.models import load_system
+from unmingle.models import DEFAULT_MODEL, load_system
 from unmingle.permutation import best_permutation, pairwise_si_sdr
 from unmingle.separation.recording import RecordingSeparation
 from unmingle.separation.timeline import Segment, timeline
@@ -279,7 +279,7 @@ def main() -> None:
     )
     parser.add_argument("what", choices=["memory", "joins", "speakers"])
     parser.add_argument("corpus", type=Path)
-    parser.add_argument("--model", default="adanet-2speakers-8khz")
+    parser.add_argument("--model", default=DEFAULT_MODEL)
     parser.add_argument("--minutes", type=float, nargs="+")
     parser.add_argument("--format", nargs="+", default=["wav"])
     parser.add_argument("--count", type=int, default=20, help="Of recordings; of each number of speakers.")

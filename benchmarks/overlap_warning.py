@@ -19,7 +19,7 @@ import torch
 from separator_scores import LIST_RATE, Corpus, MixtureList
 
 from unmingle.audio import Samples, resample
-from unmingle.models import load_system
+from unmingle.models import DEFAULT_MODEL, load_system
 from unmingle.separation.doubts import HARDLY_OVERLAP, overlap_share
 from unmingle.separation.recording import RecordingSeparation
 from unmingle.separation.windows import Tracks
@@ -48,7 +48,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("corpus", type=Path)
-    parser.add_argument("--model", default="adanet-2speakers-8khz")
+    parser.add_argument("--model", default=DEFAULT_MODEL)
     parser.add_argument("--split", default="test")
     parser.add_argument("--count", type=int, default=30)
     arguments = parser.parse_args()

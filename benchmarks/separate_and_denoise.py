@@ -20,6 +20,7 @@ from separator_scores import LIST_RATE, LISTS, SCORE_RATE, Corpus, improvement
 
 from unmingle.audio import Samples, resample
 from unmingle.denoising import load_denoiser
+from unmingle.models import DEFAULT_MODEL
 from unmingle.separation import load
 
 
@@ -28,7 +29,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("corpus", type=Path)
-    parser.add_argument("--model", default="adanet-2speakers-8khz")
+    parser.add_argument("--model", default=DEFAULT_MODEL)
     parser.add_argument("--count", type=int, default=40)
     parser.add_argument("--split", default="test")
     arguments = parser.parse_args()

@@ -13,6 +13,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from unmingle.models import DEFAULT_MODEL
+
 
 def run(*arguments: object) -> None:
     subprocess.run([sys.executable, "-m", "unmingle", *map(str, arguments)], check=True)
@@ -38,5 +40,5 @@ if __name__ == "__main__":
     main(
         sys.argv[1],
         Path(sys.argv[2] if len(sys.argv) > 2 else "scores"),
-        sys.argv[3] if len(sys.argv) > 3 else "adanet-2speakers-8khz",
+        sys.argv[3] if len(sys.argv) > 3 else DEFAULT_MODEL,
     )

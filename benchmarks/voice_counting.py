@@ -28,7 +28,7 @@ from unmingle.data.cache import decode
 from unmingle.data.corpora import read_corpora
 from unmingle.data.mixing import Mixer
 from unmingle.data.mixing_config import MixingConfig
-from unmingle.models import load_system
+from unmingle.models import DEFAULT_MODEL, load_system
 from unmingle.separation.tracking import assign_speakers
 from unmingle.separation.voice_clusters import VoiceClusters
 from unmingle.separation.windows import WindowedSeparation
@@ -81,7 +81,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("corpus", type=Path)
-    parser.add_argument("--model", default="adanet-2speakers-8khz")
+    parser.add_argument("--model", default=DEFAULT_MODEL)
     parser.add_argument("--split", default="test")
     parser.add_argument("--fit", action="store_true")
     arguments = parser.parse_args()
