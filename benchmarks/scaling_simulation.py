@@ -24,7 +24,8 @@ from pathlib import Path
 import torch
 
 from unmingle.cluster.jobs import DenoisingJob, SeparationJob
-from unmingle.models import DEFAULT_DENOISER, DEFAULT_MODEL
+from unmingle.models import DEFAULT_MODEL, find_model, model_names, read_facts
+from unmingle.systems import DenoisingConfig
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 CORPUS_HOURS = (1_000, 100_000, 10_000_000)
@@ -117,12 +118,16 @@ def core_seconds_per_second(job: SeparationJob | DenoisingJob, path: Path, repea
     return sorted(times)[len(times) // 2] / seconds
 
 
+def _job(model: str) -> SeparationJob | DenoisingJob:
+    cleans = isinstance(read_facts(find_model(model))[0], DenoisingConfig)
+    return DenoisingJob(model) if cleans else SeparationJob(model)
+
+
 def print_costs(dollars: float) -> dict[str, float]:
     """A table of core-hours and dollars; returns core seconds per second of audio."""
     torch.set_num_threads(1)
     mixture = EXAMPLES / "two_speakers" / "mix" / "reader_and_commands.flac"
-    jobs = {DEFAULT_MODEL: SeparationJob(DEFAULT_MODEL), DEFAULT_DENOISER: DenoisingJob(DEFAULT_DENOISER)}
-    factors = {name: core_seconds_per_second(job, mixture) for name, job in jobs.items()}
+    factors = {name: core_seconds_per_second(_job(name), mixture) for name in model_names()}
     print(f"| model | core seconds per audio hour | {' | '.join(f'{h:,} h' for h in CORPUS_HOURS)} |")
     print(f"| --- | --- | {' | '.join('---' for _ in CORPUS_HOURS)} |")
     for name, factor in factors.items():

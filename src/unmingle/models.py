@@ -21,7 +21,7 @@ from unmingle.temporary import replace_files
 
 FORMAT_VERSION = "3"
 PRETRAINED = Path(__file__).parent / "pretrained"
-DEFAULT_MODEL = "adanet-2speakers-8khz"
+DEFAULT_MODEL = "separator-8khz"
 DEFAULT_DENOISER = "denoiser-16khz"
 
 

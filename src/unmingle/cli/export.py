@@ -23,7 +23,7 @@ def command(
     `separate` and `denoise` take the folder as --model.
 
     \b
-      unmingle export adanet-2speakers-8khz -o exported
+      unmingle export separator-8khz -o exported
       unmingle separate meeting.wav --model exported
     """
     require("onnx", "onnx", "onnxruntime")

@@ -26,7 +26,7 @@ from unmingle.systems import MaskingSystem
 
 DEFAULT_LAG = 1.0
 """Default lag of systems that run on windows, in seconds."""
-CONTEXT_SECONDS = 8.0
+CONTEXT_SECONDS = 10.0
 """Length of the past in their windows, in seconds. A longer past costs more and separates better."""
 
 
