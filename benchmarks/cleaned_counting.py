@@ -72,12 +72,13 @@ def main() -> None:
     torch.set_num_threads(1)
     system, denoiser = load_system(arguments.model), load_denoiser()
     assert isinstance(system, MaskingSystem)
+    fine = FineMasks(system)
     corpus, lists = Corpus(arguments.corpus, arguments.split), wanted_lists()
     print(f"{datetime.date.today()}, {platform.machine()}, {arguments.model}, split {arguments.split}\n")
     gaps, speaking = [], []
     for wanted in lists:
         found = [
-            level_gap(FineMasks(system), denoiser, resample(mixture, LIST_RATE, system.sample_rate))
+            level_gap(fine, denoiser, resample(mixture, LIST_RATE, system.sample_rate))
             for mixture, _ in corpus.mixtures(wanted)
         ]
         gaps.append(np.array(found))

@@ -11,6 +11,8 @@ import torch
 from safetensors.torch import save_file
 
 from unmingle.errors import UnmingleError
+from unmingle.separation.fine_masks import FineMasks
+from unmingle.separation.offline import load
 from unmingle.speaker_activity import (
     ActivityInputs,
     SpeakerActivity,
@@ -200,5 +202,5 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
 def test_the_pretrained_network_is_for_the_pretrained_separator() -> None:
     network = pretrained_speaker_activity()
     assert network is pretrained_speaker_activity()
-    assert network.knows(Stft(256, 128), 8000)
+    assert network.knows(FineMasks(load().system).stft, 8000)
     assert not any(parameter.requires_grad for parameter in network.parameters())
