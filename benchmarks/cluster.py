@@ -29,6 +29,7 @@ import torch
 from scaling_simulation import Cluster, job_seconds
 
 from unmingle.audio import read_audio, resample
+from unmingle.cli.options import set_threads
 from unmingle.cluster.corpus_run import Options, Progress, in_this_process, run_corpus
 from unmingle.cluster.jobs import DenoisingJob, Job, SeparationJob, Work
 from unmingle.cluster.manifests import Shard
@@ -180,6 +181,7 @@ def main() -> None:
     parser.add_argument("--ray", action="store_true", help="also on a local Ray")
     parser.add_argument("--batching", action="store_true", help="also batches of files")
     options = parser.parse_args()
+    set_threads(None)  # The workers inherit what the commands set.
     job: Job = DenoisingJob(DEFAULT_DENOISER) if options.denoise else SeparationJob(DEFAULT_MODEL)
     model = DEFAULT_DENOISER if options.denoise else DEFAULT_MODEL
     print(f"{datetime.date.today()}, {platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}")
