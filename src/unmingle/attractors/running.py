@@ -165,13 +165,13 @@ class RunningAttractors(AttractorFormation):
         assert state.points is not None
         path = [state.points]
         total = torch.stack(list(state.masses)).sum(dim=0)
-        rows = torch.arange(len(embedding), device=embedding.device)
-        for number in range(steps):
-            chosen = order[:, number]
-            moving = moves[rows, chosen].to(weight.dtype)[:, None]
-            total = self._move(embedding[rows, chosen], weight[rows, chosen] * moving, total, state)
+        rows, moving = torch.arange(len(embedding), device=embedding.device)[:, None], order[:, :steps]
+        # All frames are chosen at once: the gradient of each choice has the size of the whole embedding.
+        chosen, chosen_weight = embedding[rows, moving], (weight * moves.unsqueeze(2))[rows, moving]
+        for frame, frame_weight in zip(chosen.unbind(dim=1), chosen_weight.unbind(dim=1), strict=True):
+            total = self._move(frame, frame_weight, total, state)
             path.append(state.points)
-        made = torch.stack(path, dim=1)[rows[:, None], moves.long().cumsum(dim=1)]
+        made = torch.stack(path, dim=1)[rows, moves.long().cumsum(dim=1)]
         return made if silent is None else made * (count >= silent[:, None])[..., None, None]
 
     def _move(self, embedding: Tensor, weight: Tensor, total: Tensor, state: RunningState) -> Tensor:
