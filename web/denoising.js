@@ -26,7 +26,7 @@ export async function denoise(model, audio, onProgress) {
   const spectrum = stft.analyse(audio.map((sample) => sample - offset));
   const magnitudes = magnitude(spectrum);
   const masks = await new Experts(model, stft).masks(magnitudes, spectrum.frames, onProgress);
-  raise(masks, magnitudes, stft.freqs);
+  raise(masks, magnitudes, stft.freqs, sample_rate);
   return stft.synthesise(spectrum, masks, audio.length).map((sample) => sample + offset);
 }
 

@@ -3,8 +3,9 @@
 const FADE = 0.5 ** (1 / 250);
 const STEP_DB = 0.3;
 const START_FRAMES = 30;
-const QUIET_NOISE_DB = [30, 36];
-const LITTLE_REMOVED_DB = [8, 14];
+const QUIET_NOISE_DB = [24, 30];
+const LITTLE_REMOVED_DB = [12, 18];
+const SIBILANTS_HERTZ = 2500;
 const LOUD_DB = [-30, -20];
 const MOST_KEPT = 0.9;
 const LOOK_AHEAD_FRAMES = 250;
@@ -15,8 +16,11 @@ const TINY = 1e-20;
  * @param {Float32Array} masks a gain for every bin
  * @param {Float32Array} magnitudes of the mixture
  * @param {number} freqs
+ * @param {number} sampleRate in hertz
  */
-export function raise(masks, magnitudes, freqs) {
+export function raise(masks, magnitudes, freqs, sampleRate) {
+  // Sibilants are what is removed by mistake most often, so they say nothing about the noise.
+  const low = Math.round(Math.min(1, (2 * SIBILANTS_HERTZ) / sampleRate) * (freqs - 1));
   let power = 0;
   let square = 0;
   let kept = 0;
@@ -27,17 +31,20 @@ export function raise(masks, magnitudes, freqs) {
   const levels = new Float64Array(frames);
   const clean = new Float64Array(frames);
   for (let frame = 0; frame < frames; frame++) {
-    const now = { total: 0, kept: 0, removed: 0 };
-    for (let k = frame * freqs; k < (frame + 1) * freqs; k++) {
-      const energy = magnitudes[k] ** 2;
+    const now = { total: 0, removed: 0, lowKept: 0, lowRemoved: 0 };
+    for (let k = 0; k < freqs; k++) {
+      const energy = magnitudes[frame * freqs + k] ** 2;
+      const mask = masks[frame * freqs + k];
       now.total += energy;
-      now.kept += energy * masks[k] ** 2;
-      now.removed += energy * (1 - masks[k]) ** 2;
+      now.removed += energy * (1 - mask) ** 2;
+      if (k > low) continue;
+      now.lowKept += energy * mask ** 2;
+      now.lowRemoved += energy * (1 - mask) ** 2;
     }
     power = FADE * power + now.total;
     square = FADE * square + now.total ** 2;
-    kept = FADE * kept + now.kept;
-    removed = FADE * removed + now.removed;
+    kept = FADE * kept + now.lowKept;
+    removed = FADE * removed + now.lowRemoved;
     // At first the median follows quickly; later it moves by even steps.
     const lost = decibels(now.removed);
     const quick = frame < START_FRAMES ? Math.abs(lost - median) / (frame + 1) : 0;

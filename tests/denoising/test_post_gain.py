@@ -40,12 +40,12 @@ def _raised(gain: PostGain, masks: torch.Tensor, magnitude: torch.Tensor) -> tor
 
 def test_no_mask_lies_below_the_limit_and_none_changes_without_one() -> None:
     masks, magnitude = _frames()
-    torch.testing.assert_close(_raised(PostGain(), masks, magnitude), masks)
-    torch.testing.assert_close(_raised(PostGain(20.0), masks, magnitude), masks.clamp_min(0.1))
-    torch.testing.assert_close(_raised(PostGain(0.0), masks, magnitude), torch.ones_like(masks))
+    torch.testing.assert_close(_raised(PostGain(RATE), masks, magnitude), masks)
+    torch.testing.assert_close(_raised(PostGain(RATE, 20.0), masks, magnitude), masks.clamp_min(0.1))
+    torch.testing.assert_close(_raised(PostGain(RATE, 0.0), masks, magnitude), torch.ones_like(masks))
     for limit in (-1.0, math.nan):
         with pytest.raises(UnmingleError, match="at least 0 dB"):
-            PostGain(limit)
+            PostGain(RATE, limit)
 
 
 def _nearly_clean(noise: float) -> tuple[torch.Tensor, torch.Tensor]:
@@ -53,29 +53,41 @@ def _nearly_clean(noise: float) -> tuple[torch.Tensor, torch.Tensor]:
     frames = torch.arange(500)
     talks = ((frames // 25) % 2 == 0).float()[None, :, None]
     masks = (talks * (1.0 - noise)).expand(1, 500, 33).clone()
-    masks[:, 400:402] = 0.0
+    masks[:, 400] = 0.0
     return masks, (talks + noise).expand(1, 500, 33).clone()
 
 
 def test_where_hardly_anything_is_removed_hardly_anything_is_turned_down() -> None:
     masks, magnitude = _nearly_clean(0.0001)
-    raised = _raised(PostGain(), masks, magnitude)
-    assert float(raised[0, 400:402].min()) == pytest.approx(0.9)
+    raised = _raised(PostGain(RATE), masks, magnitude)
+    assert float(raised[0, 400].min()) == pytest.approx(0.9)
     # In pauses nothing is kept.
     assert float(raised[0, 425:450].max()) == 0.0
     # With noise 20 dB below the speech the rule stays away.
     masks, magnitude = _nearly_clean(0.1)
-    assert float(_raised(PostGain(), masks, magnitude)[0, 400:402].max()) == 0.0
+    assert float(_raised(PostGain(RATE), masks, magnitude)[0, 400].max()) == 0.0
     # As it does where loud sounds in a quiet room are removed: more goes than stays.
     masks, magnitude = _nearly_clean(0.001)
-    torch.testing.assert_close(_raised(PostGain(), masks * 0.01, magnitude), masks * 0.01)
+    torch.testing.assert_close(_raised(PostGain(RATE), masks * 0.01, magnitude), masks * 0.01)
+
+
+@pytest.mark.parametrize(("above", "kept"), [(2500.0, 0.9), (0.0, 0.0)])
+def test_removed_sibilants_say_nothing_about_the_noise(above: float, kept: float) -> None:
+    """Loud frames of which all above 2.5 kHz is removed do not end the rule; frames that go entirely do."""
+    masks, magnitude = _nearly_clean(0.0001)
+    high = torch.linspace(0.0, RATE / 2, 33) > above
+    sibilants = torch.arange(300, 425, 2)
+    magnitude[0, sibilants] = torch.where(high, 10.0, 1.0)
+    masks[0, sibilants] = torch.where(high, 0.0, 1.0)
+    raised = _raised(PostGain(RATE), masks, magnitude)[0, 422][high]
+    torch.testing.assert_close(raised, torch.full_like(raised, kept))
 
 
 def test_in_files_the_frames_that_follow_count() -> None:
     """A loud start hides that the rest is nearly clean, unless the rest is heard, too."""
     masks, magnitude = _nearly_clean(0.0001)
     masks[:, 5] = 0.0
-    early, late = (_raised(PostGain(look_ahead=frames), masks, magnitude)[0, 5] for frames in (0, 250))
+    early, late = (_raised(PostGain(RATE, look_ahead=frames), masks, magnitude)[0, 5] for frames in (0, 250))
     assert float(early.max()) < 0.1
     assert float(late.min()) == pytest.approx(0.9)
     # Later frames do not count.
@@ -83,13 +95,16 @@ def test_in_files_the_frames_that_follow_count() -> None:
     clean, quiet = _nearly_clean(0.0001)
     masks[:, 300:], magnitude[:, 300:] = clean[:, 300:], quiet[:, 300:]
     masks[:, 5] = 0.0
-    assert float(_raised(PostGain(look_ahead=250), masks, magnitude)[0, 5].max()) == 0.0
+    assert float(_raised(PostGain(RATE, look_ahead=250), masks, magnitude)[0, 5].max()) == 0.0
 
 
 def test_blocks_change_nothing() -> None:
     masks, magnitude = _nearly_clean(0.003)
     for look_ahead in (0, 100):
-        whole, gain = _raised(PostGain(30.0, look_ahead), masks, magnitude), PostGain(30.0, look_ahead)
+        whole, gain = (
+            _raised(PostGain(RATE, 30.0, look_ahead), masks, magnitude),
+            PostGain(RATE, 30.0, look_ahead),
+        )
         sizes, found, pushed = [1, 7, 300, 192], [], 0
         for number, both in enumerate(zip(masks.split(sizes, 1), magnitude.split(sizes, 1), strict=True)):
             found.append(gain.push(*both, ended=number == 3))

@@ -40,7 +40,7 @@ class Enhancer:
     def __init__(
         self, system: DenoisingSystem, name: str, path: Path, attenuation_limit: float | None = None
     ) -> None:
-        PostGain(attenuation_limit)  # Raises an error if the limit is not valid.
+        PostGain(system.sample_rate, attenuation_limit)  # Raises an error if the limit is not valid.
         self.system, self.name, self.path = system, name, path
         self.attenuation_limit = attenuation_limit
 

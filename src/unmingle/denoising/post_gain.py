@@ -18,10 +18,12 @@ _FADE = 0.5 ** (1 / 250)
 _STEP_DB = 0.3
 """Step of the running median of the removed energy, per frame."""
 _START_FRAMES = 30
-_QUIET_NOISE_DB = (30.0, 36.0)
+_QUIET_NOISE_DB = (24.0, 30.0)
 """Range of the level over the median of the removed energy in which the minimum gain rises."""
-_LITTLE_REMOVED_DB = (8.0, 14.0)
-"""Likewise, range of the kept over the removed energy."""
+_LITTLE_REMOVED_DB = (12.0, 18.0)
+"""Likewise, range of the kept over the removed energy below 2.5 kHz."""
+_SIBILANTS_HERTZ = 2500.0
+"""Sibilants lie above. They are what is removed by mistake most often, so they say nothing about the noise."""
 _LOUD_DB = (-30.0, -20.0)
 """Likewise, range of a frame's energy relative to the level. In pauses, noise is removed."""
 _MOST_KEPT = 0.9
@@ -46,11 +48,12 @@ class PostGain:
     """Raises the masks of a recording to a minimum gain, frame by frame.
 
     The minimum gain is that of the attenuation limit. In loud frames it is higher if two measures indicate hardly
-    any noise: most frames lose almost no energy, and much more energy is kept than removed overall. The removed
-    energy is then mostly speech, such as sibilants, or a second speaker. The measures are those of the audio up to
-    ``look_ahead`` frames after each frame.
+    any noise: most frames lose almost no energy, and much more energy is kept than removed overall, below the
+    frequencies of sibilants. The removed energy is then mostly speech, such as sibilants, or a second speaker. The
+    measures are those of the audio up to ``look_ahead`` frames after each frame.
 
     Args:
+        sample_rate: in hertz.
         limit: the attenuation limit in dB; None for no limit.
         look_ahead: in frames.
 
@@ -58,12 +61,13 @@ class PostGain:
         UnmingleError: the limit is negative or not a number.
     """
 
-    def __init__(self, limit: float | None = None, look_ahead: int = 0) -> None:
+    def __init__(self, sample_rate: int, limit: float | None = None, look_ahead: int = 0) -> None:
         if limit is not None and not limit >= 0.0:
             raise UnmingleError(f"The attenuation limit must be at least 0 dB; got {limit}.")
         self._floor = 0.0 if limit is None else 10 ** (-limit / 20)
         self._power = self._square = self._kept = self._removed = 0.0
         self._frames, self._median = 0, 0.0
+        self._low_share = min(1.0, 2 * _SIBILANTS_HERTZ / sample_rate)
         self.look_ahead = look_ahead
         self._waiting: Frames | None = None
         """Masks whose later frames are not there yet."""
@@ -84,10 +88,11 @@ class PostGain:
             ended: no more frames follow, so all are ready.
         """
         power = magnitude.double().square()
-        kept = (power * masks.square()).sum(dim=-1)[0].tolist()
-        removed = (power * (1.0 - masks).square()).sum(dim=-1)[0].tolist()
-        total = power.sum(dim=-1)[0].tolist()
-        self._known += [self._measured(*frame) for frame in zip(total, kept, removed, strict=True)]
+        kept, removed = power * masks.square(), power * (1.0 - masks).square()
+        low = slice(round(self._low_share * (power.shape[-1] - 1)) + 1)
+        sums = (power, removed, kept[..., low], removed[..., low])
+        frames = zip(*(values.sum(dim=-1)[0].tolist() for values in sums), strict=True)
+        self._known += [self._measured(*frame) for frame in frames]
         if self._waiting is None:
             self._waiting = Frames(masks[:, :0])
         self._waiting.add(masks)
@@ -101,12 +106,14 @@ class PostGain:
         self._known = known[ready:]
         return torch.maximum(self._waiting.take(ready), masks.new_tensor(floors).reshape(1, -1, 1))
 
-    def _measured(self, total: float, kept: float, removed: float) -> tuple[float, float, float]:
+    def _measured(
+        self, total: float, removed: float, low_kept: float, low_removed: float
+    ) -> tuple[float, float, float]:
         """The next frame's energy, and the level and the share of the highest minimum gain so far."""
         self._power = _FADE * self._power + total
         self._square = _FADE * self._square + total**2
-        self._kept = _FADE * self._kept + kept
-        self._removed = _FADE * self._removed + removed
+        self._kept = _FADE * self._kept + low_kept
+        self._removed = _FADE * self._removed + low_removed
         lost, self._frames = _decibels(removed), self._frames + 1
         # At first the median moves in large steps, later in steps of _STEP_DB.
         step = (

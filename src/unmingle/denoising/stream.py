@@ -57,7 +57,7 @@ class DenoisingStream:
         self._system, self._stft = system, system.frontend.stft
         look_ahead = round(look_ahead_seconds * system.sample_rate / system.hop)
         self.masks = ExpertMasks(system, expert, look_ahead)
-        self._post_gain = PostGain(attenuation_limit, min(look_ahead, LOOK_AHEAD_FRAMES))
+        self._post_gain = PostGain(system.sample_rate, attenuation_limit, min(look_ahead, LOOK_AHEAD_FRAMES))
         self._prelude_frames = min(look_ahead, system.prelude_frames)
         self._magnitude = Frames(system.frontend.mean.new_zeros(1, 0, self._stft.freqs))
         self._frames = StftStream(self._stft, channels)
