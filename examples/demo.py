@@ -39,7 +39,7 @@ def read(path: str | Path) -> torch.Tensor:
 
 def print_speed(result: dict[str, Any]) -> None:
     factor = result["real_time_factor"]
-    print(f"speed      {1 / factor:.0f} times faster than real time")
+    print(f"speed      {1 / factor:.1f} times real time")
 
 
 def separate() -> None:
