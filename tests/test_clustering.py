@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import numpy as np
+import pytest
 import torch
 
 from unmingle.clustering import kmeans, plus_plus_centres, soft_kmeans
@@ -23,6 +25,72 @@ def test_kmeans_finds_separate_blobs() -> None:
     assert _agrees(labels, truth)
     for value in range(3):
         torch.testing.assert_close(centres[value], points[labels == value].mean(dim=0), atol=1e-4, rtol=0)
+
+
+Points = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
+
+
+def _slow_kmeans(
+    points: Points, weights: Points, clusters: int, *, spherical: bool, steps: int, restarts: int, seed: int
+) -> tuple[list[int], Points]:
+    """k-means++ and Lloyd's algorithm point by point, with the same random numbers."""
+    generator = torch.Generator().manual_seed(seed)
+    if spherical:
+        points = np.array([point / np.sqrt(sum(point**2)) for point in points])
+    used = [k for k in range(len(points)) if weights[k] > 0]
+
+    def apart(k: int, centre: Points) -> float:
+        return float(sum((points[k] - centre) ** 2))
+
+    def nearest(k: int, centres: Points) -> int:
+        return min(range(clusters), key=lambda number: apart(k, centres[number]))
+
+    def drawn(chances: list[float]) -> Points:
+        dart = float(torch.rand(1, generator=generator, dtype=torch.float64)) * sum(chances)
+        return points[next(k for n, k in enumerate(used) if sum(chances[: n + 1]) >= dart)]
+
+    found = []
+    for _ in range(restarts):
+        begun = [drawn([weights[k] for k in used])]
+        while len(begun) < clusters:
+            begun.append(drawn([weights[k] * min(apart(k, centre) for centre in begun) for k in used]))
+        centres = np.array(begun)
+        for _ in range(steps):
+            before = centres.copy()
+            for number in range(clusters):
+                own = [k for k in used if nearest(k, before) == number]
+                if own:
+                    centres[number] = sum(weights[k] * points[k] for k in own) / sum(weights[k] for k in own)
+                    if spherical:
+                        centres[number] /= np.sqrt(sum(centres[number] ** 2))
+            if np.abs(centres - before).max() < 1e-5:
+                break
+        cost = sum(weights[k] * apart(k, centres[nearest(k, centres)]) for k in used)
+        found.append((cost, centres))
+    centres = min(found, key=lambda pair: pair[0])[1]
+    return [nearest(k, centres) for k in range(len(points))], centres
+
+
+@pytest.mark.parametrize("spherical", [False, True])
+@pytest.mark.parametrize("steps", [1, 30])
+def test_kmeans_agrees_with_a_slow_reference(spherical: bool, steps: int) -> None:
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        # Without clear clusters every start ends elsewhere. All weights of a cluster together are below 1.
+        points = rng.standard_normal((24, 3)) * rng.uniform(0.2, 3.0, (24, 1)) + 0.3
+        weights = rng.uniform(0.0, 0.05, 24) * (rng.random(24) > 0.2)
+        expected = _slow_kmeans(points, weights, 4, spherical=spherical, steps=steps, restarts=3, seed=seed)
+        labels, centres = kmeans(
+            torch.from_numpy(points),
+            torch.from_numpy(weights),
+            4,
+            spherical=spherical,
+            steps=steps,
+            restarts=3,
+            generator=torch.Generator().manual_seed(seed),
+        )
+        assert labels.tolist() == expected[0]
+        np.testing.assert_allclose(centres, expected[1], atol=1e-9)
 
 
 def test_points_without_weight_do_not_pull_but_are_labelled() -> None:
