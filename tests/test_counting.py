@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import math
+
+import numpy as np
 import pytest
 import torch
 
@@ -96,3 +99,41 @@ def test_spread_counts_a_small_speaker_down_to_the_stated_share() -> None:
     for share in (0.2, 0.02):
         counted = count_by_spread(_embedding(points, [1 - share, share], 0.0), torch.ones(1, 40, 25), 3)
         assert (counted.count.item() == 2) == (2 * share * (1 - share) > SPREAD_SHARE)
+
+
+def test_after_cleaning_the_threshold_is_10_db_and_the_confidence_has_its_own_curve() -> None:
+    counted = count_levels(torch.tensor([[0.0, -12.0], [0.0, -9.5], [0.0, -30.0]]), cleaned=True)
+    assert counted.count.tolist() == [1, 2, 1]
+    assert counted.confidence.tolist() == pytest.approx([0.627, 0.532, 0.931], abs=1e-3)
+
+
+def test_just_above_the_threshold_is_a_speaker_and_silence_is_surely_none() -> None:
+    assert count_levels(torch.tensor([[0.0, -19.5]])).count.tolist() == [2]
+    counted = count_by_energy(torch.cat([torch.ones(1, 1, 100), torch.zeros(1, 1, 100)], dim=1))
+    assert counted.count.tolist() == [1]
+    assert counted.confidence.item() == pytest.approx(1.0 / (1.0 + math.exp(1.67 - 0.24 * 20.0)), abs=1e-4)
+
+
+@pytest.mark.parametrize(("quiet", "speakers"), [(0.006, 2), (0.004, 1)])
+def test_windows_below_a_hundredth_of_the_mean_are_silent(quiet: float, speakers: int) -> None:
+    energy = torch.tensor([[1.0, 1e-6]] * 10 + [[quiet, quiet]] * 10)
+    assert count_levels(typical_levels(energy)[None]).count.tolist() == [speakers]
+
+
+@pytest.mark.parametrize("share", [0.031, 0.2, 0.5])
+def test_spread_is_the_eigenvalues_of_the_weighted_covariance(share: float) -> None:
+    rng = np.random.default_rng(3)
+    points = np.eye(6)[(rng.random(2400) < share).astype(int)] + 0.05 * rng.standard_normal((2400, 6))
+    points *= rng.uniform(0.5, 2.0, (2400, 1))
+    weights = rng.uniform(0.1, 1.0, 2400)
+    unit = [point / np.sqrt(sum(point**2)) for point in points]
+    mean = sum(w * u for w, u in zip(weights, unit, strict=True)) / sum(weights)
+    spread = sum(w * np.outer(u - mean, u - mean) for w, u in zip(weights, unit, strict=True)) / sum(weights)
+    values = sorted(np.linalg.eigvalsh(spread))[::-1][:3]
+    ratios = [math.log(value / 0.04) for value in values]
+    # More frames than are summed at once.
+    embedding = torch.from_numpy(points).reshape(1, 1200, 2, 6)
+    counted = count_by_spread(embedding, torch.from_numpy(weights).reshape(1, 1200, 2), 4)
+    assert counted.count.item() == 1 + sum(ratio > 0 for ratio in ratios)
+    least = min(1 / (1 + math.exp(-2 * abs(ratio))) for ratio in ratios)
+    assert counted.confidence.item() == pytest.approx(least, abs=1e-5)
