@@ -30,3 +30,11 @@ def has_fast_bfloat16(device: str) -> bool:
     if device == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def fast_inference(device: torch.device) -> torch.autocast:
+    """A context in which networks compute in bfloat16, on processors with :func:`has_fast_bfloat16`.
+
+    An LSTM takes two thirds of the time of float32. A GPU is fast enough in float32.
+    """
+    return torch.autocast("cpu", torch.bfloat16, enabled=device.type == "cpu" and has_fast_bfloat16("cpu"))

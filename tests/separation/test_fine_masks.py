@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from unmingle.audio import Samples
+from unmingle.device import has_fast_bfloat16
 from unmingle.frontend import Spectra
 from unmingle.metrics import si_sdr
 from unmingle.models import load_system
@@ -58,8 +59,9 @@ def test_a_short_hop_is_left_alone() -> None:
     torch.testing.assert_close(found.masks, torch.stack([low, 1 - low]))
 
 
-def test_estimates_are_the_mean_of_two(example_sources: Samples) -> None:
+def test_estimates_are_the_mean_of_two(example_sources: Samples, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of the system's estimates as they are, and of those of the mixture half a hop later."""
+    monkeypatch.setattr("unmingle.device.has_fast_bfloat16", lambda device: False)
     system = load_system("separator-8khz")
     assert isinstance(system, MaskingSystem)
     mixture = torch.from_numpy(np.ascontiguousarray(example_sources.sum(axis=0)[::2]))
@@ -72,6 +74,17 @@ def test_estimates_are_the_mean_of_two(example_sources: Samples) -> None:
     mean = (first + second[order.argsort()]) / 2
     # The edges have fewer frames than the rest.
     assert float(si_sdr(estimates[:, 600:-600], mean[:, 600:-600]).min()) > 60
+
+
+@pytest.mark.skipif(
+    not has_fast_bfloat16("cpu"), reason="this processor is slow in bfloat16, so float32 is used"
+)
+def test_bfloat16_changes_little(example_sources: Samples, monkeypatch: pytest.MonkeyPatch) -> None:
+    separator, mixture = load("separator-8khz"), example_sources.sum(axis=0)
+    fast = separator.separate(mixture, 16000, 2).estimates
+    monkeypatch.setattr("unmingle.device.has_fast_bfloat16", lambda device: False)
+    exact = separator.separate(mixture, 16000, 2).estimates
+    assert 25 < float(si_sdr(torch.from_numpy(fast), torch.from_numpy(exact)).min()) < 80
 
 
 def test_separations_have_finer_tracks_than_the_model() -> None:

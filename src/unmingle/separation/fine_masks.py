@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from unmingle.device import fast_inference
+from unmingle.frontend import Spectra
 from unmingle.permutation import best_permutation
 from unmingle.separation.tracking import overlap_agreement
 from unmingle.stft import Stft
@@ -51,17 +53,20 @@ class FineMasks:
     @torch.no_grad()
     def of(self, mixture: Tensor, sources: int) -> Masked:
         """The masks of a window ``(samples,)``, of so many sources."""
-        spectra, masks, attractors = self._system.mask_and_attractors(mixture[None], sources)
+        spectra, masks, attractors = self._run(mixture, sources)
         points = None if attractors is None else attractors[0].float()
         first = masks[0].float()
         if not self._twice:
             return Masked(spectra.spectrum[0], first, points)
         # With half a hop of silence before it, frame k + 1 lies between frames k and k + 1 of the first time.
-        later = functional.pad(mixture, (self.hop, 0))[None]
-        second = self._system.mask_and_attractors(later, sources)[1][0].float()[:, 1:]
+        second = self._run(functional.pad(mixture, (self.hop, 0)), sources)[1][0].float()[:, 1:]
         shared = second.shape[1]
         agreement = overlap_agreement(first[:, :shared], second, spectra.magnitude[0, :shared])
         _, order = best_permutation(torch.from_numpy(agreement)[None])
         fine = first.new_empty(sources, first.shape[1] + shared, first.shape[2])
         fine[:, ::2], fine[:, 1::2] = first, second[order[0].to(second.device)]
         return Masked(self.stft.analyse(mixture), fine, points)
+
+    def _run(self, mixture: Tensor, sources: int) -> tuple[Spectra, Tensor, Tensor | None]:
+        with fast_inference(mixture.device):
+            return self._system.mask_and_attractors(mixture[None], sources)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from unmingle.audio import Samples
+from unmingle.device import fast_inference
 from unmingle.separation.adding_up import residual_gains
 from unmingle.separation.order import order_of_speaking
 from unmingle.separation.stream_voices import StreamVoices
@@ -96,7 +97,8 @@ class WindowMasks:
         samples = self._audio[: (last - self._first) * self._hop]
         peak = np.float32(max(float(np.abs(samples).max(initial=0.0)), 1e-20))
         mixture = torch.from_numpy(samples / peak)[None]
-        spectra, masks, attractors = self._system.mask_and_attractors(mixture, self._speakers)
+        with fast_inference(mixture.device):
+            spectra, masks, attractors = self._system.mask_and_attractors(mixture, self._speakers)
         frames = min(last, first + masks.shape[2]) - first
         masks, magnitude = masks[0, :, :frames].float(), spectra.magnitude[0, :frames] * float(peak)
         masks = masks[np.argsort(self._speakers_of(first, masks, magnitude, attractors))]
