@@ -122,10 +122,16 @@ def test_largest_similarity_leaves_the_diagonal_out_even_if_all_others_are_negat
     torch.testing.assert_close(largest_similarity(opposite), torch.tensor([-1.0, -3.0]))
 
 
+@pytest.mark.parametrize("piece", [1, 1 << 21])
 @pytest.mark.parametrize("speakers", [1, 2, 3])
 def test_anchors_choose_the_subset_of_equation_15(
-    embedding: torch.Tensor, weight: torch.Tensor, speakers: int
+    embedding: torch.Tensor,
+    weight: torch.Tensor,
+    speakers: int,
+    piece: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("unmingle.attractors.anchored._SHARES_AT_ONCE", piece)
     torch.manual_seed(2)
     formation = AnchoredAttractors(4, K)
     chosen = formation.choose_subset(embedding, weight, speakers)

@@ -130,6 +130,31 @@ def test_kmeans_begins_on_the_start_buffer_and_then_follows_the_nearest_attracto
 
 
 @pytest.mark.parametrize("kind", ["anchored", "kmeans"])
+def test_only_the_ratio_of_weights_counts(kind: str) -> None:
+    embedding, weight = _recording(20, 2)
+    formation = _formation(kind)
+    whole, small = (formation.form(embedding, scale * weight, C) for scale in (1.0, 1e-3))
+    assert whole.path is not None
+    assert small.path is not None
+    torch.testing.assert_close(small.path, whole.path, atol=1e-4, rtol=0)
+
+
+def test_kmeans_assigns_every_bin_to_the_nearest_attractor() -> None:
+    generator = torch.Generator().manual_seed(4)
+    embedding, points = (
+        torch.randn(2, 5, 9, 3, generator=generator),
+        torch.randn(2, 4, 3, generator=generator),
+    )
+    shares = _formation("kmeans").assign(embedding, points)
+    for b in range(2):
+        for t in range(5):
+            for f in range(9):
+                distances = [float((embedding[b, t, f] - point).square().sum()) for point in points[b]]
+                assert int(shares[b, :, t, f].argmax()) == distances.index(min(distances))
+                assert float(shares[b, :, t, f].sum()) == 1.0
+
+
+@pytest.mark.parametrize("kind", ["anchored", "kmeans"])
 @settings(deadline=None, max_examples=25)
 @given(blocks=st.lists(st.integers(0, 9), min_size=1, max_size=12), silent=st.integers(0, 15))
 def test_blocks_of_any_size_equal_the_whole(kind: str, blocks: list[int], silent: int) -> None:
