@@ -192,6 +192,12 @@ class Result:
 
 
 @pytest.fixture
+def in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Separation in float32 on every processor."""
+    monkeypatch.setattr("unmingle.device.has_fast_bfloat16", lambda device: False)
+
+
+@pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):  # type: ignore[no-untyped-def]
     """Run a command in this process: torch is imported once, not for every test."""
 

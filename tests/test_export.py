@@ -133,6 +133,7 @@ def test_streams_of_a_frame_at_a_time_are_those_of_pytorch(kind: str, tmp_path: 
     np.testing.assert_allclose(cleaned[1], cleaned[0], atol=1e-5)
 
 
+@pytest.mark.usefixtures("in_float32")
 def test_the_pretrained_separator_and_denoiser(run, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     """Through the commands, on the examples: the files are the same to 1e-4 of full scale."""
     for command, model, audio in (

@@ -59,9 +59,9 @@ def test_a_short_hop_is_left_alone() -> None:
     torch.testing.assert_close(found.masks, torch.stack([low, 1 - low]))
 
 
-def test_estimates_are_the_mean_of_two(example_sources: Samples, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("in_float32")
+def test_estimates_are_the_mean_of_two(example_sources: Samples) -> None:
     """Of the system's estimates as they are, and of those of the mixture half a hop later."""
-    monkeypatch.setattr("unmingle.device.has_fast_bfloat16", lambda device: False)
     system = load_system("separator-8khz")
     assert isinstance(system, MaskingSystem)
     mixture = torch.from_numpy(np.ascontiguousarray(example_sources.sum(axis=0)[::2]))

@@ -121,6 +121,7 @@ def _separated_without_voices(system: MaskingSystem, mixture: Samples) -> tuple[
         return np.concatenate(list(separation.estimates([mixture])), axis=1), tracks
 
 
+@pytest.mark.usefixtures("in_float32")
 def test_the_example_is_separated_as_in_python(page: Page, tmp_path: Path) -> None:
     mixture = _at_rate(MIXTURE, 8000, tmp_path / "talk.wav")
     page.set_input_files("#choose", tmp_path / "talk.wav")
