@@ -75,7 +75,12 @@ TESTS = {
     "networks/refiners.py": [TWO_STAGES, "networks/test_networks.py"],
     "networks/blstm.py": ["networks/test_networks.py", "networks/test_dropout.py", *WHOLE],
     "systems/objectives.py": [UPIT, *WHOLE, "systems/test_systems.py"],
-    "systems/embedding_separator.py": [EMBEDDINGS, TWO_STAGES, "systems/test_systems.py"],
+    "systems/embedding_separator.py": [
+        "systems/test_trainable.py",
+        EMBEDDINGS,
+        TWO_STAGES,
+        "systems/test_systems.py",
+    ],
     "systems/mask_inference.py": [UPIT, TWO_STAGES, "systems/test_systems.py"],
     "systems/two_stage.py": [TWO_STAGES, "systems/test_systems.py"],
     "systems/base.py": [*WHOLE, "systems/test_systems.py", "test_counting.py"],
