@@ -9,6 +9,7 @@ from unmingle.device import fast_inference, has_fast_bfloat16
 
 
 def test_avx_512_alone_is_not_fast_in_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)
     monkeypatch.setattr("unmingle.device.platform.machine", lambda: "x86_64")
     for native in (True, False):

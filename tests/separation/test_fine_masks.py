@@ -79,10 +79,10 @@ def test_estimates_are_the_mean_of_two(example_sources: Samples) -> None:
 @pytest.mark.skipif(
     not has_fast_bfloat16("cpu"), reason="this processor is slow in bfloat16, so float32 is used"
 )
-def test_bfloat16_changes_little(example_sources: Samples, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bfloat16_changes_little(example_sources: Samples, request: pytest.FixtureRequest) -> None:
     separator, mixture = load("separator-8khz"), example_sources.sum(axis=0)
     fast = separator.separate(mixture, 16000, 2).estimates
-    monkeypatch.setattr("unmingle.device.has_fast_bfloat16", lambda device: False)
+    request.getfixturevalue("in_float32")
     exact = separator.separate(mixture, 16000, 2).estimates
     assert 25 < float(si_sdr(torch.from_numpy(fast), torch.from_numpy(exact)).min()) < 80
 

@@ -58,7 +58,7 @@ class RunningAttractors(AttractorFormation):
             on. These frames have the same attractors.
     """
 
-    working_copies = 3
+    working_copies = 4
 
     def __init__(self, frames: int, start_frames: int) -> None:
         super().__init__()
@@ -235,7 +235,7 @@ class RunningKMeansAttractors(RunningAttractors):
 
     gradient_through_assignments = False
     counts_by_spread = True
-    working_copies = 5
+    working_copies = 6
 
     @classmethod
     def build(cls, sizes: FormationSizes) -> RunningKMeansAttractors:
