@@ -10,7 +10,7 @@ import soundfile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from unmingle.audio import active_level, encode_audio, pick_channel, read_audio, resample, write_audio
+from unmingle.audio import active_level, down_mix, encode_audio, read_audio, resample, write_audio
 from unmingle.errors import UnmingleError
 from unmingle.temporary import Replacement
 
@@ -160,12 +160,12 @@ def test_impossible_names_and_headerless_samples_are_refused(tmp_path: Path) -> 
 
 def test_channels(tmp_path: Path) -> None:
     samples = np.stack([np.full(10, value, dtype=np.float32) for value in (0.1, 0.2, 0.6)])
-    assert pick_channel(samples, "mix")[0] == pytest.approx(0.3)
+    assert down_mix(samples, "mix")[0][0] == pytest.approx(0.3)
     for name, value in (("left", 0.1), ("1", 0.1), ("right", 0.2), ("3", 0.6)):
-        assert pick_channel(samples, name)[0] == pytest.approx(value)
+        assert down_mix(samples, name)[0][0] == pytest.approx(value)
     for name in ("0", "4", "-1", "middle", ""):
         with pytest.raises(UnmingleError, match="There is no channel"):
-            pick_channel(samples, name)
+            down_mix(samples, name)
 
 
 @pytest.mark.parametrize("rate", [8000, 11025, 44100, 48000])

@@ -12,7 +12,8 @@ import pytest
 import soundfile
 
 from unmingle import audio_decoders, audio_reading
-from unmingle.audio import down_mix, to_mono
+from unmingle.audio import down_mix, down_mixer, resample, to_mono
+from unmingle.audio_containers import inspect
 from unmingle.audio_names import AUDIO_SUFFIXES, audio_files
 from unmingle.audio_reading import AudioFile, read_audio, read_header
 from unmingle.errors import UnmingleError
@@ -57,6 +58,42 @@ def test_joined_files_of_other_rates_are_converted_with_a_warning(tmp_path: Path
     recording = read_audio(tmp_path / "c.mp3")
     assert recording.samples.shape[1] == pytest.approx(6 * RATE, rel=0.03)
     assert "2 channels at 8000 Hz" in (recording.warning or "")
+
+
+def test_a_joined_file_of_another_rate_is_resampled_as_a_whole(tmp_path: Path) -> None:
+    tone = np.sin(2 * np.pi * 440 * np.arange(3 * 8000) / 8000).astype(np.float32)
+    soundfile.write(tmp_path / "b.flac", tone, 8000)
+    first = _written(tmp_path / "a.flac", _noise(1))
+    (tmp_path / "c.flac").write_bytes(first + (tmp_path / "b.flac").read_bytes())
+    recording = read_audio(tmp_path / "c.flac")
+    expected = resample(tone, 8000, RATE)
+    np.testing.assert_allclose(recording.samples[0, RATE:], expected, atol=1e-3)
+    assert "ends early" not in (recording.warning or "")
+
+
+def test_a_chosen_channel_that_is_silent_while_another_is_not_is_named() -> None:
+    silent, sound = np.zeros((1, 800), np.float32), _noise(0.05).T
+    blocks = [np.concatenate([sound, silent])] * 3
+    assert len(down_mixer(blocks, 2, "right")[1]) == 1
+    assert down_mixer(blocks, 2, "left")[1] == ()
+    assert down_mixer([np.concatenate([silent, silent])], 2, "left")[1] == ()
+    assert down_mixer([*blocks, np.concatenate([silent, sound])], 2, "right")[1] == ()
+
+
+@pytest.mark.parametrize("tail", [bytes(24), bytes(1000), b"junk".ljust(16) + (5).to_bytes(8, "little")])
+def test_a_w64_file_with_padding_after_its_audio_is_read(tmp_path: Path, tail: bytes) -> None:
+    (tmp_path / "a.w64").write_bytes(_written(tmp_path / "b.w64", _noise(1)) + tail)
+    # libsndfile takes the padding for a few more samples.
+    expected = read_audio(tmp_path / "b.w64").samples
+    np.testing.assert_array_equal(read_audio(tmp_path / "a.w64").samples[:, :RATE], expected)
+
+
+def test_a_sphere_header_that_states_no_length_is_one_recording(tmp_path: Path) -> None:
+    fields = "sample_count -i 0\nchannel_count -i 1\nsample_n_bytes -i 2\nsample_rate -i 16000\nend_head\n"
+    (tmp_path / "a.sph").write_bytes(("NIST_1A\n      0\n" + fields).encode().ljust(1024) + bytes(32000))
+    with (tmp_path / "a.sph").open("rb", buffering=0) as file:
+        layout = inspect(file)
+    assert [(piece.start, piece.end) for piece in layout.pieces] == [(0, 33024)]
 
 
 @pytest.mark.parametrize(
@@ -199,7 +236,8 @@ def test_channels_that_do_not_cancel_are_mixed(other: str) -> None:
     np.testing.assert_allclose(mono, samples.mean(axis=0))
     assert warnings == ()
     if other == "silent":
-        assert down_mix(samples, "right")[1] == ("channel right is silent",)
+        (warning,) = down_mix(samples, "right")[1]
+        assert warning == "channel right is silent, and others are not (--channel picks another)"
 
 
 def _video(path: Path, tracks: int, title: bytes = b"") -> None:

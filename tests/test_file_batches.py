@@ -71,6 +71,18 @@ def test_the_folders_of_inputs_are_kept(tmp_path: Path, tiny_denoiser: Path) -> 
     assert distinct_stems(named) == ["talk", "talk-2"]
 
 
+def test_outputs_inside_an_input_folder_are_not_inputs(tmp_path: Path) -> None:
+    talk, output = _sound(tmp_path / "in" / "talk.wav"), tmp_path / "in" / "denoised"
+    result = _sound(output / "monday" / "talk_denoised.wav")
+    for name in (tmp_path / "in", tmp_path / "in" / "*", tmp_path / "in*"):
+        assert find_inputs([str(name)], output)[0] == [talk]
+    # A folder or file that is named is an input.
+    assert find_inputs([str(output)], output)[0] == [result]
+    assert find_inputs([str(output / "monday" / "*.wav")], output)[0] == [result]
+    assert find_inputs([str(result)], output)[0] == [result]
+    assert find_inputs([str(tmp_path / "in")], tmp_path / "in")[0] == [result, talk]
+
+
 def test_an_empty_name_is_not_the_current_folder(tmp_path: Path) -> None:
     _sound(tmp_path / "a.wav")
     paths, problems = find_inputs(["", "a.wav"])

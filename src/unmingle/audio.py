@@ -107,17 +107,8 @@ def to_mono(samples: Samples) -> Samples:
     return _mean_or_loudest(samples)[0]
 
 
-def pick_channel(samples: Samples, channel: str) -> Samples:
-    """One channel of ``(channels, samples)``: ``mix``, ``left``, ``right``, or a number from 1.
-
-    Raises:
-        UnmingleError: the recording has no such channel.
-    """
-    return down_mix(samples, channel)[0]
-
-
 def down_mix(samples: Samples, channel: str = "mix") -> tuple[Samples, tuple[str, ...]]:
-    """One channel, as :func:`pick_channel`, with warnings about cancelling or silent channels.
+    """One channel of a recording, with warnings about cancelling or silent channels.
 
     Args:
         samples: ``(channels, samples)``.
@@ -134,15 +125,18 @@ def down_mix(samples: Samples, channel: str = "mix") -> tuple[Samples, tuple[str
         if loudest is None:
             return mono, ()
         return mono, (_cancelled(loudest),)
+    index = _index(channel)
+    if not 0 <= index < len(samples):
+        raise UnmingleError(f"There is no channel {channel}; the recording has {len(samples)}.")
+    picked: Samples = samples[index]
+    return picked, (_silent(channel),) if _only_others_sound([samples], channel) else ()
+
+
+def _index(channel: str) -> int:
     number = {"left": "1", "right": "2"}.get(channel, channel)
     if not (number.isascii() and number.isdecimal() and len(number) < 10):
         raise UnmingleError(f"There is no channel {channel!r}; use mix, left, right, or a number from 1.")
-    if not 1 <= int(number) <= len(samples):
-        raise UnmingleError(f"There is no channel {channel}; the recording has {len(samples)}.")
-    picked: Samples = samples[int(number) - 1]
-    return picked, (f"channel {channel} is silent",) if is_constant(picked) and not is_constant(
-        samples
-    ) else ()
+    return int(number) - 1
 
 
 def down_mixer(
@@ -151,8 +145,8 @@ def down_mixer(
     """:func:`down_mix` for a recording in blocks.
 
     Args:
-        blocks: ``(channels, samples)`` each. They are read once if ``channel`` is ``mix`` and there are several
-            channels, because the choice depends on the whole recording.
+        blocks: ``(channels, samples)`` each. They are read once if there are several channels, because the choice
+            and the warnings depend on the whole recording.
         channels: of each block.
         channel: ``mix``, ``left``, ``right``, or a number from 1.
 
@@ -163,10 +157,10 @@ def down_mixer(
         UnmingleError: the recording has no such channel.
     """
     if channels == 1 or channel != "mix":
-        down_mix(
-            np.zeros((channels, 1), dtype=np.float32), channel
-        )  # Raises the error for a missing channel.
-        return lambda block: down_mix(block, channel)[0], ()
+        # Raises the error for a missing channel.
+        down_mix(np.zeros((channels, 1), dtype=np.float32), channel)
+        silent = channels > 1 and _only_others_sound(blocks, channel)
+        return lambda block: down_mix(block, channel)[0], (_silent(channel),) if silent else ()
     count, sums, squares = 0, np.zeros(channels + 1), np.zeros(channels + 1)
     for block in blocks:
         rows = np.concatenate([block, block.mean(axis=0, keepdims=True, dtype=np.float32)]).astype(np.float64)
@@ -177,6 +171,20 @@ def down_mixer(
         return lambda block: block.mean(axis=0, dtype=np.float32), ()
     loudest = int(np.argmax(powers[:-1]))
     return lambda block: block[loudest], (_cancelled(loudest),)
+
+
+def _only_others_sound(blocks: Iterable[Samples], channel: str) -> bool:
+    """Whether a channel is silent in all blocks ``(channels, samples)``, and another is not."""
+    sound = False
+    for block in blocks:
+        if not is_constant(block[_index(channel)]):
+            return False
+        sound = sound or not is_constant(block)
+    return sound
+
+
+def _silent(channel: str) -> str:
+    return f"channel {channel} is silent, and others are not (--channel picks another)"
 
 
 def _cancelled(loudest: int) -> str:

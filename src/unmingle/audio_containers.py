@@ -162,6 +162,8 @@ def _chunked(file: FileIO, kind: _Chunks, start: int, size: int) -> tuple[Piece,
                 right = rest.to_bytes(kind.length, kind.order)
                 # libsndfile corrects this itself, except for CAF.
                 return Piece(start, size, ((place, right),) if magic == b"caff" else ()), ["ends early"]
+        if length < 0:
+            break  # A chunk cannot be shorter than its own header: the rest is padding or damaged.
         position = begin + length
         position += -(position - start) % kind.align
     return Piece(start, size, tuple(patches)), warnings
@@ -226,6 +228,8 @@ def _sphere(head: bytes, start: int, size: int) -> tuple[Piece, list[str]]:
     if None in counts or not header.isdigit() or b"embedded" in head:
         return Piece(start, size), []
     end = start + int(header) + math.prod(count or 0 for count in counts)
+    if end <= start:
+        return Piece(start, size), []
     return (Piece(start, size), ["ends early"]) if end > size else (Piece(start, end), [])
 
 

@@ -63,15 +63,23 @@ class SndfileDecoder:
     def parts(self) -> Iterator[Samples]:
         for number in range(len(self._layout.pieces)):
             with self._open(number) as file:
-                while len(block := file.read(_BLOCK, dtype="float32", always_2d=True)):
-                    yield self._fitted(block.T, int(file.samplerate))
+                blocks = self._blocks(file)
+                yield from blocks if file.samplerate == self.sample_rate else self._resampled(file, blocks)
 
-    def _fitted(self, block: Samples, rate: int) -> Samples:
-        if len(block) != self.channels:
-            block = np.repeat(block.mean(axis=0, keepdims=True), self.channels, axis=0)
-        if rate != self.sample_rate:
-            block = soxr.resample(block.T, rate, self.sample_rate, quality="HQ").T
-        return np.asarray(block, dtype=np.float32)
+    def _blocks(self, file: soundfile.SoundFile) -> Iterator[Samples]:
+        while len(block := file.read(_BLOCK, dtype="float32", always_2d=True)):
+            if block.shape[1] != self.channels:
+                block = np.repeat(block.mean(axis=1, keepdims=True), self.channels, axis=1)
+            yield np.asarray(block.T, dtype=np.float32)
+
+    def _resampled(self, file: soundfile.SoundFile, blocks: Iterator[Samples]) -> Iterator[Samples]:
+        # One stream for the whole piece: blocks that are resampled one by one have clicks between them.
+        stream = soxr.ResampleStream(
+            file.samplerate, self.sample_rate, self.channels, dtype="float32", quality="HQ"
+        )
+        for block in blocks:
+            yield stream.resample_chunk(np.ascontiguousarray(block.T)).T
+        yield stream.resample_chunk(np.zeros((0, self.channels), dtype=np.float32), last=True).T
 
     def __enter__(self) -> SndfileDecoder:
         return self

@@ -100,11 +100,16 @@ def in_one_line(error: Exception) -> str:
     return " ".join(str(error).split()).rstrip(".") or type(error).__name__
 
 
-def find_inputs(names: Sequence[str]) -> tuple[list[Path], list[InputProblem]]:
+def find_inputs(names: Sequence[str], output: Path | None = None) -> tuple[list[Path], list[InputProblem]]:
     """Files, the audio files in folders and subfolders, and the matches of glob patterns, in order.
 
     A name that does not exist is kept, so that its error appears among the results of the other files. A folder
     without audio, a pattern without a match, and an empty name are returned as problems.
+
+    Args:
+        names: of files and folders, and patterns.
+        output: folder of the outputs. If it lies in a folder of ``names``, its files are left out: they are results
+            of earlier runs.
     """
     found: list[Path] = []
     problems = []
@@ -113,7 +118,7 @@ def find_inputs(names: Sequence[str]) -> tuple[list[Path], list[InputProblem]]:
         if not name:
             problems.append(InputProblem(name, "An input has an empty name; is a variable unset?"))
         elif _is_folder(path):
-            inside = audio_files(path)
+            inside = _without_results(audio_files(path), path, output)
             if not inside:
                 problems.append(InputProblem(name, f"The folder {path} has no audio files; give another."))
             found += inside
@@ -122,12 +127,23 @@ def find_inputs(names: Sequence[str]) -> tuple[list[Path], list[InputProblem]]:
             inside = [
                 file for each in matched for file in (audio_files(each) if _is_folder(each) else [each])
             ]
+            inside = _without_results(inside, Path(os.path.dirname(re.split(r"[*?[]", name)[0])), output)
             if not inside:
                 problems.append(InputProblem(name, f"No file matches {name}; check the pattern."))
             found += inside
         else:
             found.append(path)
     return list(dict.fromkeys(found)), problems
+
+
+def _without_results(files: list[Path], named: Path, output: Path | None) -> list[Path]:
+    """The files that are not in the folder of the outputs, unless the folder that was named is in it itself."""
+    if output is None:
+        return files
+    results, place = Path(os.path.realpath(output)), Path(os.path.realpath(named))
+    if results in (place, *place.parents):
+        return files
+    return [file for file in files if results not in Path(os.path.realpath(file)).parents]
 
 
 def find_roots(names: Sequence[str]) -> list[Path]:
@@ -214,7 +230,9 @@ def targets_of(stem: str, speakers: int, output: Output, taken: set[str]) -> lis
     ]
     root = os.path.abspath(output.folder)
     if any(os.path.commonpath([root, os.path.abspath(target)]) != root for target in targets):
-        raise UnmingleError(f"The name {output.name!r} leads out of the output folder; leave '..' out.")
+        raise UnmingleError(
+            f"The name {output.name!r} leads out of the output folder; give a relative name without '..'."
+        )
     for target in targets:
         if os.path.realpath(target) in taken:
             raise UnmingleError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -118,9 +119,12 @@ def run_live(
     channels = 1 if speaker is not None else stream.outputs
     meter = _Meter(stream.outputs, stream.sample_rate, on_levels)
     try:
-        with sounddevice.Stream(
-            samplerate=stream.sample_rate, blocksize=block, channels=(1, channels), dtype="float32"
-        ) as sound:
+        with (
+            suppress(KeyboardInterrupt),
+            sounddevice.Stream(
+                samplerate=stream.sample_rate, blocksize=block, channels=(1, channels), dtype="float32"
+            ) as sound,
+        ):
             while True:
                 taken, _ = sound.read(block)
                 made = np.atleast_2d(stream.push(taken[:, 0]))

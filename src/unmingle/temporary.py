@@ -113,7 +113,7 @@ def replace_files(contents: Sequence[tuple[Path, bytes | memoryview]]) -> None:
         raise refusal(path, error) from error
 
 
-def refusal(path: Path, error: OSError, remedy: str = "choose another folder with -o") -> UnmingleError:
+def refusal(path: Path, error: OSError, remedy: str = "choose another place") -> UnmingleError:
     """The error for a file or folder that cannot be written."""
     reason = (error.strerror or str(error)).lower()
     return UnmingleError(f"{path} cannot be written ({reason}); {remedy}.")
@@ -243,16 +243,29 @@ def taking_turns(target: Path) -> Iterator[None]:
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     path = target.with_name(f".{target.name}.lock")
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    descriptor = _turn(path)
     try:
-        if fcntl is not None:
-            with suppress(OSError):  # A file system without locks.
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
-        # While it is held: who waits for it looks again, and who comes later makes a new one.
+        # While it is held. Those who wait for it make a new one.
         path.unlink(missing_ok=True)
         os.close(descriptor)
+
+
+def _turn(path: Path) -> int:
+    """The descriptor of a lock file that is there and that this process holds."""
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        if fcntl is None:
+            return descriptor
+        with suppress(OSError):  # A file system without locks.
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        try:
+            if os.path.samestat(os.fstat(descriptor), path.stat()):
+                return descriptor
+        except FileNotFoundError:
+            pass
+        os.close(descriptor)  # Its last holder has removed it.
 
 
 @contextmanager

@@ -91,6 +91,14 @@ def test_impossible_numbers_of_speakers_are_refused(tiny_model: Path, speakers: 
         load(tiny_model).separate(np.zeros(100, dtype=np.float32), 8000, speakers)
 
 
+@pytest.mark.parametrize("speakers", ["2", 2.0, True, "two"])
+def test_a_number_of_speakers_of_another_type_is_refused(tiny_model: Path, speakers: object) -> None:
+    with pytest.raises(UnmingleError, match="whole number"):
+        load(tiny_model).separate(np.zeros(100, dtype=np.float32), 8000, speakers)  # type: ignore[call-overload]
+    with pytest.raises(UnmingleError, match="number of speakers"):
+        load(tiny_model).stream(8000, speakers)  # type: ignore[arg-type]
+
+
 def test_speaker_one_speaks_first() -> None:
     late, early = np.zeros((2, 16000), dtype=np.float32)
     late[9000:12000], early[2000:6000] = 0.5, 0.1
@@ -242,17 +250,16 @@ def test_a_stop_between_two_speakers_leaves_all_as_it_was(
     }
 
 
-def test_an_estimate_of_a_run_with_more_speakers_is_replaced_too(tiny_model: Path, tmp_path: Path) -> None:
+def test_files_of_a_run_with_more_speakers_stay_with_a_warning(tiny_model: Path, tmp_path: Path) -> None:
     soundfile.write(tmp_path / "x.wav", np.full(800, 0.1), 8000)
     paths, folder = [tmp_path / "x.wav"], tmp_path / "out"
     separate_files(paths, load(tiny_model), Output(folder), speakers=3)
     (folder / "x_speaker9.wav").write_text("not of a run")
-    separate_files(paths, load(tiny_model), Output(folder, overwrite=True), speakers=2)
-    assert sorted(path.name for path in folder.iterdir()) == [
-        "x_speaker1.wav",
-        "x_speaker2.wav",
-        "x_speaker9.wav",
-    ]
+    (result,) = separate_files(paths, load(tiny_model), Output(folder, overwrite=True), speakers=2)
+    assert len(list(folder.iterdir())) == 4
+    warnings = [text for text in result.warnings if "is not of this run" in text]
+    assert len(warnings) == 1
+    assert "x_speaker3.wav" in warnings[0]
 
 
 def test_files_that_clip_are_never_in_place(

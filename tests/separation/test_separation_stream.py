@@ -87,7 +87,8 @@ def test_a_stream_does_not_grow() -> None:
     ("block", "word"),
     [
         (np.zeros((2, 100), dtype=np.float32), "samples"),
-        (np.zeros(100, dtype=np.int16), "floating point"),
+        (np.zeros(100, dtype=np.int64), "floating point"),
+        (np.full(100, 1e30, dtype=np.float32), "beyond 1e10"),
         (np.full(100, np.nan, dtype=np.float32), "NaN"),
     ],
 )

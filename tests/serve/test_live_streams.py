@@ -60,7 +60,7 @@ def test_a_live_stream_is_the_separators_stream(
 
 def test_samples_that_are_no_numbers_do_not_end_a_live_stream(address: str) -> None:
     audio = np.full(16000, 0.1, dtype="<f4")
-    audio[[100, 200, 300]] = np.nan, np.inf, -np.inf
+    audio[[100, 200, 300, 400]] = np.nan, np.inf, -np.inf, 1e20
     with live_stream(address, 16000) as live:
         live.recv()
         live.send(audio.tobytes())

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
@@ -15,6 +16,8 @@ from serving import Client, serving
 from unmingle import UnmingleError
 from unmingle.serve.jobs import safe_name
 from unmingle.serve.routes import STATIC
+from unmingle.serve.server import address as printed_address
+from unmingle.serve.server import listen
 from unmingle.serve.settings import Settings
 
 
@@ -113,6 +116,22 @@ def test_beyond_this_machine_a_token_is_needed(tmp_path: Path) -> None:
         assert client.get("/").status_code == 200
         assert client.get("/api/jobs", headers={"Host": "evil.example"}).status_code == 403
         assert client.get("/api/jobs", headers={"Host": "192.168.1.5:80"}).status_code == 200
+
+
+def test_any_token_survives_the_printed_address(tmp_path: Path) -> None:
+    token = "a+b&c#d%20 e"
+    settings = Settings(host="127.0.0.1", port=0, token=token)
+    listener = listen(settings)
+    try:
+        printed = printed_address(settings, listener)
+    finally:
+        listener.close()
+    assert parse_qs(urlsplit(printed).query) == {"token": [token]}
+
+
+@pytest.mark.parametrize("headers", [{"Host": "[::1"}, {"Origin": "http://["}])
+def test_malformed_addresses_in_headers_are_refused(client: Client, headers: dict[str, str]) -> None:
+    assert client.get("/api/jobs", headers=headers).status_code == 403
 
 
 def test_the_page_runs_nothing_inline_and_fetches_nothing_from_elsewhere(client: Client) -> None:

@@ -164,7 +164,7 @@ def _files(names: list[str], enhancer: Enhancer, output: Output, as_json: bool, 
     from unmingle.denoising import DenoisingResult, denoise_files
     from unmingle.file_batches import find_inputs
 
-    paths, problems = find_inputs(names)
+    paths, problems = find_inputs(names, output.folder)
     if not paths:
         raise UnmingleError(str(problems[0].error))
     with FileProgress(paths) as progress:

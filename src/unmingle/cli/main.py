@@ -100,6 +100,7 @@ def main() -> None:
     # On SIGTERM a command cleans up as it does after Ctrl-C.
     with suppress(ValueError):  # Raised if this is not the main thread of the calling program.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    _prepare_torch()
     _prepare_streams()
     try:
         try:
@@ -123,6 +124,14 @@ def main() -> None:
         _unexpected(error, (error.strerror or str(error)).lower())
     except Exception as error:
         _unexpected(error, " ".join(str(error).split())[:200] or type(error).__name__)
+
+
+def _prepare_torch() -> None:
+    """Let waiting threads sleep instead of spin, and bound a cache. torch reads these variables on its import."""
+    # If other programs are busy, spinning threads make two threads many times slower than one.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # oneDNN keeps 1,024 prepared operations. Each length of a file needs new ones: half a gigabyte in 10,000 files.
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
 
 
 def _prepare_streams() -> None:

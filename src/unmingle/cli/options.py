@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -106,14 +105,7 @@ def check_range(option: str, value: float | None, low: float, high: float) -> No
 
 
 def set_threads(threads: int | None) -> None:
-    """Set PyTorch's number of threads, let waiting threads sleep instead of spin, and bound a cache.
-
-    If other programs are busy, spinning threads make two threads many times slower than one.
-    """
-    # torch reads these variables when it is imported, which is later.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    # oneDNN keeps 1,024 prepared operations. Each length of a file needs new ones: half a gigabyte in 10,000 files.
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
+    """Set PyTorch's number of threads."""
     if threads is None:
         return
     check_range("--threads", threads, 1, 1024)

@@ -49,7 +49,7 @@ def command(
             "--speakers",
             metavar="N|auto",
             help="Number of speakers, or auto to count them (default: the model's own number). A larger number works "
-            "for people who take turns: they are told apart by voice.",
+            "if the speakers take turns: their voices tell them apart.",
         ),
     ] = None,
     model: Model = None,
@@ -126,7 +126,7 @@ def command(
         _stream(load(model or DEFAULT_MODEL, "cpu"), wanted, raw, listen, lag)
         return
     if lag is not None or listen is not None:
-        raise UnmingleError("--lag and --listen are for --live; --lag is for --raw, too.")
+        raise UnmingleError("--listen needs --live, and --lag needs --live or --raw; leave it out for files.")
     files = files or []
     corpus = CorpusOptions(shard, cluster, shard_size, tar)
     if corpus:
@@ -144,13 +144,11 @@ def command(
         do_corpus(job, files, output, corpus, overwrite=overwrite, as_json=as_json)
         return
     if timeline is not None:
-        check_timeline_path(timeline)
-        if timeline.exists() and not overwrite:
-            raise UnmingleError(f"{timeline} exists; add --overwrite, or name another file with --timeline.")
+        check_timeline_path(timeline, overwrite=overwrite)
     if "-" in files:
         path = context.with_resource(stdin_file())
         files = [str(path) if name == "-" else name for name in files]
-    paths, problems = find_inputs(files)
+    paths, problems = find_inputs(files, Path(output))
     if not paths:
         raise UnmingleError(str(problems[0].error))
     target = Output(Path(output), format.lower(), name, bits, overwrite, find_roots(files))
@@ -170,15 +168,13 @@ def command(
             on_progress=progress.show,
         )
     known = [(result.input, result.seconds, result.timeline) for result in results if not result.error]
-    if timeline is not None and known:
-        write_timelines(timeline, known)
     results += [FileResult(problem.input, error=problem.error) for problem in problems]
-    finish(
-        results,
-        separator.name,
-        "separated",
-        None if as_json else partial(_print_table, separator.sample_rate, separator.most_speakers),
-    )
+    table = None if as_json else partial(_print_table, separator.sample_rate, separator.most_speakers)
+    try:
+        if timeline is not None and known:
+            write_timelines(timeline, known)
+    finally:
+        finish(results, separator.name, "separated", table)
 
 
 def _is_stream(files: list[str] | None, raw: str | None, live: bool) -> bool:
@@ -223,7 +219,10 @@ def _stream(
     if listen is not None and not 1 <= listen <= stream.speakers:
         raise UnmingleError(f"--listen must lie between 1 and {stream.speakers}; got {listen}.")
     print("Separating the microphone; Ctrl-C ends.", file=sys.stderr)
-    run_live(stream, speaker=listen, on_levels=_show_levels if sys.stderr.isatty() else None)
+    shown = sys.stderr.isatty()
+    run_live(stream, speaker=listen, on_levels=_show_levels if shown else None)
+    if shown:
+        print(file=sys.stderr)  # Ends the line of the levels.
 
 
 def _show_levels(levels: list[float]) -> None:

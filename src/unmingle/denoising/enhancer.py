@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import overload
@@ -147,11 +148,13 @@ def denoise(
 ) -> tuple[Samples, int]:
     """Clean one file. Returns the audio ``(channels, samples)`` and its sample rate, and writes no file.
 
-    ``attenuation_limit`` is the maximum attenuation in dB.
+    ``attenuation_limit`` is the maximum attenuation in dB. Problems of the file are Python warnings.
 
     Raises:
         UnmingleError: the file or the model cannot be used, or the limit is negative.
     """
     enhancer = load_denoiser(model, attenuation_limit=attenuation_limit)
     recording = read_audio(path)
+    for text in recording.warnings:
+        warnings.warn(text, stacklevel=2)
     return enhancer.denoise(recording.samples, recording.sample_rate), recording.sample_rate

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -71,8 +71,10 @@ def separate(
     """
     separator = load(model, device)
     recording = read_audio(path, track)
-    mixture, _ = down_mix(recording.samples, channel)
-    return separator.separate(mixture, recording.sample_rate, speakers)
+    mixture, warnings = down_mix(recording.samples, channel)
+    separation = separator.separate(mixture, recording.sample_rate, speakers)
+    found = (*recording.warnings, *warnings, *doubts(separation.tracks[0], cleaned=False))
+    return replace(separation, warnings=found)
 
 
 def separate_files(
@@ -115,16 +117,9 @@ def separate_files(
         # If speakers are counted, names are reserved for the largest number.
         targets = targets_of(stem, wanted or separator.most_speakers, output, taken)
         taken.update(os.path.realpath(target) for target in targets)
-        # A third file of an earlier run would look like a result of this run.
-        stale = [
-            target
-            for target in targets_of(stem, separator.most_speakers, output, set())
-            if output.overwrite and target not in targets and os.path.realpath(target) not in taken
-        ]
         _separate_file(
             path,
             targets,
-            stale,
             separator,
             output,
             source,
@@ -133,6 +128,11 @@ def separate_files(
             clean=clean,
             on_progress=on_progress,
         )
+        # A third file of an earlier run would look like a result of this run.
+        named = targets_of(stem, separator.most_speakers, output, set())[result.speakers :]
+        result.warnings += [
+            f"{old} is not of this run; remove it if you do not need it" for old in named if old.is_file()
+        ]
 
     results = [FileResult(str(path)) for path in paths]
     process_files(paths, results, work, "separated", on_done, output.roots, stems)
@@ -142,7 +142,6 @@ def separate_files(
 def _separate_file(
     path: Path,
     targets: list[Path],
-    stale: list[Path],
     separator: Separator,
     output: Output,
     source: _Source,
@@ -177,7 +176,7 @@ def _separate_file(
             result.speakers, result.confidence = tracks.speakers, tracks.count_confidence
             if tracks.speakers > separator.speakers:
                 result.warnings.append(
-                    f"where more than {separator.speakers} speak at once, some share a file"
+                    f"where more than {separator.speakers} speakers speak at once, two of them share a file"
                 )
             result.timeline = timeline(tracks, result.seconds)
             written = targets[: tracks.speakers]
@@ -186,8 +185,6 @@ def _separate_file(
         result.warnings += [*file.warnings, *(f"{path.name}: {text}" for text in recording.warnings)]
         result.warnings += doubts(tracks, cleaned=clean is not None)
     report(1.0)
-    for old in [*targets[len(written) :], *stale]:
-        old.unlink(missing_ok=True)
     result.outputs = [str(target) for target in written]
 
 

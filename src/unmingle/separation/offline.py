@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import numbers
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +48,8 @@ class Separation(Generic[Audio]):
     """Sample rate of the recording, in hertz."""
     tracks: tuple[Tracks, ...]
     """Who speaks when in each recording, and the confidence."""
+    warnings: tuple[str, ...] = ()
+    """Of a file: problems of its audio, and what may be wrong with the estimates."""
 
     @property
     def confidence(self) -> float:
@@ -171,6 +174,8 @@ class Separator:
                 f"{' and '.join(_streaming_models())} can."
             )
         wanted = self.speakers if speakers is None else speakers
+        if not _is_whole(wanted):
+            raise UnmingleError(f"A stream needs the number of speakers; got {speakers!r}.")
         most = min(self.system.most_speakers() or _MOST_STREAMED, _MOST_STREAMED)
         if not 1 <= wanted <= most:
             raise UnmingleError(
@@ -181,12 +186,18 @@ class Separator:
         return SeparationStream(system, sample_rate, wanted, lag, encoder=pretrained_speaker_encoder())
 
     def check_speakers(self, speakers: Speakers) -> int | None:
-        """The number of speakers to separate, or None to count. Raises an error if it is not possible."""
+        """The number of speakers to separate, or None to count.
+
+        Raises:
+            UnmingleError: the model cannot separate so many, or it is not a number.
+        """
         if speakers == "auto":
             return None
         if speakers is None:
             fewest = self.system.config.fewest_speakers
             return self.speakers if fewest in (None, self.speakers) else None
+        if not _is_whole(speakers):
+            raise UnmingleError(f"speakers must be a whole number or 'auto'; got {speakers!r}.")
         if not 1 <= speakers <= self.most_speakers:
             raise UnmingleError(
                 f"{self.name} can separate 1 to {self.most_speakers} speakers; {speakers} were asked for."
@@ -243,6 +254,10 @@ def _streaming_models() -> list[str]:
     return [
         name for name in model_names() if not isinstance(read_facts(find_model(name))[0], DenoisingConfig)
     ]
+
+
+def _is_whole(speakers: object) -> bool:
+    return isinstance(speakers, numbers.Integral) and not isinstance(speakers, bool)
 
 
 def _as_batch(audio: Samples) -> Samples:

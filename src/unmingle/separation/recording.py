@@ -64,14 +64,18 @@ class RecordingSeparation:
         """First pass: push samples ``(samples,)``.
 
         Raises:
-            OSError: the disk of the temporary folder is full.
+            UnmingleError: the disk of the temporary folder is full.
         """
         self._sum += float(audio.sum(dtype=np.float64))
         self._count += len(audio)
         self._windows.push(self._down.resample(audio[None], ended=False)[0])
 
     def finish(self) -> Tracks:
-        """End the first pass: count, join and sort the speakers."""
+        """End the first pass: count, join and sort the speakers.
+
+        Raises:
+            UnmingleError: the disk of the temporary folder is full.
+        """
         self._windows.push(self._down.resample(np.zeros((1, 0), dtype=np.float32), ended=True)[0])
         self._tracks = self._windows.finish()
         return self._tracks

@@ -27,7 +27,7 @@ class StoredVoices(Sequence[Heard]):
         """Add a window.
 
         Raises:
-            OSError: the disk of the temporary folder is full.
+            UnmingleError: the disk of the temporary folder is full.
         """
         none = np.zeros(0, dtype=np.float16)
         voices, mixed = self._store.keep(heard.voices), self._store.keep(heard.mixed)

@@ -14,7 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from unmingle.audio import LOWEST_SAMPLE_RATE, Samples
+from unmingle.arrays import as_rate, as_samples
+from unmingle.audio import Samples
 from unmingle.audio_stream import RateConverter, SampleQueue, StftStream
 from unmingle.errors import UnmingleError
 from unmingle.separation.adding_up import add_residual
@@ -71,10 +72,7 @@ class SeparationStream:
         context: float = CONTEXT_SECONDS,
         encoder: SpeakerEncoder | None = None,
     ) -> None:
-        if sample_rate < LOWEST_SAMPLE_RATE:
-            raise UnmingleError(
-                f"The sample rate is {sample_rate} Hz; at least {LOWEST_SAMPLE_RATE} Hz is needed."
-            )
+        sample_rate = as_rate(sample_rate)
         self.sample_rate, self.speakers, self.outputs = sample_rate, speakers, speakers
         self._stft, self._hop = system.frontend.stft, system.hop
         self._converter = None
@@ -99,25 +97,26 @@ class SeparationStream:
         """Push audio ``(samples,)`` or ``(1, samples)``; returns the output that is ready, ``(speakers, samples)``.
 
         Raises:
-            UnmingleError: the shape is wrong, a sample is not finite, or the stream has ended.
+            UnmingleError: the shape or type is wrong, a sample is not finite or beyond 1e10, or the stream has ended.
         """
-        audio = np.asarray(block)
         if self._ended:
             raise UnmingleError("The stream has ended; open another.")
-        if audio.ndim == 2 and len(audio) == 1:
-            audio = audio[0]
-        if audio.ndim != 1 or not np.issubdtype(audio.dtype, np.floating):
-            raise UnmingleError(
-                f"A block must be floating point (samples,); got {audio.dtype} {audio.shape}."
-            )
-        samples = np.ascontiguousarray(audio, dtype=np.float32)
-        if not np.isfinite(samples).all():
-            raise UnmingleError("A block holds samples that are NaN or infinite; the stream stays as it was.")
+        samples = as_samples(block)
+        if samples.ndim == 2 and len(samples) == 1:
+            samples = samples[0]
+        if samples.ndim != 1:
+            raise UnmingleError(f"A block must be (samples,); got {samples.shape}.")
         self._pushed += len(samples)
         return self._answer(self._run(samples, ended=False))
 
     def flush(self) -> Samples:
-        """End the input; returns the remaining output. The total output is then as long as the input."""
+        """End the input; returns the remaining output, ``(speakers, samples)``.
+
+        The total output is then as long as the input.
+
+        Raises:
+            UnmingleError: the stream has ended.
+        """
         if self._ended:
             raise UnmingleError("The stream has ended; open another.")
         self._ended = True

@@ -10,16 +10,18 @@ from pathlib import Path
 
 import numpy as np
 
-from unmingle.audio import replace_files
 from unmingle.errors import UnmingleError
 from unmingle.separation.order import speaking
 from unmingle.separation.windows import Tracks
+from unmingle.temporary import check_target, check_writable, replace_files
 
 _SHORTEST_PAUSE = 0.3
 """Minimum length of a pause in seconds. Shorter ones are part of the speech."""
 _SHORTEST_SPEECH = 0.15
 """Minimum length of speech in seconds. Shorter sounds are ignored."""
 FORMATS = ("json", "rttm", "png")
+_MOST_PICTURED = 100
+"""Recordings in one picture."""
 
 
 @dataclass(frozen=True)
@@ -57,11 +59,12 @@ def timeline(tracks: Tracks, seconds: float) -> list[Segment]:
     return sorted(segments, key=lambda segment: (segment.start, segment.speaker))
 
 
-def check_timeline_path(path: Path) -> None:
-    """Check that the suffix of a name is a format of timelines.
+def check_timeline_path(path: Path, *, overwrite: bool = True) -> None:
+    """Check that a timeline can be written to a path.
 
     Raises:
-        UnmingleError: it is not, or matplotlib is missing for a picture.
+        UnmingleError: the suffix is not a format of timelines, matplotlib is missing for a picture, the folder cannot
+            be written, or the file exists and ``overwrite`` is false.
     """
     if path.suffix.lower().lstrip(".") not in FORMATS:
         raise UnmingleError(f"A timeline is written as .json, .rttm or .png; got {path.name!r}.")
@@ -72,6 +75,10 @@ def check_timeline_path(path: Path) -> None:
             raise UnmingleError(
                 "A picture of the timeline needs matplotlib; install with: pip install 'unmingle[evaluate]'"
             ) from error
+    if path.exists() and not overwrite:
+        raise UnmingleError(f"{path} exists; add --overwrite, or name another file with --timeline.")
+    check_target(path)
+    check_writable(path.parent)
 
 
 def write_timelines(path: Path, recordings: Sequence[tuple[str, float, Sequence[Segment]]]) -> None:
@@ -82,14 +89,20 @@ def write_timelines(path: Path, recordings: Sequence[tuple[str, float, Sequence[
         recordings: name, seconds and speech segments of each.
 
     Raises:
-        UnmingleError: the suffix is unknown, or the file cannot be written.
+        UnmingleError: the suffix is unknown, there are too many recordings for a picture, or the file cannot be
+            written.
     """
     check_timeline_path(path)
     kind = path.suffix.lower()
     if kind == ".json":
         content = _json(recordings).encode()
     elif kind == ".rttm":
-        content = _rttm(recordings).encode()
+        # A file's name need not be Unicode.
+        content = _rttm(recordings).encode(errors="backslashreplace")
+    elif len(recordings) > _MOST_PICTURED:
+        raise UnmingleError(
+            f"A picture can show {_MOST_PICTURED} recordings, not {len(recordings)}; write a .json or .rttm file."
+        )
     else:
         content = _picture(recordings)
     replace_files([(path, content)])

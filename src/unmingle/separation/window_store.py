@@ -10,6 +10,7 @@ import math
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from unmingle.audio import Samples
+from unmingle.temporary import refusal
 
 
 @dataclass(frozen=True)
@@ -74,29 +76,36 @@ class WindowStore:
             magnitude: of the mixture, ``(frames, freqs)``.
 
         Raises:
-            OSError: the disk of the temporary folder is full.
+            UnmingleError: the disk of the temporary folder is full.
         """
         energies = _energies(masks * magnitude).tobytes()
         sources, frames, _ = masks.shape
         start = self._file.seek(0, 2)
         window = Window(first, sources, frames, start, start + len(energies))
         self.windows.append(window)
-        self._file.write(energies)
-        self._file.write(masks.half().cpu().numpy().tobytes())
+        self._write(energies)
+        self._write(masks.half().cpu().numpy().tobytes())
         if self._magnitudes:
             # Relative to the largest one, because half precision has no small numbers.
             relative = magnitude / magnitude.max().clamp_min(1e-30)
-            self._file.write(relative.half().cpu().numpy().tobytes())
+            self._write(relative.half().cpu().numpy().tobytes())
 
     def keep(self, values: NDArray[np.float16]) -> Kept:
         """Write values of any shape, for :meth:`load`.
 
         Raises:
-            OSError: the disk of the temporary folder is full.
+            UnmingleError: the disk of the temporary folder is full.
         """
         kept = Kept(self._file.seek(0, 2), values.shape)
-        self._file.write(values.tobytes())
+        self._write(values.tobytes())
         return kept
+
+    def _write(self, content: bytes) -> None:
+        try:
+            self._file.write(content)
+        except OSError as error:
+            where = Path(tempfile.gettempdir())
+            raise refusal(where, error, "free some space, or set TMPDIR to another folder") from error
 
     def load(self, kept: Kept) -> NDArray[np.float16]:
         """The values of :meth:`keep`."""

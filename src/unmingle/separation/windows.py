@@ -142,7 +142,7 @@ class WindowedSeparation:
         """Push samples ``(samples,)``. Masks are computed as soon as a window is complete.
 
         Raises:
-            OSError: the disk of the temporary folder is full.
+            UnmingleError: the disk of the temporary folder is full.
         """
         self._waiting = np.concatenate([self._waiting, audio])
         window, advance = self._window_frames * self._hop, self._advance_frames * self._hop

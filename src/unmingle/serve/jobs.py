@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 import shutil
 import time
@@ -22,6 +23,7 @@ STAGES = {
 }
 """The stages of a job, in order, by its task. ``both`` cleans each speaker while it separates."""
 
+_log = logging.getLogger(__name__)
 _SWEEP_SECONDS = 10.0
 _LONGEST_NAME = 120
 
@@ -209,6 +211,10 @@ class Jobs:
                 # The job may have been deleted while its process started.
                 if job.id in self._jobs:
                     await self._follow(job, worker)
+            except Exception:
+                # One job must not stop the queue.
+                _log.exception("A job ended unexpectedly.")
+                job.error = f"{job.name} could not be processed; try again later."
             finally:
                 await worker.kill()
                 self._running = None

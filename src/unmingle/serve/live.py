@@ -49,7 +49,10 @@ class LiveStreams:
         if self._places.locked():
             return "The server has reached its limit of live streams; try again later."
         async with self._places:
-            worker = await self._workers.take()
+            try:
+                worker = await self._workers.take()
+            except OSError as error:
+                return f"The stream could not start ({error.strerror or error}); try again later."
             self._open.add(worker)
             try:
                 return await self._stream(socket, worker, request)

@@ -87,7 +87,7 @@ class Protection:
         if not self._is_ours(host):
             return _error(403, f"{host!r} is not a name of this server; open the address that it printed.")
         origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
+        if origin is not None and _host_of(origin) != host.lower():
             return _error(403, f"Requests from pages of {origin} are refused.")
         if scope["path"] != "/" and headers.get("sec-fetch-site") in ("cross-site", "same-site"):
             return _error(403, "Requests from other sites' pages are refused.")
@@ -96,7 +96,7 @@ class Protection:
         return None
 
     def _is_ours(self, host: str) -> bool:
-        name = (urlsplit(f"//{host}").hostname or "") if "@" not in host else ""
+        name = _name_of(host) if "@" not in host else ""
         if is_loopback(name) or name in self._names:
             return True
         try:
@@ -124,6 +124,20 @@ class Protection:
             await send({"type": "websocket.close", "code": 1008})
         else:
             await refusal(scope, receive, send)
+
+
+def _host_of(address: str) -> str | None:
+    try:
+        return urlsplit(address).netloc.lower()
+    except ValueError:
+        return None  # Not an address, as "http://[".
+
+
+def _name_of(host: str) -> str:
+    try:
+        return urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return ""
 
 
 def _error(status: int, text: str) -> JSONResponse:

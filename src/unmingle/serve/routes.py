@@ -62,7 +62,7 @@ def application(settings: Settings, folder: Path) -> Starlette:
     app = Starlette(
         routes=routes,
         middleware=[Middleware(Protection, settings=settings)],
-        exception_handlers={UnmingleError: _answer_error},
+        exception_handlers={UnmingleError: _answer_error, OSError: _answer_disk_error},
         lifespan=api.lifespan,
     )
     app.state.stop = api.stop
@@ -74,6 +74,14 @@ async def _answer_error(request: Request, error: Exception) -> Response:
     # A refused upload is not read to its end.
     headers = {"Connection": "close"} if request.method == "POST" else None
     return JSONResponse({"error": str(error)}, status, headers)
+
+
+async def _answer_disk_error(request: Request, error: Exception) -> Response:
+    if isinstance(error, FileNotFoundError):
+        return JSONResponse({"error": "The file is gone; its job may have been deleted."}, 404)
+    reason = error.strerror if isinstance(error, OSError) else None
+    text = f"The server cannot use its disk ({(reason or str(error)).lower()}); try again later."
+    return JSONResponse({"error": text}, 507, {"Connection": "close"})
 
 
 class _Api:
@@ -198,6 +206,7 @@ class _Api:
     def _encode(self, job: Job, result: dict[str, Any], track: str, format: str) -> Path:
         check_format(format, result["sample_rate"])
         stored = self._jobs.folder_of(job) / "tracks" / f"{track}.wav"
+        stored.stat()  # The job may have been deleted.
         if format == "wav":
             return stored
         target = self._jobs.folder_of(job) / "encoded" / f"{track}.{format}"

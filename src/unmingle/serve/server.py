@@ -9,6 +9,7 @@ import tempfile
 import webbrowser
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from urllib.parse import quote
 
 import uvicorn
 
@@ -100,7 +101,7 @@ def address(settings: Settings, listener: socket.socket) -> str:
         host = socket.gethostname()
     if ":" in host:
         host = f"[{host}]"
-    return f"http://{host}:{port}/" + (f"?token={settings.token}" if settings.token else "")
+    return f"http://{host}:{port}/" + (f"?token={quote(settings.token, safe='')}" if settings.token else "")
 
 
 def new_token() -> str:

@@ -29,6 +29,7 @@ from unmingle.denoising import Enhancer, attenuation_limit_of, denoise_files
 from unmingle.errors import UnmingleError
 from unmingle.file_batches import Output
 from unmingle.models import DEFAULT_DENOISER, DEFAULT_MODEL
+from unmingle.samples import LOUDEST_SAMPLE
 from unmingle.separation import FileResult, Separator, separate_files
 from unmingle.serve.views import loudest_power
 
@@ -199,9 +200,9 @@ def run_live(request: dict[str, Any], source: BinaryIO, sink: BinaryIO) -> None:
     while data := os.read(source.fileno(), 1 << 16):
         rest += data
         whole = len(rest) // 4 * 4
-        # Some drivers give samples that are no numbers. They must not end the stream.
-        samples = np.nan_to_num(np.frombuffer(rest[:whole], dtype="<f4"), posinf=0.0, neginf=0.0)
-        _write_samples(sink, stream.push(samples))
+        samples = np.frombuffer(rest[:whole], dtype="<f4")
+        # Some drivers give samples that are no numbers, or far too large. They must not end the stream.
+        _write_samples(sink, stream.push(np.where(np.abs(samples) <= LOUDEST_SAMPLE, samples, np.float32(0))))
         rest = rest[whole:]
     _write_samples(sink, stream.flush())
 
