@@ -56,3 +56,24 @@ class PoisonJob:
             return {"outputs": [str(target)], "seconds": 1.0, "error": None}
 
         return work
+
+
+@dataclass(frozen=True)
+class LitterJob:
+    """Copies files, and leaves an incomplete file beside each, as a process that is killed does."""
+
+    threads: int = 1
+    device: str = "cpu"
+
+    def describe(self) -> dict[str, Any]:
+        return {"command": "litter"}
+
+    def open(self) -> Work:
+        def work(path: Path, stem: str, folder: Path) -> dict[str, Any]:
+            target = folder / f"{stem}.copy"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(path.read_bytes())
+            target.with_suffix(".partial").write_bytes(b"half")
+            return {"outputs": [str(target)], "seconds": 1.0, "error": None}
+
+        return work

@@ -118,7 +118,7 @@ def find_inputs(names: Sequence[str], output: Path | None = None) -> tuple[list[
         if not name:
             problems.append(InputProblem(name, "An input has an empty name; is a variable unset?"))
         elif _is_folder(path):
-            inside = _without_results(audio_files(path), path, output)
+            inside = without_results(audio_files(path), path, output)
             if not inside:
                 problems.append(InputProblem(name, f"The folder {path} has no audio files; give another."))
             found += inside
@@ -127,7 +127,7 @@ def find_inputs(names: Sequence[str], output: Path | None = None) -> tuple[list[
             inside = [
                 file for each in matched for file in (audio_files(each) if _is_folder(each) else [each])
             ]
-            inside = _without_results(inside, Path(os.path.dirname(re.split(r"[*?[]", name)[0])), output)
+            inside = without_results(inside, Path(os.path.dirname(re.split(r"[*?[]", name)[0])), output)
             if not inside:
                 problems.append(InputProblem(name, f"No file matches {name}; check the pattern."))
             found += inside
@@ -136,7 +136,7 @@ def find_inputs(names: Sequence[str], output: Path | None = None) -> tuple[list[
     return list(dict.fromkeys(found)), problems
 
 
-def _without_results(files: list[Path], named: Path, output: Path | None) -> list[Path]:
+def without_results(files: list[Path], named: Path, output: Path | None) -> list[Path]:
     """The files that are not in the folder of the outputs, unless the folder that was named is in it itself."""
     if output is None:
         return files

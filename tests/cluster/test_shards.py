@@ -16,7 +16,7 @@ import fsspec
 import pytest
 
 from conftest import Result, tiny_sound
-from corpora import PoisonJob, contents, make_corpus
+from corpora import LitterJob, PoisonJob, contents, make_corpus
 from unmingle.cluster.corpus_run import Options, in_this_process, run_corpus
 from unmingle.cluster.isolation import Isolation
 from unmingle.cluster.jobs import DenoisingJob, Job, SeparationJob
@@ -145,6 +145,49 @@ def test_results_of_an_earlier_job_are_never_those_of_the_new_one(
     _run(flac, corpus, out, "2/2", overwrite=True)
     _run(flac, corpus, tmp_path / "fresh")
     assert contents(out) == contents(tmp_path / "fresh")
+
+
+def test_another_shard_size_deletes_nothing_of_the_new_job(tmp_path: Path, tiny_denoiser: Path) -> None:
+    corpus, out = make_corpus(tmp_path / "in", 6), tmp_path / "out"
+    job = DenoisingJob(str(tiny_denoiser))
+    _run(job, corpus, out, shard_size=1)
+    # The second shard of the old job has a file that the first of the new job has finished.
+    for share in ("1/2", "2/2"):
+        _run(job, corpus, out, share, shard_size=3, overwrite=True)
+    assert [row["status"] for row in _rows(out)] == ["done"] * 6
+    assert all((out / name).exists() for row in _rows(out) for name in row["outputs"])
+
+
+def test_a_tar_file_without_audio_is_a_failed_file(tmp_path: Path, tiny_denoiser: Path) -> None:
+    (tmp_path / "in").mkdir()
+    with tarfile.open(tmp_path / "in" / "a.tar", "w") as tar:
+        tar.add(__file__, "readme.txt")
+    _run(DenoisingJob(str(tiny_denoiser)), tmp_path / "in", tmp_path / "out")
+    (row,) = _rows(tmp_path / "out")
+    assert row["status"] == "failed"
+    assert "has no audio files" in row["error"]
+
+
+def test_outputs_inside_the_input_folder_are_not_inputs(tmp_path: Path, tiny_denoiser: Path) -> None:
+    corpus = make_corpus(tmp_path / "in", 4)
+    for share in ("1/2", "2/2"):
+        _run(DenoisingJob(str(tiny_denoiser)), corpus, corpus / "out", share)
+    assert len(_rows(corpus / "out")) == 4
+
+
+def test_a_missing_tar_file_of_results_is_named(tmp_path: Path, tiny_denoiser: Path) -> None:
+    corpus, out = make_corpus(tmp_path / "in", 3, broken=(1,)), tmp_path / "out"
+    _run(DenoisingJob(str(tiny_denoiser)), corpus, out, tar=True)
+    (out / "00000.tar").unlink()
+    with pytest.raises(UnmingleError, match=r"00000\.tar is missing; put it back"):
+        _run(DenoisingJob(str(tiny_denoiser)), corpus, out, tar=True)
+
+
+def test_a_file_of_a_process_that_was_killed_while_it_wrote_is_no_output(tmp_path: Path) -> None:
+    corpus, out = make_corpus(tmp_path / "in", 3), tmp_path / "out"
+    _run(LitterJob(), corpus, out)
+    assert not list(out.rglob("*.partial"))
+    assert len(list(out.rglob("*.copy"))) == 3
 
 
 def test_an_exported_model_does_a_corpus_too(tmp_path: Path, tiny_model: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from unmingle.audio import Samples
 from unmingle.evaluation.metric_registry import available_metrics
-from unmingle.evaluation.scores import score_mixture, why_undefined
+from unmingle.evaluation.scores import fit_estimates, score_mixture, why_undefined
 
 
 def test_scores_agree_with_the_field_s_packages(example_sources: Samples) -> None:
@@ -93,6 +93,20 @@ def test_with_one_estimate_for_two_speakers_the_other_is_silence(example_sources
     many = np.stack([references[1], 0.1 * references[0], references.sum(axis=0)])
     scores = score_mixture(references.sum(axis=0), references, many, 16000, ["si_sdr"])
     assert min(scores["si_sdr"]) > 90  # type: ignore[type-var]
+
+
+def test_a_mixture_that_is_its_reference_has_no_improvement(example_sources: Samples) -> None:
+    clean, estimate = example_sources[:1], example_sources[:1] + 0.01 * example_sources[1:2]
+    scores = score_mixture(clean[0], clean, estimate, 8000, ["si_sdr", "stoi"])
+    assert scores["si_sdr"][0] is not None
+    assert scores["si_sdr_improvement"] == scores["stoi_improvement"] == [None]
+
+
+def test_many_estimates_are_fitted_at_once() -> None:
+    references = np.random.default_rng(0).standard_normal((16, 800)).astype(np.float32)
+    order = np.random.default_rng(1).permutation(16)
+    np.testing.assert_array_equal(fit_estimates(references[order], references), references)
+    np.testing.assert_array_equal(fit_estimates(references[order], references[:3]), references[:3])
 
 
 def test_a_silent_reference_has_no_scores(example_sources: Samples) -> None:

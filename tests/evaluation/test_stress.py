@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -52,6 +54,25 @@ def test_every_case_is_a_mixture_of_its_references_and_repeats(material: Materia
         if test.name not in ("noise", "burst", "codecs", "single_speaker", "gain"):
             np.testing.assert_allclose(case.references.sum(axis=0), case.mixture, atol=1e-4)
         assert not np.array_equal(case.mixture, condition.make(material, 2).mixture)
+
+
+def test_both_speakers_are_of_the_named_corpus(material: Material, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A corpus that a mixer is not told about has the weight 1, so the others must have 0."""
+    own = [
+        replace(utterance, corpus=f"corpus{number % 2}", speaker=str(number // 2 % 3))
+        for number, utterance in enumerate(material.utterances)
+    ]
+    material = replace(material, utterances=own)
+    drawn: list[dict[str, float]] = []
+
+    def draw(_: Material, **config: Any) -> None:
+        drawn.append(config["corpus_weights"])
+
+    monkeypatch.setattr(Material, "mixer", draw)
+    for condition in _test("corpora").conditions(material):
+        with pytest.raises(AttributeError):
+            condition.make(material, 0)
+    assert drawn == [{"corpus0": 1.0, "corpus1": 0.0}, {"corpus0": 0.0, "corpus1": 1.0}]
 
 
 def test_conditions_differ_only_in_the_named_property(material: Material) -> None:

@@ -13,6 +13,8 @@ from conftest import EXAMPLES
 from unmingle.errors import UnmingleError
 from unmingle.evaluation.candidates import CandidateConfig
 from unmingle.evaluation.evaluate import evaluate_folder
+from unmingle.evaluation.score_table import scores_csv
+from unmingle.evaluation.summary import MixtureScores
 from unmingle.evaluation.words import WordErrors, count_errors, normalize, recognize, summarize_words
 from unmingle.shares import WHOLE
 
@@ -60,6 +62,19 @@ def test_rates_are_over_all_words_not_means_of_rates() -> None:
     assert found["rates"] == {"mixture": 0.75, "estimate": 0.25, "oracle": 0.1, "clean": 0.05}
     assert found["excess_removed"] == pytest.approx(0.5 / 0.7)
     assert "pocketsphinx" in found["recognizer"]
+
+
+def test_speakers_without_an_oracle_are_left_out_of_its_rate() -> None:
+    alone = WordErrors(10, {"mixture": 4, "estimate": 4, "clean": 4})
+    both = WordErrors(30, {"mixture": 20, "estimate": 5, "clean": 2, "oracle": 3})
+    for speakers in ([alone, both], [both, alone]):
+        rates = summarize_words(speakers)["rates"]
+        assert rates == {"mixture": 0.6, "estimate": 0.225, "clean": 0.15, "oracle": 0.1}
+    scores = [
+        MixtureScores(str(n), 1.0, {}, {}, ("a",), words=(each,)) for n, each in enumerate([alone, both])
+    ]
+    rows = list(csv.DictReader(scores_csv(scores, [], 1).decode().splitlines()))
+    assert [row["word_errors_oracle_1"] for row in rows] == ["", "3"]
 
 
 @pytest.mark.parametrize("corpus", ["librispeech_x", "wsj0"])

@@ -64,6 +64,18 @@ def test_more_units_give_the_same_masks(kind: str, tmp_path: Path) -> None:
     assert not torch.equal(larger.experts[0].layers.weight_hh_l1[6:9], torch.zeros(3, 9))
 
 
+def test_specialists_by_spectrum_keep_their_centres(tmp_path: Path) -> None:
+    def recipe(units: int) -> Recipe:
+        found = _recipe("local_experts", units)
+        values = found.model_dump()
+        values["system"] |= {"latent": "spectrum", "clusters": 2, "gate": {"layers": 1, "hidden_size": 4}}
+        return Recipe.model_validate(values)
+
+    smaller = _saved(recipe(6), tmp_path / "smaller.safetensors")
+    larger = system_from_model(recipe(9), tmp_path / "smaller.safetensors")
+    torch.testing.assert_close(larger.state_dict()["centres"], smaller.state_dict()["centres"])
+
+
 def test_units_of_each_gate_stay_together() -> None:
     weights = torch.arange(8.0)[:, None].repeat(1, 2)  # 4 gates of 2 units, from 2 inputs
     found = with_more_units(weights, torch.full((12, 3), -1.0), 2)

@@ -14,11 +14,11 @@ from unmingle.audio import write_audio
 from unmingle.data.examples import active_sources
 from unmingle.data.mixture_writing import MixtureFolderConfig, write_mixture_folder
 from unmingle.errors import UnmingleError
-from unmingle.systems import EmbeddingSeparator
+from unmingle.systems import EmbeddingSeparator, build_system
 from unmingle.training.initial import fresh_system
 from unmingle.training.launch import train
 from unmingle.training.loop import Options
-from unmingle.training.mixtures import training_mixer, validation_mixer
+from unmingle.training.mixtures import Validation, training_mixer, validation_mixer
 from unmingle.training.recipe import Recipe
 
 
@@ -88,6 +88,23 @@ def test_stages_are_validated_on_their_own_numbers_of_speakers(crowd_corpus: Pat
     first, second, third = (float(row["validation_loss"]) for row in log_rows(tmp_path / "run"))
     assert first != pytest.approx(second, rel=1e-3)
     assert second == pytest.approx(third, rel=1e-5)
+
+
+def test_a_mixture_that_cannot_be_improved_does_not_count(crowd_corpus: Path, example_noise: Path) -> None:
+    """Clean speech of one speaker has 100 dB, also beside noisy mixtures in a batch."""
+    recipe = tiny_recipe(
+        crowd_corpus,
+        system={"kind": "denoiser", "sample_rate": 8000, "stft": {"window_length": 128, "hop": 64},
+                "network": {"layers": 1, "hidden_size": 4}},
+        mixing={"speakers": 1, "noise": {"share": 0.5, "weights": {"shaped": 1.0}, "snr_levels": [0]}},
+        validation={"count": 40, "seconds": 1.0},
+    )  # fmt: skip
+    recipe = recipe.model_copy(update={"noise_data": [str(example_noise)]})
+    validation = Validation(recipe, None, 0, 1)
+    gain, counted, _, count = validation.sums(build_system(recipe.system), torch.device("cpu")).tolist()
+    assert count == 40
+    assert 10 < counted < 30
+    assert gain / counted > -30
 
 
 def test_a_folder_of_two_and_one_of_three_speakers_are_trained_on_together(tmp_path: Path) -> None:

@@ -117,7 +117,13 @@ def do_corpus(
     if as_json:
         print(
             json.dumps(
-                {"shards": progress.shards, "files": progress.files, "failed": progress.failed}, indent=2
+                {
+                    "shards": progress.shards,
+                    "files": progress.files,
+                    "failed": progress.failed,
+                    "skipped": progress.skipped,
+                },
+                indent=2,
             )
         )
     else:
@@ -126,6 +132,11 @@ def do_corpus(
         raise UnmingleError(
             f"{progress.failed} of {progress.files} files failed; {output}/results says why, and the same command "
             "tries them again."
+        )
+    if progress.skipped:
+        raise UnmingleError(
+            f"{progress.skipped} of {progress.files} files were skipped, because they end the process that works on "
+            f"them; {output}/results names them."
         )
 
 

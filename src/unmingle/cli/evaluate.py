@@ -225,7 +225,7 @@ def _rows(mixtures: str, group: dict[str, Any], only: str | None = None) -> list
                 metric.label,
                 f"{value['mean']:.{places}f}",
                 f"{gain['mean']:+.{places}f}" if gain else "",
-                f"{gain['low_95']:+.{places}f} .. {gain['high_95']:+.{places}f}" if gain else "",
+                f"{gain['low_95']:+.{places}f} to {gain['high_95']:+.{places}f}" if gain else "",
                 f"{gain['median']:+.{places}f}" if gain else "",
             )
         )

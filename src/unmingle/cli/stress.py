@@ -129,7 +129,7 @@ def command(
             test["name"],
             point["label"],
             f"{point['mean']:.2f}" if "mean" in point else "",
-            f"{point['low_95']:.2f} .. {point['high_95']:.2f}" if "mean" in point else "",
+            f"{point['low_95']:.2f} to {point['high_95']:.2f}" if "mean" in point else "",
             f"{len(point['failures'])} of {point['cases']} failed" if point["failures"] else "",
         )
         for test in found["tests"]

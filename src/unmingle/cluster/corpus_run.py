@@ -40,7 +40,9 @@ class Progress:
     shards: int = 0
     files: int = 0
     failed: int = 0
-    """Files that failed or were skipped, in this run or before."""
+    """Files that failed, in this run or before. They are tried again."""
+    skipped: int = 0
+    """Files that end every process that works on them. They are not tried again."""
     new_shards: int = 0
     """Shards of this run, like the files and seconds below."""
     new_files: int = 0
@@ -53,13 +55,16 @@ class Progress:
         self.new_shards += new
         for row in rows:
             self.files += 1
-            self.failed += row["status"] != "done"
+            self.failed += row["status"] == "failed"
+            self.skipped += row["status"] == "skipped"
             self.new_files += new
             self.new_audio_seconds += new * row.get("seconds", 0.0)
 
     def __str__(self) -> str:
         seconds = max(time.monotonic() - self.began, 1e-9)
         line = f"{self.shards}/{self.all_shards} shards, {self.files} files, {self.failed} failed"
+        if self.skipped:
+            line += f", {self.skipped} skipped"
         if not self.new_shards:
             return line
         left = (self.all_shards - self.shards) * seconds / self.new_shards
@@ -87,11 +92,11 @@ def run_corpus(
         UnmingleError: the options are not valid, or the output folder cannot be written. Call again to continue.
     """
     place = open_place(options.output)
-    shards = read_corpus(options.inputs, options.shard_size)
+    shards = read_corpus(options.inputs, options.shard_size, options.output)
     corpus = begin(place, job, shards, tar=options.tar, overwrite=options.overwrite)
     mine = share.pick(shards)
     if options.overwrite:
-        clear(shards, mine, place)
+        clear(shards, mine, corpus, place)
     progress, missing = Progress(len(mine)), []
     for shard in mine:
         rows = read_rows(shard, corpus, place)

@@ -21,7 +21,7 @@ from typing import TypeVar
 from unmingle.audio_names import AUDIO_SUFFIXES
 from unmingle.data.tables import parse_table
 from unmingle.errors import UnmingleError
-from unmingle.file_batches import find_inputs, find_roots, in_one_line
+from unmingle.file_batches import find_inputs, find_roots, in_one_line, without_results
 from unmingle.remote import fetch, file_system, is_url, open_binary, read_bytes
 
 _MANIFESTS = (".csv", ".jsonl")
@@ -51,17 +51,19 @@ class Shard:
     """Prefix of the ids of the tar file's members."""
 
 
-def read_corpus(names: Sequence[str], shard_size: int) -> list[Shard]:
+def read_corpus(names: Sequence[str], shard_size: int, output: str | None = None) -> list[Shard]:
     """The shards of a corpus, in order. A shard has ``shard_size`` files, or is a tar file.
 
     Args:
         names: manifests, audio files, folders, globs, tar files; paths, or URLs that fsspec knows.
         shard_size: files per shard.
+        output: folder of the outputs. If it lies in a folder of ``names``, its files are left out.
 
     Raises:
         UnmingleError: a manifest is malformed, an id occurs twice, or a folder or glob holds no file.
     """
-    found = [each for name in names for each in _find(name)]
+    results = None if output is None or is_url(output) else Path(output)
+    found = [each for name in names for each in _find(name, results)]
     shards: list[Shard] = []
     waiting: list[Item] = []
 
@@ -98,20 +100,20 @@ class _Found:
     """Whether a manifest has the id. Then it is not changed."""
 
 
-def _find(name: str) -> Iterator[_Found]:
+def _find(name: str, output: Path | None) -> Iterator[_Found]:
     if name.lower().endswith(_MANIFESTS):
         yield from _read_manifest(name)
     elif is_url(name):
         yield from _find_remote(name)
     else:
-        yield from _find_local(name)
+        yield from _find_local(name, output)
 
 
-def _find_local(name: str) -> Iterator[_Found]:
+def _find_local(name: str, output: Path | None) -> Iterator[_Found]:
     path = Path(name)
     roots = find_roots([name])
-    tars = sorted(path.rglob("*.tar")) if roots else []
-    files, problems = find_inputs([name])
+    tars = without_results(sorted(path.rglob("*.tar")), path, output) if roots else []
+    files, problems = find_inputs([name], output)
     if problems and not tars:
         raise UnmingleError(problems[0].error)
     for file in [*files, *tars]:
@@ -262,6 +264,8 @@ def _members(
                 with path.open("wb") as copy:
                     shutil.copyfileobj(content, copy)
                 yield item, path
+        if not taken:
+            yield whole, UnmingleError(f"{shard.tar} has no audio files; leave it out.")
     except UnmingleError as error:
         yield whole, error
     except Exception as error:

@@ -12,7 +12,7 @@ import io
 import json
 import os
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,7 +97,7 @@ def work_through(shard: Shard, corpus: Corpus, place: Place, work: Work) -> list
         outputs = folder / "out"
         outputs.mkdir()
         if corpus.tar and kept:
-            _unpack(place.read(_tar_name(shard)), outputs)
+            _unpack(place.read(_tar_name(shard)), outputs, f"{place.name}/{_tar_name(shard)}")
         seen = set(kept)
         for item, path in open_files(shard, kept, folder / "in"):
             found[item.id] = _one_file(item, path, outputs, corpus, work)
@@ -109,8 +109,9 @@ def work_through(shard: Shard, corpus: Corpus, place: Place, work: Work) -> list
         if corpus.tar:
             place.take(_pack(rows, outputs, folder / "packed"), _tar_name(shard))
         else:
-            for path in sorted(path for path in outputs.rglob("*") if path.is_file()):
-                place.take(path, path.relative_to(outputs).as_posix())
+            # A process that crashed may have left an incomplete file; no row lists it.
+            for name in (name for row in rows for name in row["outputs"] if (outputs / name).is_file()):
+                place.take(outputs / name, name)
         # Written last: it marks the shard as complete.
         place.write(_rows_name(shard), b"".join(_line(row) for row in rows))
     return rows
@@ -125,27 +126,34 @@ def read_rows(shard: Shard, corpus: Corpus, place: Place) -> list[Row]:
     return rows if all(row["job"] == corpus.key for row in rows) else []
 
 
-def clear(shards: Sequence[Shard], mine: Sequence[Shard], place: Place) -> None:
-    """Remove results and outputs of any job.
+def clear(shards: Sequence[Shard], mine: Sequence[Shard], corpus: Corpus, place: Place) -> None:
+    """Remove results and outputs of any job, but not what other processes have finished of the new one.
 
     Args:
         shards: all shards of the new job. What an earlier job with more shards has left goes, too.
         mine: the shards to remove.
+        corpus: the new job.
         place: the output folder.
     """
     new = {shard.name for shard in shards}
     old = {name.partition(".")[0] for name in place.names(_RESULTS)} - new
+    others = [shard for shard in shards if shard not in mine]
+    # An output may have been in another shard of the earlier job.
+    finished = {
+        name for shard in others for row in read_rows(shard, corpus, place) for name in row["outputs"]
+    }
     for name in [*(shard.name for shard in mine), *sorted(old)]:
-        _clear(name, place)
+        _clear(name, finished, place)
 
 
-def _clear(shard: str, place: Place) -> None:
+def _clear(shard: str, finished: Container[str], place: Place) -> None:
     content = place.read(f"{_RESULTS}/{shard}.jsonl")
     for name in (f"{_RESULTS}/{shard}.jsonl", f"{_RESULTS}/{shard}.begun", f"{shard}.tar"):
         place.remove(name)
     for row in map(json.loads, (content or b"").splitlines()):
         for name in row["outputs"]:
-            place.remove(name)
+            if name not in finished:
+                place.remove(name)
 
 
 def join_results(shards: Sequence[Shard], corpus: Corpus, place: Place) -> bool:
@@ -185,7 +193,8 @@ def _one_file(item: Item, path: Path | UnmingleError, outputs: Path, corpus: Cor
     if row["error"] is None:
         row["outputs"] = [Path(output).relative_to(outputs).as_posix() for output in row["outputs"]]
         return row
-    row["error"] = row["error"].replace(str(path), item.source)
+    if isinstance(path, Path):
+        row["error"] = row["error"].replace(str(path), item.source)
     if any(reason in row["error"].lower() for reason in _FULL):
         raise UnmingleError(
             f"{row['error']} The same command without --overwrite goes on when there is room."
@@ -231,6 +240,8 @@ def _member(name: str, size: int) -> tarfile.TarInfo:
     return member
 
 
-def _unpack(content: bytes | None, outputs: Path) -> None:
-    with tarfile.open(fileobj=io.BytesIO(content or b"")) as tar:
+def _unpack(content: bytes | None, outputs: Path, name: str) -> None:
+    if content is None:
+        raise UnmingleError(f"{name} is missing; put it back, or start anew with --overwrite.")
+    with tarfile.open(fileobj=io.BytesIO(content)) as tar:
         tar.extractall(outputs, filter="data")

@@ -52,11 +52,12 @@ def read_corpora(sources: Sequence[Path | str], split: str | None = None) -> lis
     if not kept:
         names = ", ".join(str(source) for source in sources)
         where = f"the {split} split of " if split else ""
-        there = ", ".join(
-            f"{count} in {name}" for name in SPLITS if (count := sum(u.split == name for u in utterances))
+        there = _splits_of(utterances)
+        remedy = (
+            f", which has {there}; add speakers, or a column split to its speech.csv (`unmingle data index folder "
+            "--root FOLDER` writes one)"
         )
-        remedy = f" The corpus has {there}; leave out the split to use all." if there else ""
-        raise UnmingleError(f"There are no utterances in {where}{names}.{remedy}")
+        raise UnmingleError(f"There are no utterances in {where}{names}{remedy if there else ''}.")
     return kept
 
 
@@ -75,7 +76,7 @@ def read_noise(
     recordings: list[Utterance] = []
     for source in map(Path, sources):
         if not source.exists():
-            raise UnmingleError(f"The noise {source} does not exist.")
+            raise UnmingleError(f"The noise {source} does not exist; check the path.")
         manifest = source if source.is_file() else source / "noise.csv"
         if beside_speech:
             manifest = manifest.with_name("noise.csv")
@@ -91,8 +92,15 @@ def read_noise(
         names = ", ".join(str(source) for source in sources)
         where = f"the {split} split of " if split else ""
         remedy = "give noise with --noise" if beside_speech else "it needs noise.csv or audio files"
+        if there := _splits_of(recordings):
+            remedy = f"there is {there}; add recordings, or a column split to noise.csv"
         raise UnmingleError(f"There is no noise in {where}{names}; {remedy}.")
     return kept
+
+
+def _splits_of(utterances: Sequence[Utterance]) -> str:
+    counts = {name: sum(utterance.split == name for utterance in utterances) for name in SPLITS}
+    return ", ".join(f"{count} in {name}" for name, count in counts.items() if count)
 
 
 def state_of(utterance: Utterance) -> tuple[int, int]:
@@ -124,7 +132,7 @@ def by_speaker(
 
 def _read_corpus(source: Path) -> list[Utterance]:
     if not source.exists():
-        raise UnmingleError(f"The corpus {source} does not exist.")
+        raise UnmingleError(f"The corpus {source} does not exist; check the path.")
     if source.is_file():
         return _read_manifest(source)
     manifest = source / "speech.csv"

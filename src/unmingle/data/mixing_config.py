@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from pydantic import Field, model_validator
 
 from unmingle.config import Config
@@ -21,7 +23,7 @@ class MixingConfig(Config):
     snr: tuple[float, float] = (0.0, 5.0)
     """Range in dB of the first speaker's active level over the second's. With three or more speakers, each draws a
     value from this range and has a gain of plus or minus half of it."""
-    corpus_weights: dict[str, float] = {}
+    corpus_weights: dict[str, Annotated[float, Field(ge=0.0)]] = {}
     """By corpus: relative chance that a speaker is drawn from it (default: 1)."""
     speed: tuple[float, float] = (1.0, 1.0)
     """Range of speeds. The speed also changes pitch and formants."""

@@ -90,7 +90,7 @@ def read_mixture_folder(folder: Path, *, fewest: int | None = None) -> list[Mixt
             MixtureItem(mixture.stem, mixture, sources, details.get(mixture.stem, {}), noisy is not None)
         )
     if not items:
-        raise UnmingleError(f"{mixes} is empty; there is nothing to score.")
+        raise UnmingleError(f"{mixes} is empty; give a folder with mixtures.")
     return items
 
 
@@ -125,7 +125,7 @@ def read_item(item: MixtureItem) -> tuple[Samples, Samples, int]:
         if recording.samples.shape != recordings[0].samples.shape or len(recording.samples) != 1:
             raise UnmingleError(
                 f"{path} must have one channel and the same length as {item.mixture}; "
-                f"it has the shape {recording.samples.shape}."
+                f"it has {len(recording.samples)} channels and {recording.samples.shape[1]} samples."
             )
     sources = np.concatenate([recording.samples for recording in recordings[1:]])
     return recordings[0].samples[0], sources, recordings[0].sample_rate

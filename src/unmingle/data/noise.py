@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import chain
+from typing import Annotated
 
 import numpy as np
 from pydantic import Field, field_validator
@@ -61,7 +62,7 @@ class NoiseConfig(Config):
     """Active level of the speakers over the level of the noise in dB, each value equally likely."""
     snr_spread: float = Field(0.0, ge=0.0)
     """Maximum deviation from the drawn level in dB, uniform."""
-    weights: dict[str, float] = {}
+    weights: dict[str, Annotated[float, Field(ge=0.0)]] = {}
     """Relative chance of each corpus of noise and each kind of :data:`SYNTHETIC` noise, by name. Those without a
     weight are not used, but ``crossed`` uses all recordings if no corpus has a weight (default: all recordings
     equally likely, no synthetic noise)."""

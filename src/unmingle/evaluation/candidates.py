@@ -111,8 +111,8 @@ def _oracle(name: str) -> Candidate:
         noisy = np.square(rest).sum() > _ROUNDING * np.square(mixture).sum()
         parts = np.concatenate([sources, rest]) if noisy else sources
         if len(parts) < 2:
-            raise UnmingleError(
-                "An oracle mask needs two sources, or one source and noise; there is one source."
+            raise EstimateError(
+                "an oracle mask needs two sources, or one source and noise; there is one source"
             )
         separated = Oracle(name, rate).separate(
             torch.from_numpy(mixture).unsqueeze(0), torch.from_numpy(parts).unsqueeze(0)

@@ -282,7 +282,7 @@ def _word_errors(
         return ()
     ordered = fit_estimates(estimates, sources)
     versions = {"mixture": np.stack([mixture] * len(sources)), "estimate": ordered, "clean": sources}
-    with suppress(UnmingleError):  # There is no oracle for one source without noise.
+    with suppress(EstimateError):  # There is no oracle for one source without noise.
         versions["oracle"] = CandidateConfig(oracle=_ORACLE).build().estimate(mixture, sources, rate).sources
     counted: list[WordErrors | None] = []
     for n in range(1, len(sources) + 1):

@@ -150,7 +150,9 @@ def _stoi(
 
     def one(reference: Samples, estimate: Samples) -> float:
         with warnings.catch_warnings():
-            warnings.simplefilter("error")  # With too little speech it warns and returns 1e-5.
+            # With too little speech it warns and returns 1e-5.
+            warnings.simplefilter("error", RuntimeWarning)
+            warnings.simplefilter("error", UserWarning)
             try:
                 return float(stoi(reference, estimate, sample_rate, extended=extended))
             except (RuntimeWarning, UserWarning, ValueError):
@@ -240,7 +242,12 @@ def check_metrics(names: Sequence[str]) -> list[str]:
         UnmingleError: a metric is unknown, or its package is not installed.
     """
     available = available_metrics()
-    unknown = [name for name in names if name not in available]
-    if unknown:
-        raise UnmingleError(f"There is no metric {unknown[0]!r}; choose from {', '.join(available)}.")
+    for name in names:
+        if name not in METRICS:
+            raise UnmingleError(f"There is no metric {name!r}; choose from {', '.join(available)}.")
+        if name not in available:
+            raise UnmingleError(
+                f"The metric {name} needs {' and '.join(METRICS[name].packages)}; "
+                "install with: pip install 'unmingle[evaluate]'"
+            )
     return list(dict.fromkeys(["si_sdr", *names]))

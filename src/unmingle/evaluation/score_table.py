@@ -20,7 +20,7 @@ def scores_csv(scores: Sequence[MixtureScores], metrics: Sequence[str], speakers
     groups = sorted({kind for score in scores for kind in score.groups})
     numbers = range(1, speakers + 1)
     spoken, counts = any(score.words for score in scores), any(score.counted for score in scores)
-    versions = list(next((t.errors for score in scores for t in score.words if t), ()))
+    versions = list(dict.fromkeys(name for score in scores for t in score.words if t for name in t.errors))
     counting = ["speakers_true", "speakers_counted", "confidence"] if counts else []
     header = (
         ["name", "seconds", *counting, *groups, *columns]
@@ -37,7 +37,7 @@ def scores_csv(scores: Sequence[MixtureScores], metrics: Sequence[str], speakers
         errors = (*score.words, *[None] * speakers)[:speakers]
         word_cells = [speaker.words if speaker else None for speaker in errors] if spoken else []
         word_cells += [
-            speaker.errors[version] if speaker else None for version in versions for speaker in errors
+            speaker.errors.get(version) if speaker else None for version in versions for speaker in errors
         ]
         rows.append(
             [score.name, f"{score.seconds:.3f}", *(_counted(score) if counts else ())]

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import permutations
 
 import numpy as np
 import torch
+from scipy.optimize import linear_sum_assignment
 
 from unmingle.audio import Samples
 from unmingle.evaluation.metric_registry import METRICS
+from unmingle.metrics import LIMIT_DB, si_sdr
 from unmingle.permutation import pairwise_si_sdr
 
 
@@ -26,11 +27,9 @@ def fit_estimates(estimates: Samples, references: Samples) -> Samples:
         lacking = len(references) - len(estimates)
         estimates = np.concatenate([estimates, np.zeros((lacking, estimates.shape[1]), dtype=np.float32)])
     pairwise = pairwise_si_sdr(_tensor(estimates).unsqueeze(0), _tensor(references).unsqueeze(0))[0].numpy()
-    order = max(
-        permutations(range(len(estimates)), len(references)),
-        key=lambda picked: sum(pairwise[row, column] for row, column in enumerate(picked)),
-    )
-    ordered: Samples = estimates[list(order)]
+    # Of rectangular matrices, too; the rows are in order.
+    _, order = linear_sum_assignment(pairwise, maximize=True)
+    ordered: Samples = estimates[order]
     return ordered
 
 
@@ -48,7 +47,8 @@ def score_mixture(
 
     Returns:
         Lists in the order of the references. None where a metric is not defined: for a silent
-        reference, and where PESQ finds no speech. A silent estimate scores -100 dB.
+        reference, and where PESQ finds no speech. A silent estimate scores -100 dB. An improvement is also None where
+        the mixture is the reference, so that nothing can be improved.
 
     Raises:
         ValueError: an estimate is not finite.
@@ -58,6 +58,7 @@ def score_mixture(
     ordered = fit_estimates(estimates, references)
     unchanged = np.broadcast_to(mixture, references.shape)
     silent = [_is_silent(reference) for reference in references]
+    given = si_sdr(_tensor(unchanged), _tensor(references)) >= LIMIT_DB
     scores: dict[str, list[float | None]] = {}
     for name in metrics:
         metric = METRICS[name]
@@ -67,8 +68,8 @@ def score_mixture(
         )
         scores[name] = [None if mute else _finite(value) for value, mute in zip(after, silent, strict=True)]
         scores[f"{name}_improvement"] = [
-            None if value is None or _finite(start) is None else value - start
-            for value, start in zip(scores[name], before, strict=True)
+            None if value is None or clean or _finite(start) is None else value - start
+            for value, start, clean in zip(scores[name], before, given.tolist(), strict=True)
         ]
     return scores
 

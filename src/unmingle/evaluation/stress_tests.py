@@ -68,8 +68,13 @@ class StressTest:
 def _corpora(material: Material) -> list[Condition]:
     speakers = material.by_speaker()
     names = sorted(name for name, speakers in speakers.items() if len(speakers) >= 2)
+
+    def only(name: str) -> dict[str, float]:
+        # A corpus that is not named has the weight 1.
+        return {other: float(other == name) for other in speakers}
+
     return [
-        Condition(name, float(number), crop(corpus_weights={name: 1.0})) for number, name in enumerate(names)
+        Condition(name, float(number), crop(corpus_weights=only(name))) for number, name in enumerate(names)
     ]
 
 

@@ -86,7 +86,11 @@ def _decoder() -> Any:
 def summarize_words(speakers: Sequence[WordErrors]) -> dict[str, Any]:
     """Rates over all speakers, and the share of the mixture's excess over clean speech that separation removes."""
     words = sum(speaker.words for speaker in speakers)
-    rates = {name: sum(speaker.errors[name] for speaker in speakers) / words for name in speakers[0].errors}
+    rates = {}
+    # One source without noise has no oracle, so not all speakers have all versions.
+    for name in dict.fromkeys(name for speaker in speakers for name in speaker.errors):
+        having = [speaker for speaker in speakers if name in speaker.errors]
+        rates[name] = sum(speaker.errors[name] for speaker in having) / sum(each.words for each in having)
     excess = rates["mixture"] - rates["clean"]
     gone = (rates["mixture"] - rates["estimate"]) / excess if excess > 0 else None
     return {

@@ -15,7 +15,7 @@ _GATES = 4
 def with_more_units(weights: Tensor, fresh: Tensor, given: int) -> Tensor:
     """Weights ``(4 * units, from)`` or biases ``(4 * units,)`` of a layer with more units than ``weights`` has.
 
-    The units that were there depend on nothing else than before. The new ones have ``fresh`` weights.
+    The given units keep their weights and read none of the new units. The new units have the weights of ``fresh``.
 
     Args:
         weights: of the smaller layer.
@@ -49,8 +49,8 @@ def weights_for_larger(system: DenoisingSystem, donor: DenoisingSystem) -> dict[
     units = donor.experts[0].layers.hidden_size
     scale = len(bands[0]) / len(bands[1])
     for name, fresh in system.state_dict().items():
-        if name.startswith(("frontend.", "gate.")):
-            continue
+        if not name.startswith(("network.", "specialists.")):
+            continue  # The gate and the centres of clusters do not depend on the sizes.
         theirs = found[name].float()
         if ".layers." in name:
             if name.endswith("weight_ih_l0"):

@@ -76,16 +76,24 @@ def _check(recipe: Recipe, folder: RunFolder, options: Options) -> None:
         raise UnmingleError(
             f"{folder.path} contains a run already; add --resume to continue it, or choose another folder."
         )
+    if options.resume and options.init_from:
+        raise UnmingleError(
+            "--init-from starts a new run, and --resume continues one; leave out one of them."
+        )
     if options.resume:
         state, _ = folder.load()
         folder.check_same(recipe)
         if state.get("config") != recipe.system.model_dump_json():
             raise UnmingleError(
-                f"{folder.path} was trained with another system than that of the recipe {recipe.name}."
+                f"{folder.path} was trained with another system than that of the recipe {recipe.name}; use "
+                "that recipe, or start another run with --init-from."
             )
         if state.get("optimizer_name", "adam") != recipe.optimizer:
-            raise UnmingleError(f"{folder.path} was trained with another optimizer than {recipe.optimizer}.")
-    if options.init_from and not options.resume:
+            raise UnmingleError(
+                f"{folder.path} was trained with another optimizer than {recipe.optimizer}; use that recipe, or "
+                "start another run with --init-from."
+            )
+    if options.init_from:
         system_from_model(recipe, options.init_from)  # Raises an error if the model does not fit.
     if options.device == "cuda" and not torch.cuda.is_available():
         raise UnmingleError("PyTorch finds no CUDA device on this machine; choose cpu.")

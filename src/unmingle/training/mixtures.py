@@ -22,6 +22,7 @@ from unmingle.data.room_bank import RoomBank, open_room_bank
 from unmingle.data.streaming import StreamConfig, StreamedMixtures, check_speakers
 from unmingle.data.tar_files import any_tars, find_tars, open_tar
 from unmingle.errors import UnmingleError
+from unmingle.metrics import LIMIT_DB
 from unmingle.permutation import best_permutation, pairwise_si_sdr
 from unmingle.systems import System
 from unmingle.training.recipe import Recipe, Stage
@@ -291,7 +292,7 @@ class Validation:
             with torch.no_grad():
                 loss = float(system.loss(batch.to(device))["loss"])
             sums += torch.tensor([0.0, 0.0, loss * len(batch.mixture), float(len(batch.mixture))])
-            if number < (2 if batch.snr is None else 1):
+            if number == 0:
                 continue
             references = batch.sources[:, :number]
             separated = system.trained_system().separate(batch.mixture.to(device), number)
@@ -299,6 +300,7 @@ class Validation:
             mixture = batch.mixture.unsqueeze(1).expand_as(estimates)
             after, _ = best_permutation(pairwise_si_sdr(estimates, references))
             before, _ = best_permutation(pairwise_si_sdr(mixture, references))
-            sums += torch.tensor([float((after - before).sum()), float(len(after)), 0.0, 0.0])
+            counted = before < LIMIT_DB  # Not a single speaker without noise: nothing can be improved.
+            sums += torch.tensor([float((after - before)[counted].sum()), float(counted.sum()), 0.0, 0.0])
         system.train()
         return sums

@@ -209,11 +209,11 @@ def _read(path: Path, known: dict[Path, dict[str, Any] | None]) -> dict[str, Any
     real = path.resolve()
     if real in known:
         if (read := known[real]) is None:
-            raise UnmingleError(f"The recipe {path} inherits from itself; mend its 'base'.")
+            raise UnmingleError(f"The recipe {path} inherits from itself; remove it from 'base'.")
         return dict(read)
     if len(known) >= _MOST_FILES:
         raise UnmingleError(
-            f"The recipe {path} is the {_MOST_FILES + 1}th file of one recipe; mend its 'base'."
+            f"The recipe {path} is inherited with more than {_MOST_FILES} others; shorten its 'base'."
         )
     known[real] = None
     values = _load(path)
@@ -230,7 +230,7 @@ def _read(path: Path, known: dict[Path, dict[str, Any] | None]) -> dict[str, Any
 def _load(path: Path) -> dict[str, Any]:
     try:
         if not path.is_file():
-            raise UnmingleError(f"The recipe {path} does not exist.")
+            raise UnmingleError(f"The recipe {path} does not exist; check the path.")
         if path.stat().st_size > _MOST_BYTES:
             raise UnmingleError(f"The recipe {path} is no recipe: it has more than {_MOST_BYTES} bytes.")
         values = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
@@ -243,7 +243,7 @@ def _load(path: Path) -> dict[str, Any]:
         ) from error
     except Exception as error:
         # Besides its own errors, yaml raises ValueError (a date), RecursionError, TypeError, OverflowError ...
-        raise UnmingleError(f"The recipe {path} is not YAML.") from error
+        raise UnmingleError(f"The recipe {path} is not YAML; correct its syntax.") from error
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
         raise UnmingleError(f"The recipe {path} is not a mapping of names to values.")
     return values
