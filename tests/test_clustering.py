@@ -176,3 +176,16 @@ def test_hard_enough_soft_kmeans_is_kmeans() -> None:
         points.unsqueeze(0), torch.ones(1, 120), starts.unsqueeze(0), hardness=50.0, steps=10
     )
     assert _agrees(shares[0].argmax(dim=0), truth)
+
+
+def test_silence_has_clusters_too() -> None:
+    points, weights = torch.randn(12, 3), torch.zeros(12)
+    labels, centres = kmeans(points, weights, 2)
+    assert set(labels.tolist()) <= {0, 1}
+    assert torch.isfinite(centres).all()
+    assert torch.isfinite(plus_plus_centres(points, weights, 2)).all()
+    # As with equal weights, not as with the weight of some points.
+    torch.testing.assert_close(
+        kmeans(points, weights, 2, generator=torch.Generator().manual_seed(1))[1],
+        kmeans(points, torch.ones(12), 2, generator=torch.Generator().manual_seed(1))[1],
+    )

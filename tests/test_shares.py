@@ -42,3 +42,12 @@ def test_parts_of_another_plan_are_refused(tmp_path: Path) -> None:
     parts.write(0, 0)
     with pytest.raises(UnmingleError, match="other options"):  # Whose plan is not known.
         parts.begin(["plan"])
+
+
+def test_a_temporary_file_of_another_share_is_no_part(tmp_path: Path) -> None:
+    folder = tmp_path / "parts"
+    folder.mkdir()
+    (folder / ".unmingle-1.partial").write_bytes(b"half a plan")
+    Parts(folder, 2).begin({"seed": 1})
+    with pytest.raises(UnmingleError, match="other options"):
+        Parts(folder, 2).begin({"seed": 2})

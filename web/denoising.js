@@ -23,7 +23,7 @@ export async function denoise(model, audio, onProgress) {
   // The offset is that of the beginning, which is all that a stream knows.
   const beginning = audio.subarray(0, LOOK_AHEAD_SECONDS * sample_rate);
   const offset = beginning.reduce((sum, sample) => sum + sample, 0) / beginning.length;
-  const spectrum = stft.analyse(audio.map((sample) => sample - offset));
+  const spectrum = stft.analyse(stft.padded(audio.map((sample) => sample - offset), 0));
   const magnitudes = magnitude(spectrum);
   const masks = await new Experts(model, stft).masks(magnitudes, spectrum.frames, onProgress);
   raise(masks, magnitudes, stft.freqs, sample_rate);

@@ -29,7 +29,9 @@ export async function separate(model, audio, onProgress) {
   const fine = new FineMasks(model);
   const { stft } = fine;
   const frameSeconds = stft.hop / sample_rate;
-  const windows = await masked(fine, sample_rate, audio, onProgress);
+  const offset = average(audio);
+  const padded = stft.padded(audio, offset);
+  const windows = await masked(fine, sample_rate, padded, onProgress);
   const assignment = assignSpeakers(windows);
   // The source of each window that is each speaker's.
   const sources = assignment.speakers.map((speakers) => speakers.map((_, speaker) => speakers.indexOf(speaker)));
@@ -40,9 +42,9 @@ export async function separate(model, audio, onProgress) {
   const pieces = speaking(numbers.map((speaker) => whole("power", speaker, 1)), frameSeconds);
   const order = numbers.sort((a, b) => onset(pieces.speaks[a]) - onset(pieces.speaks[b]));
 
-  const offset = average(audio);
-  const mixture = centred(audio);
-  const spectrum = stft.analyse(mixture);
+  const centredAudio = padded.map((sample) => sample - offset);
+  const spectrum = stft.analyse(centredAudio);
+  const mixture = centredAudio.subarray(0, audio.length);
   const estimates = order.map((speaker) =>
     stft.synthesise(spectrum, whole("masks", speaker, stft.freqs), audio.length),
   );

@@ -70,6 +70,18 @@ export class Stft {
   }
 
   /**
+   * The audio with some samples more, so that the last sample is a frame's centre. Those after the last centre lie in
+   * one window alone, where synthesis of a masked spectrum may click.
+   * @param {Float32Array} audio
+   * @param {number} value of the samples
+   */
+  padded(audio, value) {
+    const whole = new Float32Array(Math.ceil(audio.length / this.hop) * this.hop).fill(value);
+    whole.set(audio);
+    return whole;
+  }
+
+  /**
    * @param {Float32Array} audio
    * @returns {Spectrum}
    */

@@ -32,6 +32,7 @@ def kmeans(
     """
     if spherical:
         points = torch.nn.functional.normalize(points, dim=-1)
+    weights = _some_weight(weights)
     used = points[weights > 0]
     used_weights = weights[weights > 0]
     best_cost = float("inf")
@@ -80,7 +81,13 @@ def plus_plus_centres(
     points: Tensor, weights: Tensor, clusters: int, generator: torch.Generator | None = None
 ) -> Tensor:
     """Initial centres ``(clusters, dim)`` from the weighted points ``(bins, dim)``, by k-means++."""
+    weights = _some_weight(weights)
     return _plus_plus(points[weights > 0], weights[weights > 0], clusters, generator)
+
+
+def _some_weight(weights: Tensor) -> Tensor:
+    """The weights, or equal ones if all are 0: in silence the clusters do not matter, but there must be some."""
+    return weights if bool((weights > 0).any()) else torch.ones_like(weights)
 
 
 def _responsibilities(points: Tensor, centres: Tensor, hardness: float) -> Tensor:

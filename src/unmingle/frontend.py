@@ -69,6 +69,8 @@ class StftConfig(Config):
 
     @model_validator(mode="after")
     def _overlaps(self) -> StftConfig:
+        if self.window_length % 2:
+            raise ValueError(f"window_length must be even, got {self.window_length}")
         if self.hop > self.window_length // 2:
             raise ValueError(
                 f"hop must be at most half of window_length {self.window_length}, got {self.hop}"

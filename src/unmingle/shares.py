@@ -64,7 +64,7 @@ class Parts:
         self._folder, self._count = folder, count
 
     def begin(self, plan: Any) -> None:
-        """Note what the parts are of, or find that they are of the same.
+        """Store a hash of the plan in the folder, or check that the stored hash is the same.
 
         Args:
             plan: what the results depend on, for JSON.
@@ -72,7 +72,8 @@ class Parts:
         Raises:
             UnmingleError: the folder has parts of another plan, or cannot be written to.
         """
-        there = any(self._folder.glob("*"))
+        # Not temporary files: another share may be writing its plan.
+        there = any(self._folder.glob("[0-9]*.json"))
         path, digest = self._folder / _PLAN, hashlib.sha256(json.dumps(plan).encode()).hexdigest().encode()
         if not there and not path.is_file():
             replace_files([(path, digest)])

@@ -50,6 +50,14 @@ class Stft(nn.Module):
         """Number of frames of a signal with ``samples`` samples."""
         return frame_count(samples, self.hop)
 
+    def missing(self, samples: int) -> int:
+        """Number of samples to append before frames are masked, so that the last sample is a frame's centre.
+
+        Samples after the last centre lie at the end of one window alone if the hop is half a window. The window is
+        near 0 there, and :meth:`synthesise` divides by it: what the mask has changed becomes a click.
+        """
+        return -samples % self.hop
+
     def analyse(self, audio: Tensor) -> Tensor:
         """``(..., samples)`` real to ``(..., frames, freqs)`` complex; frame t is centred on t * hop."""
         spectrum = torch.stft(

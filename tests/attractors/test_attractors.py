@@ -62,6 +62,9 @@ def test_every_formation_is_what_it_says(name: str, embedding: torch.Tensor, wei
     assert formed.assignments.shape == (B, C, T, F)
     torch.testing.assert_close(formed.similarity, similarity(formed.points))
     assert formed.assignments.requires_grad == kind.gradient_through_assignments
+    silent = formation.form(embedding, torch.zeros_like(weight), C, assignment=ideal)
+    assert torch.isfinite(silent.points).all()
+    assert torch.isfinite(silent.assignments).all()
     if kind.needs_assignment:
         with pytest.raises(UnmingleError, match="true sources"):
             formation.form(embedding, weight, C)

@@ -24,6 +24,7 @@ from by_equations import (
 from conftest import TINY_BLSTM, tiny_values
 from naive import Array
 from unmingle.audio import Samples
+from unmingle.errors import UnmingleError
 from unmingle.systems import EmbeddingSeparator, TwoStage, TwoStageConfig
 
 
@@ -97,3 +98,22 @@ def test_the_enhancement_network_hears_mixture_and_estimate(example_sources: Sam
     ):
         values = [run_network(system.refiner.network, blind(mask))[0] for mask in masks]
         assert np.abs(naive.softmax(np.stack(values)) - seen).max() > 0.02
+
+
+def test_the_second_part_learns_from_the_first_without_its_dropout(example_sources: Samples) -> None:
+    dropout = TINY_BLSTM | {"dropout": 0.5}
+    first = tiny_values(unit_norm=True, formation="soft_kmeans", mask="assignment", network=dropout)
+    system = _two_stage("enhancement", first=first)
+    system.choose_part("second")
+    system.train()
+    batch = batch_of(mixtures_of(example_sources)[:1])
+    losses = {float(system.loss(batch)["loss"].detach()) for _ in range(3)}
+    assert len(losses) == 1
+    assert system.first.training
+
+
+def test_a_first_system_without_gradient_is_not_trained_end_to_end(example_sources: Samples) -> None:
+    system = _two_stage("enhancement")  # With hard k-means.
+    system.choose_part("all")
+    with pytest.raises(UnmingleError, match="have no gradient"):
+        system.train().loss(batch_of(mixtures_of(example_sources)[:1]))

@@ -63,7 +63,7 @@ class DenoisingStream:
         self._frames = StftStream(self._stft, channels)
         self._level = system.frontend.initial_state(1)
         self._spectra = torch.zeros(channels, 0, self._stft.freqs, dtype=torch.complex64)
-        self._pushed = self._given = 0
+        self._pushed = self._given = self._samples = 0
         self._flat = self._ended = False
         waits = max(self.masks.look_ahead, self._prelude_frames) + self._post_gain.look_ahead
         self.lag_seconds = (waits * system.hop + self._stft.window_length) / system.sample_rate
@@ -103,6 +103,9 @@ class DenoisingStream:
     @torch.inference_mode()
     def _denoise(self, audio: Samples, *, ended: bool) -> tuple[Samples, Samples]:
         """At the model's rate: samples that are ready, and each new frame's gain in the upper half of the band."""
+        self._samples += audio.shape[1]
+        missing = self._stft.missing(self._samples) if ended else 0
+        audio = np.pad(audio, ((0, 0), (0, missing)))
         spectrum = self._frames.analyse(torch.from_numpy(audio), ended=ended)
         magnitude = spectrum.abs()
         if self.channels > 1:
@@ -124,7 +127,8 @@ class DenoisingStream:
             upper = slice(self._stft.freqs // 2, None)
             kept, all_ = (part[..., upper].abs().square().sum(dim=(0, 2)) for part in (masked, ready))
             gains = (kept / all_.clamp_min(1e-20)).sqrt().numpy()[None]
-        return self._frames.synthesise(masked, ended=ended).numpy(), gains
+        cleaned = self._frames.synthesise(masked, ended=ended).numpy()
+        return cleaned[:, : cleaned.shape[1] - missing], gains
 
     def _after_prelude(self, magnitude: Tensor, *, ended: bool) -> Tensor:
         """No frames until the prelude is complete; then all frames, with a state that the prelude has initialized."""

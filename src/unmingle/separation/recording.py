@@ -53,12 +53,18 @@ class RecordingSeparation:
         self._down = Resampler(sample_rate, system.sample_rate, 1)
         self._tracks: Tracks | None = None
         self._sum, self._count = 0.0, 0
+        self._pushed = 0
+        """Samples at the model's rate."""
 
     def __enter__(self) -> RecordingSeparation:
         return self
 
     def __exit__(self, *error: object) -> None:
         self._windows.__exit__(*error)
+
+    @property
+    def _offset(self) -> float:
+        return self._sum / max(self._count, 1)
 
     def push(self, audio: Samples) -> None:
         """First pass: push samples ``(samples,)``.
@@ -68,7 +74,11 @@ class RecordingSeparation:
         """
         self._sum += float(audio.sum(dtype=np.float64))
         self._count += len(audio)
-        self._windows.push(self._down.resample(audio[None], ended=False)[0])
+        self._push(self._down.resample(audio[None], ended=False)[0])
+
+    def _push(self, audio: Samples) -> None:
+        self._pushed += len(audio)
+        self._windows.push(audio)
 
     def finish(self) -> Tracks:
         """End the first pass: count, join and sort the speakers.
@@ -76,7 +86,8 @@ class RecordingSeparation:
         Raises:
             UnmingleError: the disk of the temporary folder is full.
         """
-        self._windows.push(self._down.resample(np.zeros((1, 0), dtype=np.float32), ended=True)[0])
+        self._push(self._down.resample(np.zeros((1, 0), dtype=np.float32), ended=True)[0])
+        self._push(np.full(self._windows.stft.missing(self._pushed), self._offset, dtype=np.float32))
         self._tracks = self._windows.finish()
         return self._tracks
 
@@ -93,7 +104,7 @@ class RecordingSeparation:
             converter = RateConverter(self._rate, model_rate, hop, 1, self._tracks.speakers)
         gains, taken, given = self._tracks.gains, 0, 0
         # A constant offset belongs to no speaker. Varying masks would turn it into a rumble.
-        offset = np.float32(self._sum / max(self._count, 1))
+        offset = np.float32(self._offset)
         for block, ended in _marked(blocks):
             taken += len(block)
             block = block - offset
@@ -129,17 +140,21 @@ class _Reconstruction:
         self._windows, self._device, self._tracks = windows, system.frontend.mean.device, tracks
         self._stft, self._hop = StftStream(windows.stft, 1), windows.stft.hop
         self._mixture = SampleQueue(1)
-        self._frame = 0
+        self._frame = self._samples = 0
 
     @torch.no_grad()
     def push(self, audio: Samples, *, ended: bool) -> Samples:
         """Push samples ``(samples,)``; returns the estimates that are ready. They add up to the mixture."""
+        self._samples += len(audio)
+        missing = self._windows.stft.missing(self._samples) if ended else 0
+        audio = np.pad(audio, (0, missing))
         self._mixture.add(audio[None])
         block = torch.from_numpy(np.ascontiguousarray(audio)).unsqueeze(0)
         spectrum = self._stft.analyse(block.to(self._device), ended=ended)
         masks = self._windows.masks(self._frame, spectrum.shape[1])
         self._frame += spectrum.shape[1]
         estimates = self._stft.synthesise(masks * spectrum, ended=ended).cpu().numpy()
+        estimates = estimates[:, : estimates.shape[1] - missing]
         start = self._mixture.taken
         mixture = self._mixture.take(estimates.shape[1])[0]
         return add_residual(mixture, estimates, self._tracks.gains, start / self._hop, 1 / self._hop)

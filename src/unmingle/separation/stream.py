@@ -145,6 +145,8 @@ class SeparationStream:
         offset = self._offset.push(audio)
         audio = audio - offset
         self._offsets.add(offset[None])
+        missing = self._stft.missing(self._samples) if ended else 0
+        audio = np.pad(audio, (0, missing))
         self._mixture.add(audio[None])
         spectrum = self._analysis.analyse(torch.from_numpy(audio)[None], ended=ended)
         masks, gains = self._masks.push(audio, spectrum, ended=ended)
@@ -152,6 +154,7 @@ class SeparationStream:
         waiting = torch.cat([self._spectrum, spectrum], dim=1)
         ready, self._spectrum = waiting[:, : masks.shape[1]], waiting[:, masks.shape[1] :]
         estimates = self._analysis.synthesise(masks * ready, ended=ended).numpy()
+        estimates = estimates[:, : estimates.shape[1] - missing]
         first = self._mixture.taken / self._hop - self._first_gain
         mixture = self._mixture.take(estimates.shape[1])[0]
         added = add_residual(mixture, estimates, self._gains, first, 1 / self._hop)

@@ -118,8 +118,9 @@ class WindowMasks:
     ) -> Tensor:
         """The masks of a window from frame ``first`` on, given to the speakers by their voices."""
         frames = masks.shape[1]
-        estimates = self._stft.synthesise(masks * spectrum, frames * self._hop).numpy()
-        voices.listen(estimates, first * self._hop, peak)
+        # Up to the centre of the last frame; see `Stft.missing`.
+        estimates = self._stft.synthesise(masks * spectrum, (frames - 1) * self._hop).numpy()
+        voices.listen(np.pad(estimates, ((0, 0), (0, self._hop))), first * self._hop, peak)
         # One cross-fade further, because it must not depend on what is decided later.
         voices.decide((until + _FADE_FRAMES) * self._hop)
         share = torch.from_numpy(voices.shares(first * self._hop, frames, self._hop))

@@ -9,6 +9,7 @@ from typing import ClassVar, Protocol
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
+from torch.nn import functional
 
 from unmingle.batch import MixtureBatch
 from unmingle.config import Config
@@ -209,8 +210,12 @@ class MaskingSystem(System):
         return Estimates(estimates, counted.count, counted.confidence)
 
     def _estimate(self, mixture: Tensor, speakers: int, sources: Tensor | None) -> Tensor:
-        spectra, masks = self.mask(mixture, speakers, sources=sources)
-        return self.frontend.stft.synthesise(apply_masks(spectra.spectrum, masks), mixture.shape[-1])
+        stft, samples = self.frontend.stft, mixture.shape[-1]
+        silence = (0, stft.missing(samples))
+        if sources is not None:
+            sources = functional.pad(sources, silence)
+        spectra, masks = self.mask(functional.pad(mixture, silence), speakers, sources=sources)
+        return stft.synthesise(apply_masks(spectra.spectrum, masks), samples)
 
 
 def _keep_loud(estimates: Tensor) -> Estimates:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from unmingle.batch import MixtureBatch
 from unmingle.counting import Counted
+from unmingle.errors import UnmingleError
 from unmingle.frontend import Spectra
 from unmingle.masks import loudest_masks
 from unmingle.networks import BlstmConfig, EnhancementNetwork, SecondStageNetwork
@@ -37,7 +38,7 @@ class TwoStageConfig(SystemConfig):
     def _one_front_end(self) -> TwoStageConfig:
         for name in ("sample_rate", "speakers", "fewest_speakers", "stft"):
             if getattr(self, name) != getattr(self.first, name):
-                raise ValueError(f"{name} differs between the two stages; state it once for both")
+                raise ValueError(f"{name} differs between the two stages; set it outside `first` only")
         return self
 
     def check_trainable(self) -> None:
@@ -112,6 +113,11 @@ class TwoStage(MaskingSystem):
             self.first.train(training)
         else:
             spectra, estimates = self.first.mask(batch.mixture, batch.sources.shape[1], batch.lengths)
+            if torch.is_grad_enabled() and not estimates.requires_grad:
+                raise UnmingleError(
+                    "The masks of the first system have no gradient, so part all cannot train it; choose formation "
+                    "soft_kmeans, or train the part second."
+                )
         masks = self.refine(spectra, estimates, batch.lengths)
         with torch.autocast(masks.device.type, enabled=False):
             error = mask_objective(self._config.objective, self.frontend.stft, spectra.spectrum, masks, batch)
