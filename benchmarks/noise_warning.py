@@ -1,4 +1,4 @@
-"""How often a noisy recording is called noisy, and a clean one.
+"""How often noisy and clean recordings get the noise warning.
 
     python benchmarks/noise_warning.py CORPUS [--split test] [--count 50]
 

@@ -2,9 +2,8 @@
 
     python benchmarks/side_by_side.py EXPERTS.safetensors -o OUT/generalist.safetensors [--units 528]
 
-One LSTM in which each of the two has a block of the units; its dense layer says the mean of what theirs say.
-Further units are fresh and say nothing yet. So a generalist that is to be trained as long as all networks of the
-mixture together has had the training of these two, which hear most of it, and need not begin from nothing.
+One LSTM holds both networks as separate blocks of units; its output is the mean of theirs. Further units start with
+output weight zero. A generalist that starts from it has had the training of these two networks.
 """
 
 from __future__ import annotations

@@ -209,7 +209,7 @@ def test_what_cannot_be_exported_is_said_in_a_sentence(run, tiny_model: Path, tm
     assert run("export", tiny_model, "-o", "out").code == 0
     assert "exists; add --overwrite" in run("export", tiny_model, "-o", "out").err
     assert "is exported; name the model" in run("export", "out", "-o", "again").err
-    with pytest.raises(UnmingleError, match="1 to 4 speakers; 9 were"):
+    with pytest.raises(UnmingleError, match="from 1 to 4; got 9"):
         load("out").system.separate(torch.zeros(1, 800), 9)
 
 
@@ -247,7 +247,7 @@ def test_more_speakers_than_fit_in_a_graph_are_refused(tmp_path: Path) -> None:
     export_model(_written(tiny_values(anchors=8), tmp_path), tmp_path / "exported")
     exported = load_system(tmp_path / "exported")
     assert exported.most_speakers() == 2
-    with pytest.raises(UnmingleError, match="1 to 2 speakers; 3 were"):
+    with pytest.raises(UnmingleError, match="from 1 to 2; got 3"):
         exported.separate(torch.zeros(1, 800), 3)
 
 

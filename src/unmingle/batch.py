@@ -1,4 +1,4 @@
-"""A batch of mixtures with what is known of them."""
+"""A batch of mixtures with their sources and labels."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ GENDERS = ("F", "M", "unknown")
 
 @dataclass
 class MixtureBatch:
-    """Mixtures with what is known of them. A mixture may hold noise beside its sources."""
+    """Mixtures with their sources and labels. A mixture may contain noise beside its sources."""
 
     mixture: Tensor
     """``(batch, samples)``."""
@@ -26,9 +26,10 @@ class MixtureBatch:
     snr: Tensor | None = None
     """``(batch,)``: active level of the speakers over the level of the noise in dB; None without noise."""
     gender: Tensor | None = None
-    """``(batch,)``: of the first speaker, an index into :data:`GENDERS`; None if nobody asked."""
+    """``(batch,)``: of the first speaker, an index into :data:`GENDERS`; None if it is not known for the batch."""
 
     def to(self, device: torch.device) -> MixtureBatch:
+        """Copy all tensors to a device."""
         moved: dict[str, Any] = {
             field.name: None if getattr(self, field.name) is None else getattr(self, field.name).to(device)
             for field in fields(self)

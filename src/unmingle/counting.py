@@ -23,9 +23,10 @@ _TRUST_AT_THRESHOLD, _TRUST_PER_DB = -1.67, 0.24
 """Logistic curve of the share of right counts over the distance of the outputs' levels from the threshold, fitted to
 validation mixtures by benchmarks/counting_confidence.py."""
 CLEANED_RANGE_DB = 10.0
-"""The same, if noise was removed before the mixture was separated."""
+"""In place of :data:`ENERGY_RANGE_DB`, if noise was removed before the mixture was separated."""
 _CLEANED_TRUST_PER_DB = 0.26
-"""Slope of the logistic curve for it. Both are chosen on validation mixtures by benchmarks/cleaned_counting.py."""
+"""Slope of the logistic curve for :data:`CLEANED_RANGE_DB`. Both were chosen on validation mixtures by
+benchmarks/cleaned_counting.py."""
 SPREAD_SHARE = 0.04
 """A direction with a smaller share of the embeddings' energy is not a speaker. The value is the best one on
 validation mixtures of one to three speakers, for deep clustering trained with one to three speakers."""

@@ -102,15 +102,15 @@ def to_onnx(graph: Graph) -> onnx.ModelProto:
 @contextmanager
 def _quiet() -> Iterator[None]:
     with warnings.catch_warnings():
-        # The exporter warns of itself, and of what tests show to be right: shapes in traces, batches of LSTMs.
+        # The exporter warns about itself, and about traced shapes and batches of LSTMs, which tests cover.
         warnings.simplefilter("ignore")
         yield
 
 
 def halved(model: onnx.ModelProto) -> bytes:
-    """A graph as bytes, its large constants in half precision where that loses nothing; it computes in single.
+    """Serialize a graph. Large constants are stored in half precision if that is exact; it computes in float32.
 
-    The weights of a model file are in half precision: the graph then takes half the space, and gives the same.
+    The weights of a model file are in half precision, so the graph takes half the space and gives the same.
     """
     import onnx
 
@@ -171,7 +171,7 @@ def _ports(model: onnx.ModelProto) -> dict[str, dict[str, list[int | str]]]:
 
 
 def _parameters(system: MaskingSystem, graphs: Collection[str]) -> dict[str, Any]:
-    """Those of attractor formations that are no graph."""
+    """Parameters of formations that run outside the graphs."""
     first = system.first if isinstance(system, TwoStage) else system
     if not isinstance(first, EmbeddingSeparator) or any(name.startswith("masks_") for name in graphs):
         return {}

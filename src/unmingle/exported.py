@@ -113,7 +113,10 @@ class ExportedEmbeddingSeparator(EmbeddingSeparator):
         if not self._graphs:
             return super().masks_of(embedding, weight, speakers)
         if speakers not in self._graphs:
-            raise UnmingleError(f"This model was not exported for {speakers} speakers.")
+            known = ", ".join(map(str, sorted(self._graphs)))
+            raise UnmingleError(
+                f"This exported model separates {known} speakers, not {speakers}; load the original model."
+            )
         masks, attractors = self._graphs[speakers]("masks", "attractors", embedding=embedding, weight=weight)
         return masks, attractors
 

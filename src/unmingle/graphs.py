@@ -69,7 +69,10 @@ def graphs_of(system: System) -> dict[str, Graph]:
         axes = {"magnitude": {0: "batch", 1: "frames"}, "masks": {0: "batch", 2: "frames"}}
         return {"masks.onnx": Graph(_Inferred(system), {"magnitude": _magnitude(system)}, ["masks"], axes)}
     if not isinstance(system, EmbeddingSeparator):
-        raise UnmingleError("This kind of system cannot be exported: graphs.py has no graph for it.")
+        raise UnmingleError(
+            f"A {type(system).__name__} cannot be exported; export an embedding separator, uPIT, a two-stage system, "
+            "or a denoiser."
+        )
     if system.needs_sources:
         raise UnmingleError(
             "Oracle attractors cannot be exported: they need the true sources; export a model with another formation."

@@ -141,7 +141,9 @@ def read_facts(path: Path) -> tuple[SystemConfig, ModelFacts]:
         raise UnmingleError(f"{path} is not a safetensors file, or is damaged; fetch it again.") from error
     version = metadata.get("format_version")
     if version is None or "config" not in metadata:
-        raise UnmingleError(f"{path} holds weights, but is not a model of unmingle (it has no config).")
+        raise UnmingleError(
+            f"{path} has weights but no config of unmingle; give a file made by `unmingle train`."
+        )
     if version not in ("2", FORMAT_VERSION):
         raise UnmingleError(
             f"{path} has model format {version!r}, this release reads {FORMAT_VERSION}; "
@@ -152,7 +154,9 @@ def read_facts(path: Path) -> tuple[SystemConfig, ModelFacts]:
         config = SYSTEM_CONFIG.validate_python(_upgraded(values) if version == "2" else values)
         facts = ModelFacts.model_validate_json(metadata.get("facts", "{}"))
     except (ValueError, KeyError, RecursionError) as error:
-        raise UnmingleError(f"{path} has a config that this release does not understand.") from error
+        raise UnmingleError(
+            f"{path} has a config that this release cannot read; use the release that wrote it, or fetch it again."
+        ) from error
     return config, facts
 
 

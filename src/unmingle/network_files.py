@@ -56,7 +56,10 @@ def load_network(kind: str, path: Path, build: Callable[..., Network]) -> Networ
     except (SafetensorError, OSError) as error:
         raise damaged from error
     if metadata.get("format_version") != kind:
-        raise UnmingleError(f"{path} is not a {kind.split('-')[0].replace('_', ' ')} of this release.")
+        what = kind.split("-")[0].replace("_", " ")
+        raise UnmingleError(
+            f"{path} is not a {what} of this release; fetch it again, or use the release that wrote it."
+        )
     try:
         network = build(**json.loads(metadata["config"]))
         network.load_state_dict(

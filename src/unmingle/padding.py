@@ -27,7 +27,7 @@ def within(lengths: Tensor, size: int, device: torch.device | None = None) -> Te
     Args:
         lengths: ``(batch,)``, in samples or in frames, as ``size`` is.
         size: of the padded dimension.
-        device: of the answer; that of ``lengths`` if not given.
+        device: of the result (default: that of ``lengths``).
     """
     device = device or lengths.device
     return torch.arange(size, device=device) < lengths.to(device)[:, None]

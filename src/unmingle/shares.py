@@ -30,7 +30,7 @@ class Share:
     """N."""
 
     def pick(self, units: Sequence[Unit]) -> list[Unit]:
-        """Its units."""
+        """The units of this share."""
         return list(units[self.number - 1 :: self.of])
 
 
@@ -42,7 +42,7 @@ def parse_share(text: str) -> Share:
     """``I/N`` as a share.
 
     Raises:
-        UnmingleError: it is none.
+        UnmingleError: the text is not I/N.
     """
     parts = text.split("/")
     if len(parts) == 2 and all(part.isascii() and part.isdigit() for part in parts):

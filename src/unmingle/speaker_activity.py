@@ -49,7 +49,7 @@ class SpeakerActivityConfig(Config):
 
 @dataclass(frozen=True)
 class ActivityInputs:
-    """What the network sees of a recording, or of a batch of them."""
+    """Input of the network, for one recording or a batch."""
 
     power: Tensor
     """Of the mixture, relative to its mean, ``(batch, frames, freqs)``."""
@@ -69,8 +69,8 @@ class SpeakerActivity(nn.Module):
 
     A step is two frames. Of each step, the probabilities are those of every speaker alone, and at last that of
     several speakers. Speakers may have any order and number: each has the same network, which hears the mean of
-    the others after every second layer. A window of twice the length is taken for one of the known length
-    (:func:`with_half_the_window`).
+    the others after every second layer. If the window is twice as long as in training, the
+    inputs are converted (:func:`with_half_the_window`).
     """
 
     def __init__(self, config: SpeakerActivityConfig) -> None:
@@ -142,7 +142,7 @@ def _steps(frames: Tensor) -> Tensor:
 
 
 def speech_weight(energy: Tensor) -> Tensor:
-    """How much each frame counts as speech, 0 to 1, of energies ``(..., frames)``."""
+    """Weight of each frame as speech, 0 to 1, from energies ``(..., frames)``."""
     return (_LOUD * energy / energy.mean(dim=-1, keepdim=True).clamp_min(1e-20)).clamp(0.0, 1.0)
 
 
@@ -153,9 +153,9 @@ def relative_power(magnitude: Tensor) -> Tensor:
 
 
 def with_half_the_window(inputs: ActivityInputs) -> ActivityInputs:
-    """What the inputs would be, about, with half the window.
+    """Approximate the inputs for a window of half the length.
 
-    Each second bin gets the power of its neighbours, a half of each.
+    Every second bin gets half the power of each of its neighbours.
     """
     power = _half_the_bins(inputs.power)
     freqs = inputs.power.shape[-1], power.shape[-1]

@@ -44,7 +44,7 @@ class SpeakerEncoderConfig(Config):
 class SpeakerEncoder(nn.Module):
     """Audio ``(batch, samples)`` to speaker embeddings ``(batch, dim)`` of unit length.
 
-    :meth:`frames` computes what a frame tells, and :meth:`pool` the embedding of any weighted set of frames. So many
+    :meth:`frames` computes features of frames, and :meth:`pool` the embedding of any weighted set of frames. So many
     overlapping pieces of a recording cost little more than one.
     """
 
@@ -72,7 +72,7 @@ class SpeakerEncoder(nn.Module):
         return found
 
     def frames(self, features: Tensor) -> Tensor:
-        """What every frame tells, ``(batch, channels, frames)``, from :meth:`features`."""
+        """Frame features ``(batch, channels, frames)``, from :meth:`features`."""
         hidden = functional.relu(self.input_norm(self.input(features.transpose(1, 2))))
         for block in self.blocks:
             hidden = block(hidden)

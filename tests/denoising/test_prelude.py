@@ -33,7 +33,8 @@ def _swelling(samples: int, seed: int = 0) -> Tensor:
 
 def _slowly(system: DenoisingSystem, mixture: Tensor, expert: int) -> Tensor:
     """The estimate of ``(samples,)`` by one network that hears 25 frames, then all, frame by frame."""
-    spectrum = system.frontend.stft.analyse(mixture[None])
+    whole_hops = torch.nn.functional.pad(mixture, (0, -len(mixture) % system.hop))
+    spectrum = system.frontend.stft.analyse(whole_hops[None])
     magnitude = spectrum.abs()
     total, level, masks = magnitude.shape[1], system.frontend.initial_state(1), []
     network = system.experts[expert]

@@ -83,7 +83,12 @@ TESTS = {
     ],
     "systems/mask_inference.py": [UPIT, TWO_STAGES, "systems/test_systems.py"],
     "systems/two_stage.py": [TWO_STAGES, "systems/test_systems.py"],
-    "systems/base.py": [*WHOLE, "systems/test_systems.py", "test_counting.py", "systems/test_end_of_audio.py"],
+    "systems/base.py": [
+        *WHOLE,
+        "systems/test_systems.py",
+        "test_counting.py",
+        "systems/test_end_of_audio.py",
+    ],
     "systems/oracle.py": ["systems/test_systems.py", "test_stft_and_masks.py"],
     "systems/denoiser.py": [DENOISERS, *EXPERTS],
     "systems/embedding_steps.py": ["systems/test_embedding_steps.py"],

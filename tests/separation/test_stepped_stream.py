@@ -48,7 +48,8 @@ def _offline(system: EmbeddingSeparator, mixture: Samples) -> Samples:
     offset = OffsetTracker(RATE).push(mixture)
     audio = mixture - offset
     with torch.no_grad():
-        spectra, masks = system.mask(torch.from_numpy(audio)[None], 2)
+        whole_hops = np.pad(audio, (0, -len(audio) % HOP))
+        spectra, masks = system.mask(torch.from_numpy(whole_hops)[None], 2)
         masked = apply_masks(spectra.spectrum, masks)
         estimates = system.frontend.stft.synthesise(masked, len(audio))[0].numpy()
     upper = masked[0, :, :, system.frontend.stft.freqs // 2 :].abs().square().sum(dim=2).double().numpy()

@@ -60,7 +60,7 @@ class AnchoredAttractors(AttractorFormation):
     ) -> Attractors:
         with torch.no_grad():
             subset = self.choose_subset(embedding, weight, speakers)
-        # The choice is discrete, so only the chosen subset needs a gradient: a fifteenth of the work.
+        # The choice is discrete, so only the chosen subset is computed again with gradients.
         chosen = self.anchors[subset]
         assignments = anchor_assignments(embedding, chosen)
         points = centroids(embedding, assignments, weight)

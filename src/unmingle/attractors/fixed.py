@@ -20,7 +20,7 @@ class FixedAttractors(AttractorFormation):
     """Stored points. They do not depend on the mixture, so a single frame is enough.
 
     Args:
-        speakers: number of points. The number of outputs is always the same.
+        speakers: number of points, which is the maximum number of speakers.
         dimension: K, the dimension of the embedding.
     """
 

@@ -87,13 +87,17 @@ class RunningAttractors(AttractorFormation):
     ) -> Attractors:
         """Attractors of all frames, in ``path``. ``points`` has those of the last frame.
 
-        ``assignments`` has the assignments of every frame to the attractors of the frame before.
+        ``assignments`` has the assignments of every frame to the attractors of the frame before. Up to the first
+        frame with weight, these are the first attractors.
         """
         state = RunningState(speakers)
         path = self.step(embedding, weight, state, ended=True)
         assert state.points is not None
         assert state.first is not None
         before = torch.cat([state.first.unsqueeze(1), path[:, :-1]], dim=1)
+        # The frames before the first attractors have none.
+        begun = (weight.sum(dim=2) > 0).cumsum(dim=1) - (weight.sum(dim=2) > 0).long() > 0
+        before = torch.where(begun[..., None, None], before, state.first.unsqueeze(1))
         flat = embedding.flatten(0, 1).unsqueeze(1)  # One frame each.
         assignments = self.assign(flat, before.flatten(0, 1))
         assignments = assignments.reshape(*embedding.shape[:2], *assignments.shape[1:])[:, :, :, 0]

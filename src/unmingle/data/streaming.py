@@ -51,8 +51,8 @@ class StreamedMixtures:
         config: the window.
         seed: of the run.
         make: makes the mixer of a window; it can be pickled.
-        cache: folder for decoded files (default: that of the user). Only those of the last window and the next file
-            are kept, whatever run on the same tar files they are from.
+        cache: folder for decoded files (default: that of the user). Only the files of the
+            current window and the next file stay there; those of other runs on the same tar files are removed.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
-"""Masks every 16 ms or oftener, also from a system whose frames are farther apart.
+"""Masks at least every 16 ms.
 
-Such a system hears each window twice. The second time, its frames lie between those of the first time. An estimate is
-then the mean of two, and has smaller errors.
+A system with a longer hop runs twice on each window, shifted by half a hop. Each estimate is the mean of both
+runs, which has smaller errors.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The constant part of a stream: taken off before the masks, and given back after them.
+"""The constant (DC) offset of a stream.
 
-A microphone's constant offset is nobody's voice, and masks that change would make a rumble of it. A file
-has one mean; a stream has a slow low-pass, whose output is the offset of the moment.
+It is subtracted before the masks are applied, and added to the outputs afterwards, because masks that vary would turn
+it into low-frequency noise. A file uses its mean; a stream uses a slow low-pass filter.
 """
 
 from __future__ import annotations

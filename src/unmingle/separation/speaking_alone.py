@@ -89,8 +89,8 @@ def activity_inputs(
 def alone_or_several(network: SpeakerActivity, inputs: ActivityInputs) -> Samples:
     """Chance of each speaker alone and, at last, of several, in each frame: ``(speakers + 1, frames)``.
 
-    The more of the speech is of several speakers, the less it is believed that one is alone. For who speaks all the
-    time is taken to be alone wherever the others are weak.
+    If several speakers are heard in a large part of the speech, the chances that one speaks alone are lowered.
+    Otherwise a speaker who speaks all the time would be given every frame in which the others are weak.
 
     Args:
         network: gives the chances.

@@ -92,8 +92,8 @@ class StreamVoices:
     def shares(self, first: int, frames: int, hop: int) -> Samples:
         """How much of each source goes to each speaker in each frame, ``(sources, speakers, frames)``, 0 to 1.
 
-        The first frame starts at sample ``first``, the next ``hop`` samples later. What is not decided yet is as in
-        the last piece that is.
+        The first frame starts at sample ``first``, the next ``hop`` samples later. Pieces that are not decided
+        yet get the speaker of the last decided piece.
         """
         labels = self._decided if self._decided.shape[1] else np.arange(self._speakers)[:, None]
         start = (first - self._first * self._length) / self._rate

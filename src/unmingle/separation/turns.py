@@ -39,7 +39,7 @@ def hear(encoder: SpeakerEncoder, estimates: Samples, sample_rate: int, scale: f
         encoder: recognizes voices.
         estimates: ``(sources, samples)``.
         sample_rate: of them, in hertz.
-        scale: by which they were divided. The level is that without the division.
+        scale: factor by which the estimates were divided. The level is that of the undivided estimates.
     """
     audio = torch.from_numpy(resample(estimates, sample_rate, encoder.config.sample_rate))
     with torch.inference_mode():

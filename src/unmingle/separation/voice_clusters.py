@@ -38,8 +38,8 @@ _WINDOW_MARGIN = 10.0
 _STREAM_MARGIN = 20.0
 """The same for the last minutes of a stream. More than in a window, because past output is not revised."""
 _QUIET_MARGIN, _QUIET_SHARE = 50.0, 0.02
-"""What they must gain besides in the whole recording, if a source has less than such a share of the speech of the
-other. There may be one speaker, and one voice varies, too."""
+"""Additional gain over the whole recording, if one source has less than 2 % of the speech of another. Such a
+recording may have one speaker whose voice varies."""
 _STARTS, _STRETCH, _ITERATIONS = 8, 16, 10
 """Number of starts of each kind; pieces in a stretch; rounds from each start."""
 _MORE = np.array([13.4, 3.0, -5.4, 0.1])

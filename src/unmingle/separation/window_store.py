@@ -114,7 +114,7 @@ class WindowStore:
         return np.frombuffer(content, dtype=np.float16).reshape(kept.shape)
 
     def energies(self, number: int, *, upper: bool = False) -> Samples:
-        """Energy of each of a window's sources in each frame, and what each two of them have in common.
+        """Energy of each source of a window, and cross-energy of each pair of sources, in each frame.
 
         Args:
             number: of the window.

@@ -194,9 +194,8 @@ class MaskingSystem(System):
         if speakers is not None:
             most = self.most_speakers()
             if speakers < 1 or (most is not None and speakers > most):
-                raise UnmingleError(
-                    f"This model separates 1 to {most or 'any number of'} speakers; {speakers} were asked for."
-                )
+                allowed = "at least 1" if most is None else f"from 1 to {most}"
+                raise UnmingleError(f"The number of speakers must be {allowed}; got {speakers}.")
             count = torch.full((len(mixture),), speakers, device=mixture.device)
             trust = torch.ones(len(mixture), device=mixture.device)
             return Estimates(self._estimate(mixture, speakers, sources), count, trust)

@@ -153,7 +153,8 @@ class Denoiser(DenoisingSystem):
     ) -> tuple[Spectra, Tensor]:
         spectra: Spectra = self.frontend(mixture)
         features, _, _ = self.with_prelude(spectra, lengths)
-        return spectra, torch.sigmoid(self.network(features)[:, self.prelude_frames :]).unsqueeze(1)
+        logits = self.network(features)[:, self.prelude_frames :].float()
+        return spectra, torch.sigmoid(logits).unsqueeze(1)
 
     def loss(self, batch: MixtureBatch) -> dict[str, Tensor]:
         spectra, masks = self.mask(batch.mixture, 1)

@@ -47,7 +47,7 @@ _FIRST_SCALE = 5.0
 
 
 class EmbeddingSeparatorConfig(SystemConfig):
-    """All that makes one embedding separator; the defaults are the ADANet of Luo et al. 2018."""
+    """Settings of an embedding separator. The defaults are ADANet (Luo et al. 2018)."""
 
     kind: Literal["embedding_separator"] = "embedding_separator"
     network: AnyEmbeddingNetworkConfig = BlstmConfig()
@@ -60,8 +60,9 @@ class EmbeddingSeparatorConfig(SystemConfig):
     weight: WeightConfig = WeightConfig()
     """Which bins form attractors and enter the affinity loss."""
     evaluation_weight: WeightConfig | None = None
-    """Which bins form attractors at test time; like ``weight`` if not given."""
+    """Which bins form attractors at test time (default: ``weight``)."""
     anchors: int = Field(6, ge=1, le=16)
+    """N, number of anchors."""
     hardness: float = Field(5.0, gt=0.0)
     """Alpha of soft k-means."""
     unfolded_steps: int = Field(10, ge=1, le=100)
@@ -76,11 +77,11 @@ class EmbeddingSeparatorConfig(SystemConfig):
     assignment: Literal["ibm", "irm"] = "ibm"
     """The ideal assignment Y."""
     mask: MaskName = "softmax"
-    """``softmax`` or ``sigmoid`` of the dot products with the attractors; ``softmax_with_rest``: one more class,
-    whose dot product is 0, takes what is no speaker's (ours, for noise); ``hard``: 1 for the largest
-    dot product; ``assignment``: what the formation itself says (k-means: binary masks)."""
+    """``softmax`` or ``sigmoid`` of the dot products with the attractors; ``softmax_with_rest``: one more class
+    with dot product 0 for noise (ours); ``hard``: 1 for the largest dot product; ``assignment``: the formation's
+    assignments (k-means: binary masks)."""
     evaluation_mask: MaskName | None = None
-    """At test time; like ``mask`` if not given."""
+    """At test time (default: ``mask``)."""
     objective: ObjectiveName | Literal["affinity"] = "mask_error"
 
     @model_validator(mode="after")
@@ -148,7 +149,7 @@ class EmbeddingSeparator(MaskingSystem):
         return spectra, self.normalized(self.network(spectra.features, self._frames(lengths)))
 
     def normalized(self, embedding: Tensor) -> Tensor:
-        """What the network gave, in float32, of length one if the config says so."""
+        """Embeddings in float32, scaled to unit length if ``unit_norm`` is set."""
         return unit_norm(embedding) if self._config.unit_norm else embedding.float()
 
     def weight(self, spectra: Spectra, lengths: Tensor | None = None, *, training: bool = False) -> Tensor:
@@ -273,12 +274,14 @@ class EmbeddingSeparator(MaskingSystem):
         return self.formation.form(embedding, weight, speakers, assignment=assignment)
 
     def formed_attractors(self, speakers: int) -> int:
-        """How many attractors are formed to separate so many speakers."""
+        """Number of attractors to form in order to separate ``speakers`` speakers."""
         return self.speakers if self._always_all() and speakers < self.speakers else speakers
 
     def _always_all(self) -> bool:
-        """Whether the attractors stand for the largest number of speakers, whoever talks (Luo, Table V)."""
-        return self._config.fewest_speakers is not None and self.formation.most_speakers() is not None
+        """Whether the maximum number of attractors is always formed (Luo et al. 2018, Table V)."""
+        several = self._config.fewest_speakers is not None and self.formation.most_speakers() is not None
+        # Any subset of fixed attractors would be arbitrary.
+        return several or self.formation.collected
 
     @torch.no_grad()
     def oracle_attractors(self, batch: MixtureBatch) -> Tensor:
@@ -303,8 +306,8 @@ class EmbeddingSeparator(MaskingSystem):
         return self.network.multiply_accumulates(frames) + bins * dots * self._config.dimension
 
     def working_bytes(self, seconds: float, speakers: int) -> int:
-        # Measured by benchmarks/separation_speed.py: the embedding twice (products want it in another
-        # order), and a dozen arrays of the spectrogram's size, several of them once per speaker.
+        # The embedding and its copies in the formation, 6 arrays of the spectrogram's size, 8 more per speaker, and
+        # the network's own. Measured by benchmarks/separation_speed.py.
         bins = self.frontend.stft.frames(round(seconds * self.sample_rate)) * self.frontend.stft.freqs
         embeddings = self.formation.working_copies * self._config.dimension
         return 4 * bins * (embeddings + 6 + 8 * speakers + self.network.working_channels)

@@ -38,8 +38,7 @@ class LocalExpertsConfig(DenoisingConfig):
     latent: Literal["snr", "gender", "spectrum"] = "snr"
     """The property of mixtures by which the specialists are divided. ``snr``: the nearest of ``snr_levels``.
     ``gender``: of the speaker, two specialists. ``spectrum`` (ours, needs no labels): clusters of mixtures by mean
-    and
-    standard deviation of their features in bands."""
+    and standard deviation of their features in bands."""
     snr_levels: list[float] = Field([-5.0, 0.0, 5.0, 10.0], min_length=2, max_length=64)
     clusters: int = Field(4, ge=2, le=64)
     """Number of specialists for the latent space ``spectrum``."""
@@ -80,7 +79,8 @@ class LocalExperts(DenoisingSystem):
     - ``choice`` (ours): the gate alone minimizes the expected objective of a specialist drawn from the soft gate
       (Eq. 5). So a wrong choice counts by its cost; for the cross-entropy all wrong choices are equal.
     - ``all``: joint training. The estimate is a sum of all specialists' estimates. Their weights are a softmax of
-      ``sharpness`` times the gate's scores (Eq. 4 and 5), and all networks get a gradient.
+      ``sharpness`` times the gate's scores (Eq. 4 and 5), and all networks with a weight of at least
+      0.01 get a gradient.
     """
 
     statistics_mixtures = 400

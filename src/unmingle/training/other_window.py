@@ -24,8 +24,8 @@ def at_frequencies(
     """The weights, interpolated between the frequencies that the network knows.
 
     A frequency between two known ones gets the mean of their weights. Inputs are scaled so that their sum stays
-    the same, since neighbouring bins are alike. Above the highest known frequency nothing is taken in, and the
-    embedding is that of the highest.
+    the same, since neighbouring bins are alike. Above the highest known frequency, input weights are zero and
+    outputs are those of the highest frequency.
 
     Args:
         weights: of an embedding separator with a BLSTM.

@@ -1,4 +1,4 @@
-"""Recordings that a system has separated: from them, the networks that recognize speakers learn.
+"""Training data of the speaker encoder and the activity network: mixtures that a system has separated.
 
     python -m unmingle.training.separated_recordings RECIPE --data CORPUS -o FOLDER
 
@@ -95,7 +95,9 @@ def recordings_of(folder: Path) -> dict[int, list[Path]]:
     for path in sorted(folder.glob("*-*.npz")):
         paths.setdefault(int(path.name.split("-")[0]), []).append(path)
     if not paths:
-        raise UnmingleError(f"{folder} has no separated recordings.")
+        raise UnmingleError(
+            f"{folder} has no separated recordings; make them with python -m unmingle.training.separated_recordings."
+        )
     return paths
 
 
@@ -116,7 +118,7 @@ def separator(name: str) -> EmbeddingSeparator:
     """
     system = load_system(name)
     if not isinstance(system, EmbeddingSeparator):
-        raise UnmingleError(f"{name} does not separate speakers.")
+        raise UnmingleError(f"{name} is not an embedding separator; name one with --model.")
     return system
 
 

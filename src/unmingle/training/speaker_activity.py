@@ -1,4 +1,4 @@
-"""Train the network that tells who is heard alone (see :mod:`unmingle.speaker_activity`).
+"""Train the activity network, which finds the frames with a single speaker (:mod:`unmingle.speaker_activity`).
 
     python -m unmingle.training.speaker_activity FOLDER -o ACTIVITY.safetensors
 

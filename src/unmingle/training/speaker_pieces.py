@@ -35,7 +35,7 @@ from unmingle.training.separated_recordings import read_separated, recordings_of
 _RATE, _WARMUP, _CONSTANT = 4e-4, 50, 0.4
 """Learning rate; steps in which it rises; share of the steps until it decays."""
 _SCALE = 16.0
-"""Of cosines, at first."""
+"""Initial factor of the cosines."""
 _OTHERS = 0.3
 """Weight of the loss among all speakers of the batch."""
 _APART = 4
@@ -43,7 +43,7 @@ _APART = 4
 _LEAST, _HEARD = 0.02, 2.0
 """Weight below which a piece does not count; weight of pieces from which a speaker's voice is known."""
 _RECORDINGS, _SECONDS = 6, 16.0
-"""Of a batch."""
+"""Recordings per batch, and their length in seconds."""
 _AVERAGE, _REPORT_EVERY = 0.99, 100
 
 
@@ -67,7 +67,7 @@ def hear_pieces(encoder: SpeakerEncoder, estimates: Tensor, energy: Tensor, feat
     """The pieces of ``estimates``, as :func:`unmingle.separation.turns.hear` cuts them, with gradients.
 
     Args:
-        encoder: hears.
+        encoder: the speaker encoder.
         estimates: at the encoder's rate, ``(estimates, samples)``.
         energy: of each speaker in each estimate, ``(estimates, speakers, frames)``.
         features: of the estimates, ``(estimates, features, bands)``.
@@ -200,7 +200,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         system, encoder = separator(arguments.model), load_speaker_encoder(arguments.init_from)
         if system.sample_rate != encoder.config.sample_rate:
             raise UnmingleError(
-                f"the system runs at {system.sample_rate} Hz, the encoder at {encoder.config.sample_rate} Hz"
+                f"The system runs at {system.sample_rate} Hz, the encoder at {encoder.config.sample_rate} Hz; choose "
+                "an encoder of the same rate."
             )
         train_on_pieces(
             encoder, arguments.recordings, FineMasks(system).stft, arguments.output, arguments.steps
