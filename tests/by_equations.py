@@ -20,6 +20,7 @@ from conftest import TINY_BLSTM
 from naive import Array
 from unmingle.audio import Samples
 from unmingle.batch import MixtureBatch
+from unmingle.perceptual import perceptual_distance
 from unmingle.systems import EmbeddingSeparator, MaskInference, MaskingSystem, TwoStage
 
 HOP = 128
@@ -88,14 +89,18 @@ def error_of(
 ) -> float:
     """The objective of the system's config: smaller is better."""
     objective, spectrum = system.config.model_dump()["objective"], spectrum_of(system, mixture)
-    if objective in ("si_sdr", "snr", "si_sdr_and_spectrum"):
+    if objective in ("si_sdr", "snr", "si_sdr_and_spectrum", "perceptual"):
         stft = system.config.stft
         size = (stft.window_length, stft.hop, len(mixture), stft.window == "sqrt_hann")
         estimates = np.stack([naive.istft(mask * spectrum, *size) for mask in masks])
         errors = naive.waveform_errors(estimates, sources, mixture, objective != "snr")
-        if objective == "si_sdr_and_spectrum":
+        if objective in ("si_sdr_and_spectrum", "perceptual"):
             for length in (stft.window_length // 2, stft.window_length, 2 * stft.window_length):
                 errors += 400 / 3 * naive.compressed_spectrum_errors(estimates, sources, mixture, length)
+        if objective == "perceptual":
+            # Compared with the package pesq in test_perceptual.py.
+            pairs = [[_perceptual(estimate, source) for estimate in estimates] for source in sources]
+            errors += 10 * np.array(pairs)
     else:
         rule = {
             "mask_error": naive.mask_errors,
@@ -104,6 +109,11 @@ def error_of(
         }[objective]
         errors = rule(spectrum, masks, np.stack([spectrum_of(system, s) for s in sources]))
     return float(np.diagonal(errors).mean()) if ordered else naive.least_over_orders(errors)
+
+
+def _perceptual(estimate: Array, source: Array) -> float:
+    heard, wanted = (torch.tensor(audio, dtype=torch.float32)[None] for audio in (estimate, source))
+    return float(perceptual_distance(heard, wanted))
 
 
 def assert_loss(system: MaskingSystem, batch: MixtureBatch, expected: list[float]) -> None:

@@ -25,7 +25,7 @@ LAYERS = [
     {"audio_blocks", "audio_stream", "file_batches"},
     {"metrics", "remote"},
     {"permutation", "frontend"},
-    {"attractors", "counting", "losses", "speaker_encoder", "speaker_activity"},
+    {"attractors", "counting", "losses", "perceptual", "speaker_encoder", "speaker_activity"},
     {"systems"},
     {"exported_files"},
     {"exported", "graphs"},

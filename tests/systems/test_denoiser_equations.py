@@ -79,7 +79,13 @@ def _gate_scores(system: LocalExperts, magnitude: Array) -> Array:
 
 @pytest.mark.parametrize(
     ("prelude", "sharpness", "objective"),
-    [(0.0, 30.0, "snr"), (0.4, 12.0, "snr"), (0.4, 12.0, "si_sdr"), (0.4, 12.0, "si_sdr_and_spectrum")],
+    [
+        (0.0, 30.0, "snr"),
+        (0.4, 12.0, "snr"),
+        (0.4, 12.0, "si_sdr"),
+        (0.4, 12.0, "si_sdr_and_spectrum"),
+        (0.4, 12.0, "perceptual"),
+    ],
 )
 def test_losses_and_masks_of_local_experts(
     prelude: float, sharpness: float, objective: str, example_sources: Samples

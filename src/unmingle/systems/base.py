@@ -18,6 +18,7 @@ from unmingle.errors import UnmingleError
 from unmingle.frontend import FrontEnd, Spectra, StftConfig
 from unmingle.masks import apply_masks
 from unmingle.padding import within
+from unmingle.perceptual import PESQ_RATE
 
 
 @dataclass
@@ -140,6 +141,14 @@ class SystemConfig(Config):
     def _counts(self) -> SystemConfig:
         if self.fewest_speakers is not None and self.fewest_speakers > self.speakers:
             raise ValueError(f"fewest_speakers {self.fewest_speakers} is more than speakers {self.speakers}")
+        return self
+
+    @model_validator(mode="after")
+    def _has_the_rate_of_pesq(self) -> SystemConfig:
+        if getattr(self, "objective", None) == "perceptual" and self.sample_rate != PESQ_RATE:
+            raise ValueError(
+                f"the objective perceptual needs sample_rate {PESQ_RATE}, got {self.sample_rate}"
+            )
         return self
 
     def check_trainable(self) -> None:

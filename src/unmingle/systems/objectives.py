@@ -17,17 +17,27 @@ from unmingle.losses import (
 )
 from unmingle.masks import apply_masks, wiener_filter_mask
 from unmingle.padding import frame_count, within
+from unmingle.perceptual import pairwise_perceptual_distance
 from unmingle.stft import Stft
 
 ObjectiveName = Literal[
-    "mask_error", "magnitude_error", "phase_sensitive_error", "si_sdr", "snr", "si_sdr_and_spectrum"
+    "mask_error",
+    "magnitude_error",
+    "phase_sensitive_error",
+    "si_sdr",
+    "snr",
+    "si_sdr_and_spectrum",
+    "perceptual",
 ]
 """Luo's Eq. 13 with WFM targets; Mobin's Eq. 9 (also Isik's enhancement and uPIT's amplitude); uPIT's
-phase-sensitive approximation; SI-SDR or SNR of waveforms, and SI-SDR with a compressed-spectrum term (ours)."""
+phase-sensitive approximation; SI-SDR or SNR of waveforms; SI-SDR with a compressed-spectrum term (ours);
+``perceptual``: that and the distance of PESQ, at 16 kHz (ours)."""
 _RESOLUTIONS = (0.5, 1.0, 2.0)
 """Window lengths of the compressed-spectrum term, relative to the system's."""
 _SPECTRUM_WEIGHT = 400.0
 """Weight of the compressed-spectrum term (the mean over its resolutions), in dB."""
+_PERCEPTUAL_WEIGHT = 10.0
+"""Weight of PESQ's distance, in dB."""
 
 
 def mask_objective(
@@ -56,19 +66,22 @@ def mask_objective(
 def _pairwise(
     objective: ObjectiveName, stft: Stft, spectrum: Tensor, masks: Tensor, batch: MixtureBatch
 ) -> Tensor:
-    if objective in ("si_sdr", "snr", "si_sdr_and_spectrum"):
+    if objective in ("si_sdr", "snr", "si_sdr_and_spectrum", "perceptual"):
         estimates = stft.synthesise(apply_masks(spectrum, masks), batch.mixture.shape[-1])
         if batch.lengths is not None:
             estimates = estimates * within(batch.lengths, estimates.shape[-1]).unsqueeze(1)
         pairwise = pairwise_waveform_error(
             estimates, batch.sources, batch.active, batch.mixture, scale_invariant=objective != "snr"
         )
-        if objective == "si_sdr_and_spectrum":
+        if objective in ("si_sdr_and_spectrum", "perceptual"):
             for transform in (_scaled(stft, factor) for factor in _RESOLUTIONS):
                 spectral = pairwise_compressed_spectrum_error(
                     estimates, batch.sources, batch.mixture, transform, batch.lengths
                 )
                 pairwise = pairwise + _SPECTRUM_WEIGHT / len(_RESOLUTIONS) * spectral
+        if objective == "perceptual":
+            distance = pairwise_perceptual_distance(estimates, batch.sources, batch.active)
+            pairwise = pairwise + _PERCEPTUAL_WEIGHT * distance
         return pairwise
     sources, magnitude = stft.analyse(batch.sources), spectrum.abs()
     if batch.lengths is not None:
