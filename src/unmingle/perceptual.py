@@ -187,4 +187,4 @@ def _over_time(disturbance: Tensor) -> Tensor:
     """Of frames ``(batch, frames)``: the norm of order 6 in intervals, then of order 2 over these. ``(batch,)``."""
     size = min(_SYLLABLE, disturbance.shape[-1])
     intervals = disturbance.clamp_max(45.0).unfold(-1, size, max(1, size // 2))
-    return (intervals**6).mean(dim=-1).pow(1.0 / 6).square().mean(dim=-1).sqrt()
+    return (intervals**6).mean(dim=-1).clamp_min(1e-20).pow(1.0 / 6).square().mean(dim=-1).sqrt()
