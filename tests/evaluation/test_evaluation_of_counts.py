@@ -55,6 +55,12 @@ def test_a_model_counts_the_speakers_of_mixtures_of_two_and_three(
     assert {true: sum(row.values()) for true, row in table.items()} == {"2": 4, "3": 1}
     assert summary["counting"]["right"] == sum(table[n].get(n, 0) for n in table)
     assert summary["candidate"]["counts"] is True
+    for row in rows:
+        found, true = int(row["speakers_counted"]), int(row["speakers_true"])
+        note = "scored as silence" if found < true else "the best are scored"
+        assert (f"{found} estimates for {true} speakers: " in row["notes"]) == (found != true)
+        assert (note in row["notes"]) == (found != true)
+    assert any(row["speakers_counted"] != row["speakers_true"] for row in rows)
     told = run("evaluate", folder, "--model", tiny_model, "--processes", "1")
     assert told.code == 2
     assert "no reference" in told.err

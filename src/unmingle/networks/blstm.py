@@ -22,7 +22,7 @@ class BlstmConfig(EmbeddingNetworkConfig):
     """Units of each direction."""
     dropout: float = Field(0.0, ge=0.0, lt=1.0)
     """Share of the inputs of every layer, including the first, that is dropped in training; every frame has a
-    new mask."""
+    new mask. Whether the first layer's input is dropped, too, is our reading of the papers."""
     recurrent_dropout: float = Field(0.0, ge=0.0, lt=1.0)
     """Share of h(t-1) that is dropped in training; one mask per sequence, the same for each gate
     (Isik et al. 2016)."""

@@ -115,7 +115,7 @@ class Recipe(Config):
     optimizer: Literal["adam", "rmsprop", "muon"] = "adam"
     """``muon`` is for systems with recurrent layers; all other parameters are those of Adam, at half the rate."""
     clip_norm: float | None = Field(5.0, gt=0.0, le=1e9)
-    """Maximum norm of the gradient; null for no limit."""
+    """Maximum norm of the gradient; null for no limit. Isik's is 200. Luo and Sivaraman state none; theirs is 5."""
     average: float | None = Field(None, gt=0.0, lt=1.0)
     """Decay of an exponential moving average of the weights. The average is validated and saved: average * old +
     (1 - average) * new after every step (default: no averaging)."""
