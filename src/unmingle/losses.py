@@ -95,8 +95,8 @@ def pairwise_waveform_error(
     For a speaker the error is ``10 log10(|a s - e|^2 / |a s|^2 + tau)`` with ``a = <e, s> / <s, s>``. If
     ``scale_invariant`` is false, ``a = 1``: the negative SNR, which also fixes the level. A source that is not a
     speaker needs a silent estimate: ``10 log10(|e|^2 / |x|^2 + tau)``. The floor tau, which the papers' SI-SDR does
-    not have, prevents solved examples from dominating the gradient (Wisdom et al. 2021, Eq. 3-5). With ``a = 1``, half
-    of the mixture for every speaker is a local optimum, from which training with anchors rarely escapes.
+    not have, prevents solved examples from dominating the gradient (Wisdom et al. 2021, Eq. 3-5). With ``a = 1``,
+    half of the mixture for every speaker is a local optimum, from which training with anchors rarely escapes.
 
     Args:
         estimates: ``(batch, sources, samples)``.
