@@ -56,7 +56,7 @@ export async function separate(model, audio, onProgress) {
       speaks: stretches(pieces.speaks[speaker], pieces.seconds),
     })),
     warnings:
-      assignment.confidence < SURE_JOIN ? ["speakers may change files where nobody could be recognized"] : [],
+      assignment.confidence < SURE_JOIN ? ["in parts no voice was recognized, so a speaker may change from one file to another there"] : [],
   };
 }
 

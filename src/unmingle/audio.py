@@ -52,7 +52,7 @@ def check_format(name: str, sample_rate: int, bits: int | None = None) -> str:
     if highest and sample_rate > highest:
         raise UnmingleError(f"{name} cannot hold a sample rate of {sample_rate} Hz; write wav instead.")
     subtypes = OUTPUT_FORMATS[name][1]
-    if bits is not None and bits not in subtypes:
+    if bits is not None and (bits not in subtypes or not bits):
         possible = ", ".join(str(value) for value in subtypes if value) or "none to choose"
         raise UnmingleError(f"{name} files cannot have {bits} bits per sample; possible: {possible}.")
     return subtypes[bits or 0]

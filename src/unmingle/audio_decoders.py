@@ -133,7 +133,7 @@ class AvDecoder:
             audio = self._container.streams.audio
             self.count = len(audio)
             if not self.count:
-                raise UnmingleError(f"{path} cannot be read: it has no audio track.")
+                raise UnmingleError(f"{path} has no audio track; give a file with sound.")
             if track is not None and not 1 <= track <= self.count:
                 raise UnmingleError(f"{path} has {self.count} audio tracks; there is no track {track}.")
             self._stream = audio[(track or 1) - 1]

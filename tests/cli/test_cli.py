@@ -336,6 +336,30 @@ def test_stdin_and_stdout_as_files(tmp_path: Path, tiny_denoiser: Path, tiny_mod
         "stdin_speaker1.wav",
         "stdin_speaker2.wav",
     ]
+    with (tmp_path / "no.txt").open("w+b") as given:
+        given.write(b"no sound")
+        given.seek(0)
+        done = _unmingle(*command, "--json", "--overwrite", stdin=given, stdout=subprocess.PIPE)
+    (told,) = json.loads(done.stdout)["files"]
+    assert told["input"] == "stdin"
+    assert told["error"].startswith("The audio from stdin")
+
+
+@pytest.mark.parametrize("name", ["who.png", "who.rttm", "nowhere/no/who.json"])
+def test_a_timeline_that_cannot_be_written_loses_no_result(  # type: ignore[no-untyped-def]
+    run, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    from unmingle.separation import timeline
+
+    monkeypatch.setattr(timeline, "replace_files", _full)
+    done = run("separate", MIXTURE, "--model", tiny_model, "--timeline", tmp_path / name)
+    assert done.code == 2
+    assert "no space left" in done.err.lower()
+    assert "speaker1" in done.out  # The table is there.
+
+
+def _full(_: object) -> None:
+    raise UnmingleError("No space left.")
 
 
 def test_a_mistake_of_ours_is_one_sentence_and_a_traceback_with_debug(

@@ -60,7 +60,7 @@ class CorpusOptions:
     shard_size: int | None
     tar: bool
 
-    def __bool__(self) -> bool:
+    def in_shards(self) -> bool:
         """Whether the files are a corpus that is processed in shards.
 
         Raises:

@@ -100,7 +100,7 @@ def command(
     elif piped:
         refuse_others(context, [*always, "format", "bits", "track"], "a pipe")
     corpus = CorpusOptions(shard, cluster, shard_size, tar)
-    if corpus:
+    if corpus.in_shards():
         from unmingle.cluster.jobs import DenoisingJob
 
         model = model_name(model, DEFAULT_DENOISER)

@@ -129,7 +129,7 @@ def command(
         raise UnmingleError("--listen needs --live, and --lag needs --live or --raw; leave it out for files.")
     files = files or []
     corpus = CorpusOptions(shard, cluster, shard_size, tar)
-    if corpus:
+    if corpus.in_shards():
         from unmingle.cluster.jobs import SeparationJob
         from unmingle.device import pick_device
 
@@ -145,9 +145,10 @@ def command(
         return
     if timeline is not None:
         check_timeline_path(timeline, overwrite=overwrite)
+    stdin = None
     if "-" in files:
-        path = context.with_resource(stdin_file())
-        files = [str(path) if name == "-" else name for name in files]
+        stdin = str(context.with_resource(stdin_file()))
+        files = [stdin if name == "-" else name for name in files]
     paths, problems = find_inputs(files, Path(output))
     if not paths:
         raise UnmingleError(str(problems[0].error))
@@ -167,6 +168,10 @@ def command(
             on_done=progress.advance,
             on_progress=progress.show,
         )
+    for result in results:
+        if result.input == stdin:
+            result.input, error = "stdin", result.error
+            result.error = error and error.replace(stdin, "The audio from stdin")
     known = [(result.input, result.seconds, result.timeline) for result in results if not result.error]
     results += [FileResult(problem.input, error=problem.error) for problem in problems]
     table = None if as_json else partial(_print_table, separator.sample_rate, separator.most_speakers)

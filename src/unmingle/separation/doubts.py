@@ -26,17 +26,21 @@ def doubts(tracks: Tracks, *, cleaned: bool) -> list[str]:
     """
     found = []
     if tracks.join_confidence < _SURE_JOIN:
-        found.append("speakers may change files where nobody could be recognized")
+        found.append(
+            "in parts no voice was recognized, so a speaker may change from one file to another there"
+        )
     if tracks.further_speaker > _FURTHER_SPEAKER:
-        found.append("perhaps a further speaker; --speakers auto counts")
+        found.append("there may be one more speaker; --speakers auto counts them")
     energy = tracks.power.sum(axis=1)
     for number, own in enumerate(energy, start=1):
         if own < _NEARLY_SILENT * energy.max():
             found.append(f"estimate {number} is nearly silent")
     if tracks.snr < NOISY_DB and not cleaned:
-        found.append(f"noise, about {max(tracks.snr, 0):.0f} dB below the speech; --denoise removes it")
+        found.append(
+            f"steady noise is only about {max(tracks.snr, 0):.0f} dB below the speech; --denoise removes it"
+        )
     if tracks.speakers > 1 and not found and overlap_share(tracks) < HARDLY_OVERLAP:
-        found.append("the speakers hardly overlap")
+        found.append("the speakers hardly overlap, so the estimates may be no better than the recording")
     return found
 
 

@@ -48,7 +48,9 @@ class Settings:
         if not 0 <= self.port <= 65535:
             raise UnmingleError(f"--port must lie between 0 and 65535; got {self.port}.")
         if not self.is_local and not self.token:
-            raise UnmingleError(f"To listen on {self.host}, beyond this machine, the server needs a token.")
+            raise UnmingleError(
+                f"To listen on {self.host}, beyond this machine, the server needs a token; set UNMINGLE_SERVE_TOKEN."
+            )
 
     @property
     def is_local(self) -> bool:

@@ -63,7 +63,7 @@ def draw(path: Path, start: int, count: int, width: int, loudest: float) -> byte
 
 
 def loudest_power(path: Path) -> float:
-    """The highest power of a track's spectrogram, drawn as the brightest shade."""
+    """The highest power in 400 windows all over a track, drawn as the brightest shade."""
     with soundfile.SoundFile(str(path)) as file:
         window = _window(file.samplerate)
         starts = np.linspace(0, max(0, file.frames - len(window)), 400).astype(np.int64)
