@@ -4,8 +4,8 @@
 
 A ROW is LABEL=MODEL, or LABEL=MODEL,KEY=VALUE,KEY=VALUE with settings as in `unmingle evaluate --set`. Each row is
 scored once: OUTPUT/LABEL keeps its scores until the row or the model's file changes. The table compares all rows with
-the first one: the mean difference of the SI-SDR improvement with its 95 % bootstrap interval, over mixtures or over
-speakers, the wider one. A difference whose interval holds zero is undecided.
+the first one: the mean difference of the SI-SDR improvement with its 95 % bootstrap interval over mixtures. A
+difference whose interval holds zero is undecided.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import torch
 
 from unmingle.evaluation.candidates import CandidateConfig
 from unmingle.evaluation.evaluate import default_processes, evaluate_folder
-from unmingle.evaluation.runs import Run, difference, read_runs
+from unmingle.evaluation.runs import Run, read_runs
 from unmingle.evaluation.summary import bootstrap_interval
 from unmingle.models import find_model, parse_changes
 
@@ -59,11 +59,13 @@ def main(folder: Path, output: Path, rows: list[str]) -> None:
         if first is None:
             first = run
         else:
-            found = difference(run, first, "si_sdr_improvement")
-            if found is None:
+            ours, theirs = run.values("si_sdr_improvement"), first.values("si_sdr_improvement")
+            if run.summary["list_sha256"] != first.summary["list_sha256"]:
                 raise SystemExit(f"{output} holds scores of another list; name another output folder")
-            word = "" if found.decided else " undecided"
-            against = f"{found.mean:+.2f} ({found.low:+.2f} to {found.high:+.2f}){word}"
+            differences = [ours[name] - theirs[name] for name in ours if name in theirs]
+            below, above = bootstrap_interval(differences)
+            word = " undecided" if below <= 0 <= above else ""
+            against = f"{np.mean(differences):+.2f} ({below:+.2f} to {above:+.2f}){word}"
         magnitude = np.mean(list(run.values("magnitude_snr_improvement").values()))
         print(
             f"| {row.partition('=')[0]} | {np.mean(gains):.2f} | {low:.2f} to {high:.2f} | {magnitude:.2f} "
