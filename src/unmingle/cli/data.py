@@ -68,7 +68,7 @@ def fetch_corpus(
 
     importer = find_importer(name)
     chosen = _choose(importer, parts or [])
-    require("data", "pooch", "requests")
+    require("data", "requests")
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     with TerminalProgress(*columns) as progress:
         for part, archive in chosen.items():

@@ -8,6 +8,7 @@ marker that the whole content is in ROOT.
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 import shutil
 import tarfile
@@ -140,7 +141,7 @@ def _download(archive: Archive, partial: Path, on_progress: Progress | None) -> 
     while True:
         before = _size(partial)
         try:
-            return ResumingDownloader(on_progress, archive.bytes)(archive.url, partial)
+            return _download_once(archive.url, partial, on_progress, archive.bytes)
         except (requests.RequestException, HTTPError) as error:
             failures = 1 if _size(partial) > before else failures + 1
             if failures >= ATTEMPTS:
@@ -156,67 +157,58 @@ def _download(archive: Archive, partial: Path, on_progress: Progress | None) -> 
             time.sleep(WAIT_SECONDS * 2 ** (failures - 1))
 
 
-class ResumingDownloader:
-    """A downloader for pooch that resumes a partial file; pooch's own downloaders start from the beginning.
+def _download_once(url: str, partial: Path, on_progress: Progress | None, expected: int | None) -> None:
+    """Download ``url`` to the end of ``partial``.
 
     Bytes are written without decoding. Some servers declare a ``.tar.gz`` as an encoded tar file; decoded, it would
     have another checksum.
+
+    Raises:
+        requests.RequestException: the connection broke; another call resumes.
+        UnmingleError: the server refuses.
     """
+    import requests
 
-    def __init__(self, on_progress: Progress | None = None, expected: int | None = None) -> None:
-        self._on_progress = on_progress or (lambda done, total: None)
-        # Published sizes are rounded.
-        self._most = None if expected is None else expected + expected // 20 + _BLOCK
-
-    def __call__(self, url: str, output_file: Path, pooch: object = None) -> None:
-        """Download ``url``; pooch's protocol.
-
-        Raises:
-            requests.RequestException: the connection broke; another call resumes.
-            UnmingleError: the server refuses.
-        """
-        import requests
-
-        done = _size(output_file)
-        headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={done}-"} if done else {})
-        with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT_SECONDS) as response:
-            status, content_range = response.status_code, response.headers.get("Content-Range", "")
-            if status == 416 and content_range == f"bytes */{done}":
-                return  # An earlier fetch was stopped after the last byte.
-            if status == 416 or (status == 206 and not content_range.startswith(f"bytes {done}-")):
-                output_file.unlink(missing_ok=True)
-                raise requests.ConnectionError(f"{url} has changed since the last fetch")
-            if status >= 500 or status == 429:
-                raise requests.HTTPError(f"{url} answers {status}")
-            if status not in (200, 206):
-                raise UnmingleError(
-                    f"{url} cannot be downloaded: the server answers {status} ({response.reason}); "
-                    "look for a new address on the page of the corpus (unmingle data list)."
-                )
-            done = done if status == 206 else 0
-            length = response.headers.get("Content-Length")
-            total = done + int(length) if length and length.isascii() and length.isdecimal() else None
-            with output_file.open("ab" if done else "wb") as file:
-                for block in response.raw.stream(_BLOCK, decode_content=False):
-                    file.write(block)
-                    done += len(block)
-                    self._on_progress(done, total)
-                    if self._most is not None and done > self._most:
-                        break
-        if self._most is not None and done > self._most:
-            output_file.unlink()
+    # Published sizes are rounded.
+    most = None if expected is None else expected + expected // 20 + _BLOCK
+    done = _size(partial)
+    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={done}-"} if done else {})
+    with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT_SECONDS) as response:
+        status, content_range = response.status_code, response.headers.get("Content-Range", "")
+        if status == 416 and content_range == f"bytes */{done}":
+            return  # An earlier fetch was stopped after the last byte.
+        if status == 416 or (status == 206 and not content_range.startswith(f"bytes {done}-")):
+            partial.unlink(missing_ok=True)
+            raise requests.ConnectionError(f"{url} has changed since the last fetch")
+        if status >= 500 or status == 429:
+            raise requests.HTTPError(f"{url} answers {status}")
+        if status not in (200, 206):
             raise UnmingleError(
-                f"{url} is larger than the {self._most / 1e6:.1f} MB that are published; it was deleted."
+                f"{url} cannot be downloaded: the server answers {status} ({response.reason}); "
+                "look for a new address on the page of the corpus (unmingle data list)."
             )
-        if total is not None and done != total:
-            raise requests.ConnectionError(f"{url} ended after {done} of {total} bytes")
+        done = done if status == 206 else 0
+        length = response.headers.get("Content-Length")
+        total = done + int(length) if length and length.isascii() and length.isdecimal() else None
+        with partial.open("ab" if done else "wb") as file:
+            for block in response.raw.stream(_BLOCK, decode_content=False):
+                file.write(block)
+                done += len(block)
+                if on_progress:
+                    on_progress(done, total)
+                if most is not None and done > most:
+                    break
+    if most is not None and done > most:
+        partial.unlink()
+        raise UnmingleError(
+            f"{url} is larger than the {most / 1e6:.1f} MB that are published; it was deleted."
+        )
+    if total is not None and done != total:
+        raise requests.ConnectionError(f"{url} ended after {done} of {total} bytes")
 
 
 def _check(archive: Archive, path: Path) -> None:
     """Compare checksums. If none is published, read the whole archive and check its internal checksums."""
-    # Not pooch.retrieve, which deletes its download when it is interrupted during the check.
-    import pooch
-
     if archive.checksum is None:
         try:
             _read_all(archive.name, path)
@@ -229,7 +221,8 @@ def _check(archive: Archive, path: Path) -> None:
             found = "damaged, and no checksum is published"
     else:
         algorithm, _, wanted = archive.checksum.partition(":")
-        checksum = pooch.file_hash(str(path), alg=algorithm)
+        with path.open("rb") as file:
+            checksum = hashlib.file_digest(file, algorithm).hexdigest()
         if checksum == wanted:
             return
         found = f"not the published one ({algorithm} {checksum[:12]}..., not {wanted[:12]}...)"
