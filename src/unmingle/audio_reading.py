@@ -22,7 +22,7 @@ import numpy as np
 
 from unmingle.audio_containers import Layout, inspect
 from unmingle.audio_decoders import AvDecoder, SndfileDecoder
-from unmingle.errors import UnmingleError
+from unmingle.errors import UnmingleError, reason
 from unmingle.samples import Samples, check_rate, check_samples, is_constant
 
 _log = logging.getLogger(__name__)
@@ -233,11 +233,6 @@ def read_header(path: Path, track: int | None = None) -> Declared | None:
             return Declared(file.seconds, file.sample_rate, file.channels)
     except UnmingleError:
         return None
-
-
-def reason(error: OSError) -> str:
-    """The system's reason, for use in an error text."""
-    return (error.strerror or str(error)).lower()
 
 
 def _open(path: Path) -> FileIO:

@@ -14,3 +14,15 @@ class UnmingleError(ValueError):
 
     def __init__(self, text: str = "") -> None:
         super().__init__(_CONTROL.sub(lambda found: repr(found[0])[1:-1], text))
+
+
+def reason(error: OSError) -> str:
+    """The system's reason, for an error text."""
+    return (error.strerror or str(error)).lower()
+
+
+def in_one_line(error: Exception) -> str:
+    """The text of an unexpected error in one line; its type if it has no text."""
+    if isinstance(error, MemoryError):
+        return "there is not enough memory"
+    return " ".join(str(error).split()).rstrip(".") or type(error).__name__

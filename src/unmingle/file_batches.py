@@ -15,7 +15,7 @@ from typing import Protocol, TypeVar
 
 from unmingle.audio import check_format
 from unmingle.audio_names import audio_files
-from unmingle.errors import UnmingleError
+from unmingle.errors import UnmingleError, in_one_line
 from unmingle.temporary import check_writable
 
 _FORM = re.compile(r"(0?[1-9]d?)?")
@@ -91,13 +91,6 @@ def process_files(
             result.error = f"{path} could not be {done} ({in_one_line(error)})."
         if on_done:
             on_done(result)
-
-
-def in_one_line(error: Exception) -> str:
-    """The text of an unexpected error in one line; its type if it has no text."""
-    if isinstance(error, MemoryError):
-        return "there is not enough memory"
-    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
 
 
 def find_inputs(names: Sequence[str], output: Path | None = None) -> tuple[list[Path], list[InputProblem]]:

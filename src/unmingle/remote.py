@@ -6,8 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from unmingle.errors import UnmingleError
-from unmingle.file_batches import in_one_line
+from unmingle.errors import UnmingleError, in_one_line
 
 
 def is_url(name: str) -> bool:

@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 
-from unmingle.errors import UnmingleError
+from unmingle.errors import UnmingleError, reason
 
 try:
     import fcntl
@@ -115,8 +115,7 @@ def replace_files(contents: Sequence[tuple[Path, bytes | memoryview]]) -> None:
 
 def refusal(path: Path, error: OSError, remedy: str = "choose another place") -> UnmingleError:
     """The error for a file or folder that cannot be written."""
-    reason = (error.strerror or str(error)).lower()
-    return UnmingleError(f"{path} cannot be written ({reason}); {remedy}.")
+    return UnmingleError(f"{path} cannot be written ({reason(error)}); {remedy}.")
 
 
 def check_target(path: Path) -> Path:

@@ -41,3 +41,14 @@ def test_bad_corpora_are_refused(tmp_path: Path) -> None:
             read_corpora([tmp_path / name])
     with pytest.raises(UnmingleError, match="no split 'dev'"):
         read_corpora([tmp_path], "dev")
+
+
+@pytest.mark.parametrize(
+    "folders", [("train-360/mix_both", "train-360/s1"), ("noisy", "clean"), ("mix", "s1", "s2")]
+)
+def test_finished_mixtures_are_no_speakers(tmp_path: Path, folders: tuple[str, ...]) -> None:
+    for name in folders:
+        (tmp_path / name).mkdir(parents=True)
+        soundfile.write(tmp_path / name / "a.wav", np.zeros(800), 8000)
+    with pytest.raises(UnmingleError, match="finished mixtures"):
+        read_corpora([tmp_path])

@@ -25,7 +25,7 @@ from unmingle.cli import (
     stress,
     train,
 )
-from unmingle.errors import UnmingleError
+from unmingle.errors import UnmingleError, in_one_line, reason
 
 HELP = """Separate overlapping speakers, and remove noise from speech, from one microphone.
 
@@ -121,9 +121,9 @@ def main() -> None:
         sys.stderr.close()
         sys.exit(141)
     except OSError as error:
-        _unexpected(error, (error.strerror or str(error)).lower())
+        _unexpected(error, reason(error))
     except Exception as error:
-        _unexpected(error, " ".join(str(error).split())[:200] or type(error).__name__)
+        _unexpected(error, in_one_line(error)[:200])
 
 
 def _prepare_torch() -> None:

@@ -20,8 +20,8 @@ from typing import TypeVar
 
 from unmingle.audio_names import AUDIO_SUFFIXES
 from unmingle.data.tables import parse_table
-from unmingle.errors import UnmingleError
-from unmingle.file_batches import find_inputs, find_roots, in_one_line, without_results
+from unmingle.errors import UnmingleError, in_one_line
+from unmingle.file_batches import find_inputs, find_roots, without_results
 from unmingle.remote import fetch, file_system, is_url, open_binary, read_bytes
 
 _MANIFESTS = (".csv", ".jsonl")

@@ -9,8 +9,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Protocol
 
-from unmingle.errors import UnmingleError
-from unmingle.file_batches import in_one_line
+from unmingle.errors import UnmingleError, in_one_line
 from unmingle.remote import file_system, is_url, refused
 from unmingle.temporary import check_writable, is_partial, refusal, replace_files, temporary_folder
 

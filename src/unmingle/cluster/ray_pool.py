@@ -19,8 +19,7 @@ from unmingle.cluster.jobs import Job, Work
 from unmingle.cluster.manifests import Shard
 from unmingle.cluster.places import Place, open_place
 from unmingle.cluster.shards import Corpus, Row, work_through
-from unmingle.errors import UnmingleError
-from unmingle.file_batches import in_one_line
+from unmingle.errors import UnmingleError, in_one_line
 
 _AHEAD = 2
 """Submitted shards per worker: one in work and one that waits, so that no worker is idle."""

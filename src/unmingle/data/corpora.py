@@ -22,6 +22,7 @@ from unmingle.data.tables import read_table
 from unmingle.errors import UnmingleError
 
 SPLITS = ("train", "valid", "test")
+_GENDERS = {"m": "M", "male": "M", "f": "F", "female": "F", "male_masculine": "M", "female_feminine": "F"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +137,20 @@ def _read_corpus(source: Path) -> list[Utterance]:
     if source.is_file():
         return _read_manifest(source)
     manifest = source / "speech.csv"
+    if not manifest.is_file():
+        _refuse_mixtures(source)
     return _read_manifest(manifest) if manifest.is_file() else read_speaker_folders(source)
+
+
+def _refuse_mixtures(source: Path) -> None:
+    """Refuse a folder of finished mixtures in a layout that :mod:`unmingle.data.premixed` does not read."""
+    for folder in (source, *sorted(path for path in source.iterdir() if path.is_dir())):
+        there = [name for name in ("mix", "mix_both", "mix_clean", "noisy") if (folder / name).is_dir()]
+        if there and any((folder / name).is_dir() for name in ("s1", "clean")):
+            raise UnmingleError(
+                f"{folder} holds finished mixtures in a layout that cannot be trained on; give a folder with tr/mix/ "
+                "or train/mix_clean/ beside s1/, or a corpus of speech."
+            )
 
 
 def _read_manifest(manifest: Path, speaker: str = "speaker") -> list[Utterance]:
@@ -190,8 +204,8 @@ def read_speaker_folders(root: Path) -> list[Utterance]:
 
 
 def gender_of(value: str | None) -> str:
-    """``M``, ``F`` or ``unknown``."""
-    return {"m": "M", "male": "M", "f": "F", "female": "F"}.get((value or "").lower(), "unknown")
+    """``M``, ``F`` or ``unknown``, from the values that corpora use."""
+    return _GENDERS.get((value or "").strip().lower(), "unknown")
 
 
 def split_of(speaker: str) -> str:

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from unmingle.errors import UnmingleError
+from unmingle.errors import UnmingleError, in_one_line
 from unmingle.temporary import exclusive_access, refusal, replace_files
 
 STATE = ".fetch"
@@ -267,7 +267,7 @@ def _unpack(whole: Path, unpacking: Path, root: Path) -> list[str]:
 
 def _unpack_error(whole: Path, error: Exception) -> UnmingleError:
     whole.unlink()
-    message = " ".join(str(error).split())[:200] or type(error).__name__
+    message = in_one_line(error)[:200]
     return UnmingleError(
         f"{whole.name} cannot be unpacked ({message}); it was deleted, and nothing was unpacked."
     )

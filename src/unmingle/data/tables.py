@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from unmingle.errors import UnmingleError
+from unmingle.errors import UnmingleError, reason
 
 _FORMULA = re.compile(r"[=+\-@\t\r]")
 """First characters of a formula in a spreadsheet program."""
@@ -30,7 +30,7 @@ def read_table(path: Path, what: str = "") -> tuple[list[str], list[dict[str, st
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise UnmingleError(f"{named} cannot be read ({(error.strerror or str(error)).lower()}).") from error
+        raise UnmingleError(f"{named} cannot be read ({reason(error)}).") from error
     return parse_table(content, named)
 
 

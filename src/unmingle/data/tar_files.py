@@ -25,8 +25,7 @@ from numpy.typing import NDArray
 from unmingle.audio_names import AUDIO_SUFFIXES
 from unmingle.data.cache import DecodedSpeech, decode_file, fill_once, write_decoded
 from unmingle.data.corpora import Utterance, gender_of
-from unmingle.errors import UnmingleError
-from unmingle.file_batches import in_one_line
+from unmingle.errors import UnmingleError, in_one_line
 from unmingle.remote import file_system, is_url, open_binary
 
 _log = logging.getLogger(__name__)

@@ -36,7 +36,7 @@ from unmingle import __version__
 from unmingle.audio import read_audio
 from unmingle.data.mixture_jobs import check_new, is_complete, write_mixtures
 from unmingle.data.speech_level import halve_rate, wsj0_mix_level
-from unmingle.errors import UnmingleError
+from unmingle.errors import UnmingleError, reason
 from unmingle.shares import Share
 from unmingle.temporary import replace_files
 
@@ -89,7 +89,7 @@ def read_list(path: Path) -> list[Entry]:
     except UnicodeDecodeError as error:
         raise UnmingleError(f"{path} is not a list of mixtures: it is not text in UTF-8.") from error
     except OSError as error:
-        raise UnmingleError(f"The list {path} cannot be read ({(error.strerror or '').lower()}).") from error
+        raise UnmingleError(f"The list {path} cannot be read ({reason(error)}).") from error
     entries = [_parse(path, number, line) for number, line in enumerate(lines, start=1) if line.strip()]
     if not entries:
         raise UnmingleError(f"The list {path} is empty; there is nothing to mix.")

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from unmingle.errors import UnmingleError
+from unmingle.errors import UnmingleError, reason
 from unmingle.serve.processes import Worker, Workers, cause_of_death
 from unmingle.serve.settings import Settings
 
@@ -204,7 +204,7 @@ class Jobs:
         try:
             worker = await self._workers.take()
         except OSError as error:
-            job.error = f"{job.name} could not be processed ({error.strerror or error}); try again later."
+            job.error = f"{job.name} could not be processed ({reason(error)}); try again later."
         else:
             self._running = (job, worker)
             try:

@@ -10,7 +10,7 @@ from typing import Any
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from unmingle.audio import LOWEST_SAMPLE_RATE
-from unmingle.errors import UnmingleError
+from unmingle.errors import UnmingleError, reason
 from unmingle.serve.processes import Worker, Workers, cause_of_death
 from unmingle.serve.settings import Settings, read_speakers, read_strength
 
@@ -52,7 +52,7 @@ class LiveStreams:
             try:
                 worker = await self._workers.take()
             except OSError as error:
-                return f"The stream could not start ({error.strerror or error}); try again later."
+                return f"The stream could not start ({reason(error)}); try again later."
             self._open.add(worker)
             try:
                 return await self._stream(socket, worker, request)

@@ -23,7 +23,7 @@ from starlette.websockets import WebSocket
 from unmingle import __version__
 from unmingle.audio import OUTPUT_FORMATS, check_format
 from unmingle.audio_blocks import AudioWriter
-from unmingle.errors import UnmingleError
+from unmingle.errors import UnmingleError, reason
 from unmingle.serve.jobs import STAGES, Job, Jobs, RefusedError, safe_name
 from unmingle.serve.live import LiveStreams
 from unmingle.serve.processes import Workers
@@ -79,8 +79,8 @@ async def _answer_error(request: Request, error: Exception) -> Response:
 async def _answer_disk_error(request: Request, error: Exception) -> Response:
     if isinstance(error, FileNotFoundError):
         return JSONResponse({"error": "The file is gone; its job may have been deleted."}, 404)
-    reason = error.strerror if isinstance(error, OSError) else None
-    text = f"The server cannot use its disk ({(reason or str(error)).lower()}); try again later."
+    assert isinstance(error, OSError)
+    text = f"The server cannot use its disk ({reason(error)}); try again later."
     return JSONResponse({"error": text}, 507, {"Connection": "close"})
 
 

@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 import uvicorn
 
-from unmingle.errors import UnmingleError
+from unmingle.errors import UnmingleError, reason
 from unmingle.serve.routes import application
 from unmingle.serve.settings import Settings
 
@@ -53,9 +53,9 @@ def listen(settings: Settings) -> socket.socket:
         listener.bind((settings.host, settings.port))
     except OSError as error:
         listener.close()
-        reason = (error.strerror or str(error)).lower()
         raise UnmingleError(
-            f"Cannot listen on {settings.host} port {settings.port} ({reason}); choose another --port or --host."
+            f"Cannot listen on {settings.host} port {settings.port} ({reason(error)}); choose another --port or "
+            "--host."
         ) from error
     return listener
 

@@ -13,7 +13,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from unmingle.config import Config
 from unmingle.data.mixing_config import MixingConfig
 from unmingle.data.streaming import StreamConfig
-from unmingle.errors import UnmingleError
+from unmingle.errors import UnmingleError, reason
 from unmingle.file_batches import available_memory
 from unmingle.models import ModelFacts
 from unmingle.systems import AnySystemConfig, build_system
@@ -238,9 +238,7 @@ def _load(path: Path) -> dict[str, Any]:
     except UnmingleError:
         raise
     except OSError as error:
-        raise UnmingleError(
-            f"The recipe {path} cannot be read ({(error.strerror or '').lower()})."
-        ) from error
+        raise UnmingleError(f"The recipe {path} cannot be read ({reason(error)}).") from error
     except Exception as error:
         # Besides its own errors, yaml raises ValueError (a date), RecursionError, TypeError, OverflowError ...
         raise UnmingleError(f"The recipe {path} is not YAML; correct its syntax.") from error

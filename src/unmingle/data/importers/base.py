@@ -20,8 +20,6 @@ from unmingle.errors import UnmingleError
 SPEECH_COLUMNS = ("path", "corpus", "speaker", "gender", "seconds", "split", "license", "text")
 NOISE_COLUMNS = ("path", "corpus", "class", "seconds", "split", "license")
 
-_GENDERS = {"m": "M", "male": "M", "f": "F", "female": "F", "male_masculine": "M", "female_feminine": "F"}
-
 
 @dataclass(frozen=True, slots=True)
 class SpeechRow:
@@ -148,11 +146,6 @@ def seconds_or_none(path: Path) -> float | None:
     """Length in seconds from the file's header; None if it cannot be read."""
     declared = read_header(path)
     return declared.seconds if declared else None
-
-
-def gender(value: str | None) -> str:
-    """``M``, ``F`` or ``unknown``, from the values that corpora use."""
-    return _GENDERS.get((value or "").strip().lower(), "unknown")
 
 
 def find_above(root: Path, *names: str) -> Path | None:

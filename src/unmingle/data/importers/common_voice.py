@@ -6,11 +6,11 @@ import csv
 from collections.abc import Iterator
 from pathlib import Path
 
+from unmingle.data.corpora import gender_of
 from unmingle.data.importers.base import (
     Importer,
     Index,
     SpeechRow,
-    gender,
     incomplete,
     not_found,
     seconds_or_none,
@@ -60,7 +60,7 @@ def _read_language(root: Path, folder: Path) -> Iterator[SpeechRow]:
         if name not in clips:
             raise incomplete(root, _TITLE, str(path.relative_to(root)))
         yield SpeechRow(
-            path, corpus, clip["client_id"], gender(clip.get("gender")),
+            path, corpus, clip["client_id"], gender_of(clip.get("gender")),
             lengths.get(name) or seconds_or_none(path) or 0.0, split, "CC0-1.0", clip.get("sentence") or "",
         )  # fmt: skip
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from unmingle.data.corpora import gender_of
 from unmingle.data.fetching import Archive
 from unmingle.data.importers.base import (
     Importer,
     Index,
     SpeechRow,
     find_above,
-    gender,
     incomplete,
     not_found,
     seconds_of,
@@ -76,7 +76,7 @@ def find_genders(root: Path) -> dict[str, str] | None:
     # 14   | F | train-clean-360  | 25.03 | Kristin LeMoine
     lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
     cells = [[cell.strip() for cell in line.split("|")] for line in lines if not line.startswith(";")]
-    return {row[0]: gender(row[1]) for row in cells if len(row) > 2}
+    return {row[0]: gender_of(row[1]) for row in cells if len(row) > 2}
 
 
 def _index(root: Path) -> Index:

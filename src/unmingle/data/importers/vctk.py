@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from unmingle.data.corpora import split_of
+from unmingle.data.corpora import gender_of, split_of
 from unmingle.data.fetching import Archive
 from unmingle.data.importers.base import (
     Importer,
     Index,
     SpeechRow,
-    gender,
     incomplete,
     not_found,
     seconds_of,
@@ -61,7 +60,7 @@ def _read_genders(path: Path) -> dict[str, str]:
     # p225  23  F    English    Southern  England
     lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()[1:]
     cells = [line.split() for line in lines]
-    return {row[0]: gender(row[2]) for row in cells if len(row) > 2}
+    return {row[0]: gender_of(row[2]) for row in cells if len(row) > 2}
 
 
 VCTK = Importer(

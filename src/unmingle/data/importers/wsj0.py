@@ -11,11 +11,11 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from unmingle.data.corpora import gender_of
 from unmingle.data.importers.base import (
     Importer,
     Index,
     SpeechRow,
-    gender,
     incomplete,
     not_found,
     seconds_of,
@@ -107,7 +107,7 @@ def read_spkrinfo(path: Path) -> dict[str, str]:
     """Gender by speaker: the first two words of every line that is not a comment."""
     lines = path.read_text(encoding="latin-1").splitlines()
     words = [line.split() for line in lines if not line.startswith(";")]
-    return {row[0].lower(): gender(row[1]) for row in words if len(row) > 1}
+    return {row[0].lower(): gender_of(row[1]) for row in words if len(row) > 1}
 
 
 WSJ0 = Importer(
