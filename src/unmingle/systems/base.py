@@ -132,7 +132,8 @@ class SystemConfig(Config):
     needs_noise: ClassVar[bool] = False
     """Whether training needs mixtures with noise."""
     sample_rate: int = Field(8000, ge=1000, le=192000)
-    speakers: int = Field(2, ge=1, le=16)
+    speakers: int = Field(2, ge=1, le=8)
+    """Maximum number of speakers. All their orders are compared, 40,320 of eight."""
     fewest_speakers: int | None = Field(None, ge=1)
     """Minimum number of speakers, for a model of several numbers. Such a model counts speakers by default."""
     stft: StftConfig = StftConfig()
