@@ -25,7 +25,7 @@ from separator_scores import LIST_RATE, LISTS, Corpus, MixtureList
 from unmingle.audio import Samples, resample
 from unmingle.counting import typical_levels
 from unmingle.denoising.enhancer import Enhancer, load_denoiser
-from unmingle.models import DEFAULT_MODEL, load_system
+from unmingle.models import COUNTING_DENOISER, DEFAULT_MODEL, load_system
 from unmingle.separation.cleaned_energy import cleaned_energy
 from unmingle.separation.fine_masks import FineMasks
 from unmingle.systems import MaskingSystem
@@ -70,7 +70,7 @@ def main() -> None:
     parser.add_argument("--split", default="valid")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    system, denoiser = load_system(arguments.model), load_denoiser()
+    system, denoiser = load_system(arguments.model), load_denoiser(COUNTING_DENOISER)
     assert isinstance(system, MaskingSystem)
     fine = FineMasks(system)
     corpus, lists = Corpus(arguments.corpus, arguments.split), wanted_lists()

@@ -8,7 +8,7 @@ import torch
 
 from unmingle.audio import Samples, resample
 from unmingle.denoising.enhancer import load_denoiser
-from unmingle.models import load_system
+from unmingle.models import COUNTING_DENOISER, load_system
 from unmingle.separation.cleaned_energy import cleaned_energy
 from unmingle.separation.fine_masks import FineMasks
 from unmingle.separation.offline import load
@@ -43,7 +43,7 @@ def test_two_speakers_in_noise_are_counted_as_two(example_sources: Samples) -> N
     [("adanet-2speakers-8khz", 1.0), ("adanet-2speakers-8khz", 1e-4), ("separator-8khz", 1.0)],
 )
 def test_energies_come_in_the_order_of_the_masks(example_sources: Samples, model: str, scale: float) -> None:
-    system, denoiser = load_system(model), load_denoiser()
+    system, denoiser = load_system(model), load_denoiser(COUNTING_DENOISER)
     assert isinstance(system, MaskingSystem)
     mixture = resample(example_sources, 16000, RATE).sum(axis=0)
     fine = FineMasks(system)

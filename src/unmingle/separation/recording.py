@@ -11,6 +11,7 @@ import torch
 from unmingle.audio import Samples
 from unmingle.audio_stream import RateConverter, Resampler, SampleQueue, StftStream
 from unmingle.denoising.enhancer import Enhancer, load_denoiser
+from unmingle.models import COUNTING_DENOISER
 from unmingle.separation.adding_up import add_residual
 from unmingle.separation.windows import OVERLAP_SECONDS, WINDOW_SECONDS, Tracks, WindowedSeparation
 from unmingle.speaker_activity import pretrained_speaker_activity
@@ -123,7 +124,7 @@ class RecordingSeparation:
 
 @cache
 def _denoiser() -> Enhancer:
-    return load_denoiser()
+    return load_denoiser(COUNTING_DENOISER)
 
 
 def _marked(blocks: Iterable[Samples]) -> Iterator[tuple[Samples, bool]]:
