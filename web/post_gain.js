@@ -6,6 +6,7 @@ const START_FRAMES = 30;
 const QUIET_NOISE_DB = [24, 30];
 const LITTLE_REMOVED_DB = [12, 18];
 const SIBILANTS_HERTZ = 2500;
+const SOME_REMOVED_DB = [8, 12];
 const LOUD_DB = [-30, -20];
 const MOST_KEPT = 0.9;
 const LOOK_AHEAD_FRAMES = 250;
@@ -19,23 +20,26 @@ const TINY = 1e-20;
  * @param {number} sampleRate in hertz
  */
 export function raise(masks, magnitudes, freqs, sampleRate) {
-  // Sibilants are what is removed by mistake most often, so they say nothing about the noise.
+  // Sibilants are what is removed by mistake most often, so they say little about the noise.
   const low = Math.round(Math.min(1, (2 * SIBILANTS_HERTZ) / sampleRate) * (freqs - 1));
   let power = 0;
   let square = 0;
   let kept = 0;
   let removed = 0;
+  let lowKept = 0;
+  let lowRemoved = 0;
   let median = 0;
   const frames = masks.length / freqs;
   const totals = new Float64Array(frames);
   const levels = new Float64Array(frames);
   const clean = new Float64Array(frames);
   for (let frame = 0; frame < frames; frame++) {
-    const now = { total: 0, removed: 0, lowKept: 0, lowRemoved: 0 };
+    const now = { total: 0, kept: 0, removed: 0, lowKept: 0, lowRemoved: 0 };
     for (let k = 0; k < freqs; k++) {
       const energy = magnitudes[frame * freqs + k] ** 2;
       const mask = masks[frame * freqs + k];
       now.total += energy;
+      now.kept += energy * mask ** 2;
       now.removed += energy * (1 - mask) ** 2;
       if (k > low) continue;
       now.lowKept += energy * mask ** 2;
@@ -43,8 +47,10 @@ export function raise(masks, magnitudes, freqs, sampleRate) {
     }
     power = FADE * power + now.total;
     square = FADE * square + now.total ** 2;
-    kept = FADE * kept + now.lowKept;
-    removed = FADE * removed + now.lowRemoved;
+    kept = FADE * kept + now.kept;
+    removed = FADE * removed + now.removed;
+    lowKept = FADE * lowKept + now.lowKept;
+    lowRemoved = FADE * lowRemoved + now.lowRemoved;
     // At first the median follows quickly; later it moves by even steps.
     const lost = decibels(now.removed);
     const quick = frame < START_FRAMES ? Math.abs(lost - median) / (frame + 1) : 0;
@@ -53,7 +59,8 @@ export function raise(masks, magnitudes, freqs, sampleRate) {
     levels[frame] = decibels(square / Math.max(power, TINY));
     clean[frame] = Math.min(
       share(levels[frame] - median, QUIET_NOISE_DB),
-      share(decibels(kept) - decibels(removed), LITTLE_REMOVED_DB),
+      share(decibels(lowKept) - decibels(lowRemoved), LITTLE_REMOVED_DB),
+      share(decibels(kept) - decibels(removed), SOME_REMOVED_DB),
     );
   }
   for (let frame = 0; frame < frames; frame++) {

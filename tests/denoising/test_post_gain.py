@@ -57,6 +57,20 @@ def _nearly_clean(noise: float) -> tuple[torch.Tensor, torch.Tensor]:
     return masks, (talks + noise).expand(1, 500, 33).clone()
 
 
+def test_loud_noise_above_the_sibilants_frequency_is_removed_though_it_is_rare() -> None:
+    """The median frame loses nothing, and neither do low frequencies; but as much energy is removed as kept."""
+    masks, magnitude = torch.ones(1, 800, 33), torch.full((1, 800, 33), 0.05)
+    speech, noise = slice(0, 8), slice(16, 33)
+    magnitude[..., speech] = 1.0
+    for frame in range(0, 800, 5):
+        masks[:, frame, noise], magnitude[:, frame, noise] = 0.0, 1.5
+    raised = _raised(PostGain(RATE), masks, magnitude)
+    assert raised[:, 200::5, noise].max() < 0.05
+    # Sibilants, which have far less energy than the speech, are given back.
+    magnitude[..., noise] = magnitude[..., noise].clamp_max(0.3)
+    assert _raised(PostGain(RATE), masks, magnitude)[:, 200::5, noise].min() > 0.8
+
+
 def test_where_hardly_anything_is_removed_hardly_anything_is_turned_down() -> None:
     masks, magnitude = _nearly_clean(0.0001)
     raised = _raised(PostGain(RATE), masks, magnitude)
@@ -71,13 +85,15 @@ def test_where_hardly_anything_is_removed_hardly_anything_is_turned_down() -> No
     torch.testing.assert_close(_raised(PostGain(RATE), masks * 0.01, magnitude), masks * 0.01)
 
 
-@pytest.mark.parametrize(("above", "kept"), [(2500.0, 0.9), (0.0, 0.0)])
-def test_removed_sibilants_say_nothing_about_the_noise(above: float, kept: float) -> None:
-    """Loud frames of which all above 2.5 kHz is removed do not end the rule; frames that go entirely do."""
+@pytest.mark.parametrize(
+    ("above", "loudness", "kept"), [(2500.0, 0.25, 0.9), (2500.0, 10.0, 0.0), (0.0, 10.0, 0.0)]
+)
+def test_removed_sibilants_say_little_about_the_noise(above: float, loudness: float, kept: float) -> None:
+    """Frames of which all above 2.5 kHz is removed do not end the rule, unless they are loud."""
     masks, magnitude = _nearly_clean(0.0001)
     high = torch.linspace(0.0, RATE / 2, 33) > above
     sibilants = torch.arange(300, 425, 2)
-    magnitude[0, sibilants] = torch.where(high, 10.0, 1.0)
+    magnitude[0, sibilants] = torch.where(high, loudness, 1.0)
     masks[0, sibilants] = torch.where(high, 0.0, 1.0)
     raised = _raised(PostGain(RATE), masks, magnitude)[0, 422][high]
     torch.testing.assert_close(raised, torch.full_like(raised, kept))

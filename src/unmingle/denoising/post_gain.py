@@ -23,7 +23,9 @@ _QUIET_NOISE_DB = (24.0, 30.0)
 _LITTLE_REMOVED_DB = (12.0, 18.0)
 """Likewise, range of the kept over the removed energy below 2.5 kHz."""
 _SIBILANTS_HERTZ = 2500.0
-"""Sibilants lie above. They are what is removed by mistake most often, so they say nothing about the noise."""
+"""Sibilants lie above. They are what is removed by mistake most often, so they say little about the noise."""
+_SOME_REMOVED_DB = (8.0, 12.0)
+"""Likewise, range of the kept over the removed energy at all frequencies: noise may lie above, too."""
 _LOUD_DB = (-30.0, -20.0)
 """Likewise, range of a frame's energy relative to the level. In pauses, noise is removed."""
 _MOST_KEPT = 0.9
@@ -47,10 +49,10 @@ def attenuation_limit_of(strength: float) -> float | None:
 class PostGain:
     """Raises the masks of a recording to a minimum gain, frame by frame.
 
-    The minimum gain is that of the attenuation limit. In loud frames it is higher if two measures indicate hardly
-    any noise: most frames lose almost no energy, and much more energy is kept than removed overall, below the
-    frequencies of sibilants. The removed energy is then mostly speech, such as sibilants, or a second speaker. The
-    measures are those of the audio up to ``look_ahead`` frames after each frame.
+    The minimum gain is that of the attenuation limit. In loud frames it is higher if three measures indicate hardly
+    any noise: most frames lose almost no energy; below the frequencies of sibilants, far more energy is kept than
+    removed; and at all frequencies more is kept than removed. The removed energy is then mostly speech, such as
+    sibilants, or a second speaker. The measures are those of the audio up to ``look_ahead`` frames after each frame.
 
     Args:
         sample_rate: in hertz.
@@ -65,7 +67,8 @@ class PostGain:
         if limit is not None and not limit >= 0.0:
             raise UnmingleError(f"The attenuation limit must be at least 0 dB; got {limit}.")
         self._floor = 0.0 if limit is None else 10 ** (-limit / 20)
-        self._power = self._square = self._kept = self._removed = 0.0
+        self._power = self._square = 0.0
+        self._kept, self._removed = [0.0, 0.0], [0.0, 0.0]
         self._frames, self._median = 0, 0.0
         self._low_share = min(1.0, 2 * _SIBILANTS_HERTZ / sample_rate)
         self.look_ahead = look_ahead
@@ -90,9 +93,11 @@ class PostGain:
         power = magnitude.double().square()
         kept, removed = power * masks.square(), power * (1.0 - masks).square()
         low = slice(round(self._low_share * (power.shape[-1] - 1)) + 1)
-        sums = (power, removed, kept[..., low], removed[..., low])
-        frames = zip(*(values.sum(dim=-1)[0].tolist() for values in sums), strict=True)
-        self._known += [self._measured(*frame) for frame in frames]
+        sums = [
+            values.sum(dim=-1)[0].tolist()
+            for values in (power, kept, removed, kept[..., low], removed[..., low])
+        ]
+        self._known += [self._measured(*frame) for frame in zip(*sums, strict=True)]
         if self._waiting is None:
             self._waiting = Frames(masks[:, :0])
         self._waiting.add(masks)
@@ -107,13 +112,15 @@ class PostGain:
         return torch.maximum(self._waiting.take(ready), masks.new_tensor(floors).reshape(1, -1, 1))
 
     def _measured(
-        self, total: float, removed: float, low_kept: float, low_removed: float
+        self, total: float, kept: float, removed: float, low_kept: float, low_removed: float
     ) -> tuple[float, float, float]:
         """The next frame's energy, and the level and the share of the highest minimum gain so far."""
         self._power = _FADE * self._power + total
         self._square = _FADE * self._square + total**2
-        self._kept = _FADE * self._kept + low_kept
-        self._removed = _FADE * self._removed + low_removed
+        self._kept = [_FADE * sum_ + new for sum_, new in zip(self._kept, (kept, low_kept), strict=True)]
+        self._removed = [
+            _FADE * sum_ + new for sum_, new in zip(self._removed, (removed, low_removed), strict=True)
+        ]
         lost, self._frames = _decibels(removed), self._frames + 1
         # At first the median moves in large steps, later in steps of _STEP_DB.
         step = (
@@ -123,9 +130,11 @@ class PostGain:
         )
         self._median = lost if self._frames == 1 else self._median + math.copysign(step, lost - self._median)
         level = _decibels(self._square / max(self._power, _TINY))
+        all_, low = (_decibels(k) - _decibels(r) for k, r in zip(self._kept, self._removed, strict=True))
         share = min(
             _share(level - self._median, _QUIET_NOISE_DB),
-            _share(_decibels(self._kept) - _decibels(self._removed), _LITTLE_REMOVED_DB),
+            _share(low, _LITTLE_REMOVED_DB),
+            _share(all_, _SOME_REMOVED_DB),
         )
         return total, level, share
 
