@@ -260,6 +260,10 @@ def test_files_of_a_run_with_more_speakers_stay_with_a_warning(tiny_model: Path,
     warnings = [text for text in result.warnings if "is not of this run" in text]
     assert len(warnings) == 1
     assert "x_speaker3.wav" in warnings[0]
+    # An input is no result, whatever its name.
+    inputs = [*paths, folder / "x_speaker3.wav"]
+    first, _ = separate_files(inputs, load(tiny_model), Output(folder, overwrite=True), speakers=2)
+    assert not any("not of this run" in text for text in first.warnings)
 
 
 def test_files_that_clip_are_never_in_place(

@@ -168,12 +168,12 @@ def test_faults_are_one_sentence(
         (
             separated_recordings.main,
             [str(RECIPE), "--model", str(tiny_denoiser), "-o", folder],
-            "does not separate",
+            "is not an embedding separator",
         ),
         (separated_recordings.main, [str(RECIPE), "--data", none, "-o", folder], "none"),
         (separated_recordings.main, [none, "-o", folder], "none"),
         (main, [none, "-o", output], "no separated recordings"),
-        (main, [folder, "-o", output, "--model", str(tiny_denoiser)], "does not separate"),
+        (main, [folder, "-o", output, "--model", str(tiny_denoiser)], "is not an embedding separator"),
     ):
         with pytest.raises(SystemExit) as stop:
             run(arguments)

@@ -193,7 +193,7 @@ def test_a_long_recording_is_separated_as_by_the_exported_model(page: Page, tmp_
         _, samples = _downloaded(page, f"Speaker {speaker}")
         np.testing.assert_allclose(samples, expected[speaker - 1], atol=1e-3)
     doubtful = tracks.join_confidence < 0.8
-    assert page.get_by_text("Note: speakers may change files").count() == int(doubtful)
+    assert page.get_by_text("Note: in parts no voice was recognized").count() == int(doubtful)
 
 
 def test_windows_are_joined_as_in_python(page: Page) -> None:

@@ -110,7 +110,8 @@ def separate_files(
     wanted = separator.check_speakers(speakers)
     check_format(output.format, 48000, output.bits)
     check_template(output.name, 2)
-    taken = {os.path.realpath(path) for path in paths}
+    inputs = {os.path.realpath(path) for path in paths}
+    taken = set(inputs)
     source = _Source(channel, track)
 
     def work(path: Path, stem: str, result: FileResult) -> None:
@@ -131,7 +132,9 @@ def separate_files(
         # A third file of an earlier run would look like a result of this run.
         named = targets_of(stem, separator.most_speakers, output, set())[result.speakers :]
         result.warnings += [
-            f"{old} is not of this run; remove it if you do not need it" for old in named if old.is_file()
+            f"{old} is not of this run; remove it if you do not need it"
+            for old in named
+            if old.is_file() and os.path.realpath(old) not in inputs
         ]
 
     results = [FileResult(str(path)) for path in paths]
