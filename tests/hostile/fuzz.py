@@ -71,7 +71,7 @@ def mutated(content: bytes, rng: random.Random) -> bytes:
         if not data:
             break
         place = rng.randrange(min(len(data), 1024) if rng.random() < 0.8 else len(data))
-        kind = rng.randrange(6)
+        kind = rng.randrange(7)
         if kind == 0:
             data[place] = rng.randrange(256)
         elif kind == 1:
@@ -84,6 +84,8 @@ def mutated(content: bytes, rng: random.Random) -> bytes:
         elif kind == 4:
             other = rng.randrange(len(data))
             data[place:place] = data[other : other + rng.choice([4, 64, 5000])]
+        elif kind == 5:
+            data += bytes(rng.choice([8, 24, 100, 5000]))  # Some recorders fill their last block with zeros.
         else:
             data[place] ^= 1 << rng.randrange(8)
     return bytes(data)

@@ -117,3 +117,11 @@ def test_a_first_system_without_gradient_is_not_trained_end_to_end(example_sourc
     system.choose_part("all")
     with pytest.raises(UnmingleError, match="have no gradient"):
         system.train().loss(batch_of(mixtures_of(example_sources)[:1]))
+
+
+def test_a_second_stage_has_the_number_of_masks_it_was_built_for_and_an_enhancement_that_of_the_first() -> (
+    None
+):
+    second, enhancement = _two_stage("second_stage"), _two_stage("enhancement")
+    assert second.most_speakers() == second.speakers
+    assert enhancement.most_speakers() is None  # Clusters have no limit.
