@@ -77,6 +77,7 @@ TESTS = {
     "systems/objectives.py": [UPIT, *WHOLE, "systems/test_systems.py"],
     "systems/embedding_separator.py": [
         "systems/test_trainable.py",
+        "systems/test_embedding_steps.py",
         EMBEDDINGS,
         TWO_STAGES,
         "systems/test_systems.py",

@@ -125,3 +125,22 @@ def test_a_second_stage_has_the_number_of_masks_it_was_built_for_and_an_enhancem
     second, enhancement = _two_stage("second_stage"), _two_stage("enhancement")
     assert second.most_speakers() == second.speakers
     assert enhancement.most_speakers() is None  # Clusters have no limit.
+
+
+def test_a_second_stage_gives_its_loudest_masks_when_asked_for_fewer(example_sources: Samples) -> None:
+    system = _two_stage("second_stage")
+    mixture = batch_of(mixtures_of(example_sources)[:1]).mixture
+    with torch.no_grad():
+        spectra, masks = system.mask(mixture, 2)
+        one = system.mask(mixture, 1)[1]
+    power = (masks * spectra.magnitude.unsqueeze(1)).square().sum(dim=(2, 3))
+    assert power[0].max() > 1.01 * power[0].min()
+    torch.testing.assert_close(one[0, 0], masks[0, int(power[0].argmax())])
+
+
+def test_an_enhancement_gives_as_many_masks_as_it_is_asked_for(example_sources: Samples) -> None:
+    mixture = batch_of(mixtures_of(example_sources)[:1]).mixture
+    for speakers in (1, 3):
+        masks = _two_stage("enhancement").mask(mixture, speakers)[1]
+        assert masks.shape[1] == speakers
+        torch.testing.assert_close(masks.sum(dim=1), torch.ones_like(masks[:, 0]))
