@@ -22,7 +22,7 @@ from unmingle.temporary import replace_files
 FORMAT_VERSION = "3"
 PRETRAINED = Path(__file__).parent / "pretrained"
 DEFAULT_MODEL = "separator-8khz"
-DEFAULT_DENOISER = "denoiser-32ms-16khz"
+DEFAULT_DENOISER = "denoiser-16khz"
 COUNTING_DENOISER = "denoiser-16khz"
 """Cleans recordings before their speakers are counted. The thresholds of :mod:`unmingle.counting` belong to it."""
 
