@@ -213,3 +213,14 @@ def test_gradients_reach_anchors_and_every_embedding_that_weighs() -> None:
     assert formation.first.anchors.grad is not None
     assert math.isfinite(float(formation.first.anchors.grad.abs().sum()))
     assert float(formation.first.anchors.grad.abs().sum()) > 0
+
+
+@pytest.mark.parametrize("kind", ["anchored", "kmeans"])
+def test_after_silence_the_first_frame_is_assigned_to_the_first_attractors(kind: str) -> None:
+    """The attractors of the silent frames before it are zero, and would share every bin out equally."""
+    embedding, weight = _recording(30, silent=6)
+    formation = _formation(kind)
+    formed = formation.form(embedding, weight, C)
+    alone = formation.form(embedding[:, 6:], weight[:, 6:], C)
+    torch.testing.assert_close(formed.assignments[:, :, 6:], alone.assignments, atol=1e-5, rtol=1e-4)
+    assert (formed.assignments[:, 0, 6] - 1 / C).abs().max() > 0.01

@@ -96,7 +96,8 @@ class RunningAttractors(AttractorFormation):
         assert state.first is not None
         before = torch.cat([state.first.unsqueeze(1), path[:, :-1]], dim=1)
         # The frames before the first attractors have none.
-        begun = (weight.sum(dim=2) > 0).cumsum(dim=1) - (weight.sum(dim=2) > 0).long() > 0
+        weighs = (weight.sum(dim=2) > 0).long()
+        begun = weighs.cumsum(dim=1) > weighs
         before = torch.where(begun[..., None, None], before, state.first.unsqueeze(1))
         flat = embedding.flatten(0, 1).unsqueeze(1)  # One frame each.
         assignments = self.assign(flat, before.flatten(0, 1))
