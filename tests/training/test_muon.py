@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 
+import pytest
 import torch
 from torch import nn
 
+from unmingle.training import muon
 from unmingle.training.muon import Muon, orthogonal
 
 
@@ -30,6 +32,22 @@ def test_singular_values_come_near_one_and_directions_stay() -> None:
         inner = left.mT @ found @ right.mT
         rest = inner - torch.diag_embed(torch.diagonal(inner, dim1=-2, dim2=-1))
         assert rest.abs().max() < 0.1
+
+
+@pytest.mark.parametrize("native", [False, True])
+def test_processors_without_bfloat16_compute_in_float32(
+    native: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(muon, "has_fast_bfloat16", lambda device: native)
+    torch.manual_seed(0)
+    matrices = torch.randn(20, 8)
+    exact = matrices.double() / matrices.double().norm()
+    for _ in range(5):
+        square = exact @ exact.mT
+        exact = 3.4445 * exact + (-4.7750 * square + 2.0315 * square @ square) @ exact
+    distance = float((orthogonal(matrices) - exact).abs().max())
+    assert distance < 0.1
+    assert (distance < 1e-4) == (not native)
 
 
 def test_every_gate_moves_by_an_orthogonal_matrix() -> None:
