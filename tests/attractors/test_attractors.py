@@ -21,7 +21,6 @@ from unmingle.attractors import (
     largest_similarity,
     mask_logits,
     mean_of_largest_cluster,
-    similarity,
 )
 from unmingle.errors import UnmingleError
 from unmingle.masks import sigmoid_masks, softmax_masks
@@ -60,7 +59,6 @@ def test_every_formation_is_what_it_says(name: str, embedding: torch.Tensor, wei
     formed = formation.form(embedding, weight, C, assignment=ideal)
     assert formed.points.shape == (B, C, K)
     assert formed.assignments.shape == (B, C, T, F)
-    torch.testing.assert_close(formed.similarity, similarity(formed.points))
     assert formed.assignments.requires_grad == kind.gradient_through_assignments
     silent = formation.form(embedding, torch.zeros_like(weight), C, assignment=ideal)
     assert torch.isfinite(silent.points).all()
@@ -162,7 +160,6 @@ def test_formed_attractors_are_the_centroids_of_the_chosen_anchors(
     torch.testing.assert_close(
         formed.points, centroids(embedding, anchor_assignments(embedding, chosen), weight)
     )
-    torch.testing.assert_close(formed.similarity, formed.points @ formed.points.transpose(1, 2))
 
 
 def test_gradients_reach_anchors_and_embeddings(weight: torch.Tensor) -> None:

@@ -14,7 +14,6 @@ from unmingle.attractors.formation import (
     centroids,
     largest_similarity,
     mask_logits,
-    similarity,
 )
 
 _SHARES_AT_ONCE = 1 << 21
@@ -64,7 +63,7 @@ class AnchoredAttractors(AttractorFormation):
         chosen = self.anchors[subset]
         assignments = anchor_assignments(embedding, chosen)
         points = centroids(embedding, assignments, weight)
-        return Attractors(points, assignments, similarity(points))
+        return Attractors(points, assignments)
 
     def choose_subset(self, embedding: Tensor, weight: Tensor, speakers: int) -> Tensor:
         """Anchors of the subset whose attractors are least alike (Eq. 15): indices ``(batch, speakers)``."""

@@ -12,7 +12,6 @@ from unmingle.attractors.formation import (
     Attractors,
     FormationSizes,
     centroids,
-    similarity,
 )
 from unmingle.clustering import kmeans, plus_plus_centres, soft_kmeans
 
@@ -55,7 +54,7 @@ class KMeansAttractors(AttractorFormation):
         assignments = torch.nn.functional.one_hot(labels, speakers).movedim(-1, 1).to(embedding.dtype)
         assignments = assignments.reshape(*assignments.shape[:2], *embedding.shape[1:3])
         points = centroids(embedding, assignments, weight)
-        return Attractors(points, assignments, similarity(points))
+        return Attractors(points, assignments)
 
 
 class SphericalKMeansAttractors(KMeansAttractors):
@@ -100,9 +99,7 @@ class SoftKMeansAttractors(AttractorFormation):
                 ]
             )
         shares, centres = soft_kmeans(points, weights, starts, hardness=self.hardness, steps=self.steps)
-        return Attractors(
-            centres, shares.reshape(*shares.shape[:2], *embedding.shape[1:3]), similarity(centres)
-        )
+        return Attractors(centres, shares.reshape(*shares.shape[:2], *embedding.shape[1:3]))
 
 
 def _same_start() -> torch.Generator:

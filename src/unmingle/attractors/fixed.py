@@ -12,7 +12,6 @@ from unmingle.attractors.formation import (
     Attractors,
     FormationSizes,
     mask_logits,
-    similarity,
 )
 
 
@@ -47,7 +46,7 @@ class FixedAttractors(AttractorFormation):
         assignment: Tensor | None = None,
     ) -> Attractors:
         points = self.points[:speakers].expand(len(embedding), -1, -1)
-        return Attractors(points, torch.softmax(mask_logits(embedding, points), dim=1), similarity(points))
+        return Attractors(points, torch.softmax(mask_logits(embedding, points), dim=1))
 
 
 def mean_of_largest_cluster(

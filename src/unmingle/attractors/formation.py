@@ -20,8 +20,6 @@ class Attractors:
     """``(batch, sources, dim)``."""
     assignments: Tensor
     """``(batch, sources, frames, freqs)``: the assignments Y."""
-    similarity: Tensor
-    """``(batch, sources, sources)``: dot products of the points."""
     path: Tensor | None = None
     """``(batch, frames, sources, dim)``: attractors of every frame; None if they do not move."""
 
@@ -182,4 +180,4 @@ class OracleAttractors(AttractorFormation):
                 "Oracle attractors need the true sources; choose k-means or anchors to separate a recording."
             )
         points = centroids(embedding, assignment, weight)
-        return Attractors(points, assignment, similarity(points))
+        return Attractors(points, assignment)

@@ -30,7 +30,6 @@ from unmingle.attractors.formation import (
     Attractors,
     FormationSizes,
     mask_logits,
-    similarity,
 )
 
 
@@ -102,7 +101,7 @@ class RunningAttractors(AttractorFormation):
         flat = embedding.flatten(0, 1).unsqueeze(1)  # One frame each.
         assignments = self.assign(flat, before.flatten(0, 1))
         assignments = assignments.reshape(*embedding.shape[:2], *assignments.shape[1:])[:, :, :, 0]
-        return Attractors(state.points, assignments.transpose(1, 2), similarity(state.points), path)
+        return Attractors(state.points, assignments.transpose(1, 2), path)
 
     def step(self, embedding: Tensor, weight: Tensor, state: RunningState, *, ended: bool = False) -> Tensor:
         """Push frames; returns the attractors ``(batch, frames, speakers, dim)`` of the frames that are ready.
