@@ -65,6 +65,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "experts_with_specialist": {
         **EXPERTS, "gate": {"specialist": 1, "seconds": 0.5}, "prelude_seconds": 0.5, "bands_above": 750.0,
     },
+    "experts_with_hidden_layer": {**EXPERTS, "gate": {"specialist": 1, "seconds": 0.5, "hidden_size": 8}},
 }  # fmt: skip
 
 

@@ -149,11 +149,12 @@ class Experts {
    * @param {Frames} heard their magnitudes
    */
   async _choose(features, heard) {
-    const { specialist, listening_frames } = this._gate;
+    const { specialist, listening_frames, low_freqs } = this._gate;
     const state = this._expert === specialist ? this._now : await this._warmed(specialist);
     const listened = features.slice(0, Math.min(listening_frames, features.count));
     const { mask } = await this._step(specialist, listened, state);
-    const evidence = tensor(energies(mask, heard.data), [1, 3]);
+    const judged = low_freqs ? lowAndHigh(mask, heard, low_freqs) : energies(mask, heard.data);
+    const evidence = tensor(judged, [1, judged.length]);
     const scores = [...(await this._model.run("gate", { evidence })).scores.data];
     const choice = scores.indexOf(Math.max(...scores));
     if (choice === this._expert) return;
@@ -193,13 +194,29 @@ class Experts {
 }
 
 /**
+ * The energies of low frequencies, then those of high ones.
+ * @param {Float32Array} mask
+ * @param {Frames} heard magnitudes that begin with the mask's frames
+ * @param {number} low how many frequencies are low
+ */
+function lowAndHigh(mask, heard, low) {
+  const { data, freqs } = heard;
+  return Float32Array.from([
+    ...energies(mask, data, (k) => k % freqs < low),
+    ...energies(mask, data, (k) => k % freqs >= low),
+  ]);
+}
+
+/**
  * The energy that a mask keeps, doubts and removes.
  * @param {Float32Array} mask
  * @param {Float32Array} magnitudes they begin with the mask's frames
+ * @param {(k: number) => boolean} counts whether a value counts
  */
-function energies(mask, magnitudes) {
+function energies(mask, magnitudes, counts = () => true) {
   const sums = [0, 0, 0];
   mask.forEach((gain, k) => {
+    if (!counts(k)) return;
     const power = magnitudes[k] ** 2;
     sums[0] += gain ** 2 * power;
     sums[1] += 2 * gain * (1 - gain) * power;

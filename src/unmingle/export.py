@@ -30,6 +30,7 @@ from unmingle.systems import (
     System,
     TwoStage,
 )
+from unmingle.systems.gates import SpecialistGate, low_freqs
 from unmingle.temporary import replace_files
 
 if TYPE_CHECKING:
@@ -198,8 +199,11 @@ def _denoising(system: DenoisingSystem) -> dict[str, Any]:
         "gate": None,
     }
     if isinstance(system, LocalExperts):
+        gate = system.gate
+        share = gate.low_share if isinstance(gate, SpecialistGate) else None
         said["gate"] = {
-            "specialist": system.gate.specialist,
-            "listening_frames": system.gate.listening_frames,
+            "specialist": gate.specialist,
+            "listening_frames": gate.listening_frames,
+            "low_freqs": None if share is None else low_freqs(share, system.frontend.stft.freqs),
         }
     return said

@@ -241,7 +241,8 @@ class ExportedLocalExperts(LocalExperts):
         else:
             listening = self.gate.listening_frames
             assert listening is not None
-            self.gate = _SpecialistGateGraph(config.snr_levels, gate, listening).use(scores)
+            chooser = _SpecialistGateGraph(config.snr_levels, gate, listening, config.sample_rate)
+            self.gate = chooser.use(scores)
 
 
 def _expert(system: DenoisingSystem, blank: Lstm, folder: Path, number: int) -> _RecurrentGraph:

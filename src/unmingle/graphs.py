@@ -131,7 +131,8 @@ def _graphs_of_denoiser(system: DenoisingSystem) -> dict[str, Graph]:
     gate = system.gate
     if isinstance(gate, SpecialistGate):
         axes = {"evidence": {0: "batch"}, "scores": {0: "batch"}}
-        graphs["gate.onnx"] = Graph(gate, {"evidence": torch.rand(1, 3)}, ["scores"], axes)
+        given = {"evidence": torch.rand(1, 3 if gate.low_share is None else 6)}
+        graphs["gate.onnx"] = Graph(gate, given, ["scores"], axes)
     elif isinstance(gate, LstmGate):
         graphs["gate.onnx"] = _recurrent(_Gate(gate), gate, ["scores"])
     return graphs

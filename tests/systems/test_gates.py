@@ -58,6 +58,39 @@ def test_scores_are_linear_in_what_the_mask_keeps_removes_and_doubts() -> None:
         torch.testing.assert_close(scores[index], expected, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("low", [2, 3])
+def test_a_hidden_layer_reads_all_low_and_high_frequencies(low: int) -> None:
+    torch.manual_seed(0)
+    rate = 5000.0 * 6 / (low - 1)  # Of seven frequencies, so many are at most 2.5 kHz.
+    gate = SpecialistGate((-5.0, 10.0), SpecialistGateConfig(hidden_size=5), 16, round(rate))
+    mask, magnitude = torch.rand(1, 4, 7), torch.rand(1, 4, 7)
+    scores = gate(gate.evidence(mask, magnitude).sum(dim=1))[0]
+    figures = []
+    for freqs in (slice(None), slice(low), slice(low, None)):
+        kept, doubt, removed = energies(mask[..., freqs], magnitude[..., freqs])[0].sum(dim=0).tolist()
+        figures += [10 * math.log10(kept / removed), 10 * math.log10(doubt / (kept + doubt + removed)) + 9]
+    hidden = torch.tanh(gate.hidden.weight @ torch.tensor(figures) / 10 + gate.hidden.bias)
+    torch.testing.assert_close(scores, gate.linear.weight @ hidden + gate.linear.bias)
+
+
+def test_with_a_hidden_layer_it_chooses_at_once_and_in_a_stream_alike() -> None:
+    own = OWN | {"hidden_size": 4}
+    system = tiny_experts(gate=own)
+    (features, magnitude), choices = _noise(150), set()
+    for bias in torch.eye(4):
+        system.gate.linear.bias.data.copy_(1e3 * bias)
+        masks = ExpertMasks(system)
+        masks.push(features, magnitude)
+        choice = int(system.gate.decide(features, magnitude, system.experts).choice)
+        assert masks.expert == choice
+        choices.add(choice)
+    assert choices == {0, 1, 2, 3}
+    system = tiny_experts(gate=own)
+    system.choose_part("choice")
+    system.loss(_batch())["loss"].backward()
+    assert all(bool(parameter.grad.any()) for parameter in system.gate.parameters())
+
+
 @pytest.mark.parametrize(
     ("ratio", "chosen"), [(-30.0, 0), (-3.0, 0), (-2.0, 1), (2.4, 1), (2.6, 2), (7.4, 2), (8.0, 3), (60.0, 3)]
 )

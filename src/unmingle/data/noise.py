@@ -126,7 +126,7 @@ class NoiseMaker:
             name: float(sum(len(group) for group in groups)) for name, groups in self._corpora.items()
         }
         known = [*sorted(self._corpora), *SYNTHETIC]
-        unknown = set(weights) - set(known)
+        unknown = {name for name, weight in weights.items() if weight > 0} - set(known)
         if unknown:
             raise UnmingleError(
                 f"The weights of noise name {', '.join(sorted(unknown))}; there is {', '.join(known)}."

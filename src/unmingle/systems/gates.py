@@ -22,6 +22,10 @@ _SPREAD = 4.0
 """Initial standard deviation in dB of the kept-to-removed ratio around a specialist's SNR."""
 _USUAL_DOUBT = 10**-0.9
 """Share of the energy in doubt, about the mean over noisy speech: the zero point of this feature."""
+_SIBILANTS_HERTZ = 2500.0
+"""Sibilants lie above. A gate with a hidden layer has features of its own for each side."""
+_FEATURE_SCALE = 0.1
+"""From dB to the input of a hidden layer."""
 
 
 class LstmGateConfig(LstmConfig):
@@ -42,6 +46,10 @@ class SpecialistGateConfig(Config):
     """Minimum advantage of a specialist for higher SNRs in training of the choice, in the objective's unit (dB for
     SI-SDR). Such a specialist leaves noise if the choice is wrong, and its advantage on the training noises may not
     hold for others."""
+    hidden_size: int = Field(0, ge=0, le=256)
+    """Units of a hidden layer. With 0, scores are linear in what the mask does at all frequencies. With units, the
+    gate also reads what the mask does below and above 2.5 kHz, so that sibilants that it removes from clean speech
+    are not taken for noise."""
 
 
 def _kind_of_gate(value: Any) -> str:
@@ -104,23 +112,38 @@ class SpecialistGate(Gate):
     """Scores specialists by the energy that the mask of one of them keeps, removes and leaves in doubt.
 
     A specialist is trained with a target for every bin, an LSTM gate with one label per utterance. So with unknown
-    kinds of noise, a specialist's mask is the better measure of the SNR. Each score is a linear function of two
-    features in dB: kept over removed energy, and the energy in doubt over all energy. The second is small with little
-    noise; the first alone hardly separates 10 dB from 30 dB.
+    kinds of noise, a specialist's mask is the better measure of the SNR. Each score is a function of two features in
+    dB: kept over removed energy, and the energy in doubt over all energy. The second is small with little noise; the
+    first alone hardly separates 10 dB from 30 dB. The function is linear, or has a hidden layer, which reads the same
+    features of low and of high frequencies, too.
 
     Args:
         levels: the SNR in dB that each specialist is for, K of them.
         config: which specialist is the gate.
         listening_frames: number of first frames of an utterance that it uses.
+        sample_rate: in hertz.
     """
 
     specialist: int
+    low_share: float | None = None
+    """Share of the frequencies that are low, if the gate tells low from high."""
 
-    def __init__(self, levels: Sequence[float], config: SpecialistGateConfig, listening_frames: int) -> None:
+    def __init__(
+        self,
+        levels: Sequence[float],
+        config: SpecialistGateConfig,
+        listening_frames: int,
+        sample_rate: int = 16000,
+    ) -> None:
         super().__init__()
         self.specialist, self.listening_frames = config.specialist, listening_frames
         self._higher = torch.tensor([level > levels[config.specialist] for level in levels])
         self._margin = config.margin
+        if config.hidden_size:
+            self.low_share = min(1.0, 2 * _SIBILANTS_HERTZ / sample_rate)
+            self.hidden = nn.Linear(6, config.hidden_size)
+            self.linear = nn.Linear(config.hidden_size, len(levels))
+            return
         self.linear = nn.Linear(2, len(levels))
         # The discriminant of Gaussians with equal variance around the levels. Initially doubt has no weight.
         centres = torch.tensor(levels)
@@ -128,17 +151,15 @@ class SpecialistGate(Gate):
         self.linear.bias.data.copy_(-centres.square() / (2 * _SPREAD**2))
 
     def forward(self, evidence: Tensor) -> Tensor:
-        """Energies kept, in doubt and removed ``(batch, 3)`` to scores before the softmax ``(batch, K)``."""
-        # Each part counts as at least -90 dB of the total. In silence kept equals removed, with the usual doubt.
-        total = evidence.sum(dim=-1, keepdim=True)
-        evidence = evidence + 1e-9 * total + 1e-30 * evidence.new_tensor([1.0, _USUAL_DOUBT, 1.0])
-        kept, doubt, removed = evidence.unbind(dim=-1)
-        figures = (
-            10 * torch.stack([kept / removed, doubt / (total[..., 0] + 1e-30) / _USUAL_DOUBT], dim=-1).log10()
-        )
-        # Without nn.Linear, which rounds to bfloat16 in training with mixed precision.
-        scores: Tensor = (figures.unsqueeze(-2) * self.linear.weight).sum(dim=-1) + self.linear.bias
-        return scores
+        """Energies kept, in doubt and removed ``(batch, 3)`` to scores before the softmax ``(batch, K)``.
+
+        A gate that tells low from high frequencies reads ``(batch, 6)``: first the three of the low ones.
+        """
+        if self.low_share is None:
+            return _linear(self.linear, _figures(evidence))
+        low, high = evidence[..., :3], evidence[..., 3:]
+        figures = torch.cat([_figures(part) for part in (low + high, low, high)], dim=-1)
+        return _linear(self.linear, torch.tanh(_linear(self.hidden, _FEATURE_SCALE * figures)))
 
     def network(self, experts: Sequence[Lstm]) -> Lstm:
         return experts[self.specialist]
@@ -147,7 +168,11 @@ class SpecialistGate(Gate):
         return torch.sigmoid(values.float())
 
     def evidence(self, outputs: Tensor, magnitude: Tensor) -> Tensor:
-        return energies(outputs, magnitude)
+        if self.low_share is None:
+            return energies(outputs, magnitude)
+        low = low_freqs(self.low_share, magnitude.shape[-1])
+        parts = slice(low), slice(low, None)
+        return torch.cat([energies(outputs[..., part], magnitude[..., part]) for part in parts], dim=-1)
 
     def score(self, outputs: Tensor, magnitude: Tensor, frames: Tensor | None = None) -> Tensor:
         mask = outputs[:, : self.listening_frames]
@@ -187,6 +212,27 @@ class SpecialistGate(Gate):
         return sum(parameter.numel() for parameter in (*self.parameters(), *expert.parameters()))
 
 
+def low_freqs(low_share: float, freqs: int) -> int:
+    """How many of ``freqs`` frequencies are low."""
+    return round(low_share * (freqs - 1)) + 1
+
+
+def _figures(evidence: Tensor) -> Tensor:
+    """Kept over removed energy, and the energy in doubt over all and over its usual share: ``(..., 2)`` in dB."""
+    # Each part counts as at least -90 dB of the total. In silence kept equals removed, with the usual doubt.
+    total = evidence.sum(dim=-1, keepdim=True)
+    evidence = evidence + 1e-9 * total + 1e-30 * evidence.new_tensor([1.0, _USUAL_DOUBT, 1.0])
+    kept, doubt, removed = evidence.unbind(dim=-1)
+    ratios = torch.stack([kept / removed, doubt / (total[..., 0] + 1e-30) / _USUAL_DOUBT], dim=-1)
+    return 10 * ratios.log10()
+
+
+def _linear(layer: nn.Linear, values: Tensor) -> Tensor:
+    """The layer without its own product, which rounds to bfloat16 in training with mixed precision."""
+    product: Tensor = (values.unsqueeze(-2) * layer.weight).sum(dim=-1) + layer.bias
+    return product
+
+
 def energies(mask: Tensor, magnitude: Tensor) -> Tensor:
     """Each frame's energy in three parts: kept, in doubt, removed: ``(batch, frames, 3)``.
 
@@ -208,6 +254,7 @@ def build_gate(
     specialists: int,
     levels: Sequence[float],
     listening_frames: Callable[[float], int],
+    sample_rate: int,
 ) -> Gate:
     """The gate of a config.
 
@@ -217,7 +264,8 @@ def build_gate(
         specialists: K, their number.
         levels: the SNR in dB that each specialist is for, if they are divided by SNR.
         listening_frames: gives the number of frames in a number of seconds, the prelude included.
+        sample_rate: in hertz.
     """
     if isinstance(config, LstmGateConfig):
         return LstmGate(freqs, specialists, config)
-    return SpecialistGate(levels, config, listening_frames(config.seconds))
+    return SpecialistGate(levels, config, listening_frames(config.seconds), sample_rate)

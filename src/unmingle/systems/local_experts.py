@@ -96,6 +96,7 @@ class LocalExperts(DenoisingSystem):
             config.specialists,
             config.snr_levels,
             self._listening_frames,
+            config.sample_rate,
         )
         usual = config.specialists // 2 if self.gate.specialist is None else self.gate.specialist
         self.default_expert = usual if config.default_expert is None else config.default_expert
