@@ -101,9 +101,6 @@ def error_of(
             # Compared with the package pesq in test_perceptual.py.
             pairs = [[_perceptual(estimate, source) for estimate in estimates] for source in sources]
             errors += 10 * np.array(pairs)
-            freqs = sum(16000 * k / stft.window_length <= 300 for k in range(stft.window_length // 2 + 1))
-            low = naive.low_band_errors(estimates, sources, stft.window_length, stft.hop, freqs)
-            errors += 0.5 * low
     else:
         rule = {
             "mask_error": naive.mask_errors,

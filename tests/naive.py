@@ -249,18 +249,6 @@ def compressed_spectrum_errors(estimates: Array, sources: Array, mixture: Array,
     return errors
 
 
-def low_band_errors(estimates: Array, sources: Array, length: int, hop: int, freqs: int) -> Array:
-    """Negative SNR in dB of the first frequencies, with a floor of -30 dB; 0 for a source that is silent."""
-    errors = np.zeros((len(sources), len(estimates)))
-    for i, source in enumerate(sources):
-        for j, estimate in enumerate(estimates):
-            wanted, found = (stft(audio, length, hop)[:, :freqs] for audio in (source, estimate))
-            if source.any():
-                wrong = (np.abs(found - wanted) ** 2).sum()
-                errors[i, j] = 10 * np.log10(wrong / (np.abs(wanted) ** 2).sum() + 1e-3)
-    return errors
-
-
 def waveform_errors(estimates: Array, sources: Array, mixture: Array, scale_invariant: bool) -> Array:
     """Negative SI-SDR or SNR in dB with a floor of -30 dB; -20 dB for a source that is silent."""
     errors = np.empty((len(sources), len(estimates)))

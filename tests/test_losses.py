@@ -11,7 +11,6 @@ from unmingle.losses import (
     affinity_loss,
     mask_error,
     pairwise_compressed_spectrum_error,
-    pairwise_low_band_error,
     pairwise_magnitude_error,
     pairwise_mask_error,
     pairwise_waveform_error,
@@ -179,27 +178,6 @@ def test_compressed_spectrum_error_is_that_of_the_plain_loop_for_any_gain() -> N
         torch.testing.assert_close(found[k], torch.from_numpy(expected).float(), atol=1e-5, rtol=1e-4)
     louder = pairwise_compressed_spectrum_error(9 * estimates, 9 * sources, 9 * mixture, transform)
     torch.testing.assert_close(louder, found, atol=1e-5, rtol=1e-4)
-
-
-def test_low_band_error_is_that_of_the_plain_loop_and_hears_low_frequencies_alone() -> None:
-    generator = torch.Generator().manual_seed(0)
-    sources = torch.randn(2, 2, 300, generator=generator) * torch.tensor([1.0, 0.1])[:, None]
-    sources[1, 1] = 0.0
-    estimates = sources + 0.3 * torch.randn(2, 2, 300, generator=generator)
-    active, transform = torch.tensor([[True, True], [True, False]]), Stft(32, 8)
-    found = pairwise_low_band_error(estimates, sources, active, transform, 3)
-    for k in range(2):
-        expected = naive.low_band_errors(estimates[k].double().numpy(), sources[k].double().numpy(), 32, 8, 3)
-        torch.testing.assert_close(found[k], torch.from_numpy(expected).float(), atol=1e-4, rtol=1e-4)
-    time = torch.arange(300)
-    rumble, hiss = (0.5 * torch.sin(2 * torch.pi * cycles * time / 32) for cycles in (1, 12))
-    clean, low, high = (
-        float(pairwise_low_band_error(e[:1, :1], sources[:1, :1], active[:1, :1], transform, 3))
-        for e in (sources, sources + rumble, sources + hiss)
-    )
-    assert clean == pytest.approx(-30.0, abs=1e-3)
-    assert low > -5.0
-    assert high < -20.0
 
 
 def test_compressed_spectrum_error_does_not_see_padding_and_has_gradients_at_silence() -> None:

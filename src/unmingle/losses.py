@@ -154,29 +154,6 @@ def pairwise_compressed_spectrum_error(
     return pairwise_magnitude_error(compressed(estimates), compressed(sources)) / share[:, None, None]
 
 
-def pairwise_low_band_error(
-    estimates: Tensor, sources: Tensor, active: Tensor, transform: Stft, freqs: int
-) -> Tensor:
-    """Error in dB of every pair of waveforms in the lowest frequencies: ``(batch, sources, estimates)``.
-
-    The negative SNR there, with a floor: ``10 log10(|E - S|^2 / |S|^2 + tau)``, summed over frames and the first
-    ``freqs`` frequencies. It is 0 for a source that is not a speaker.
-
-    Args:
-        estimates: ``(batch, estimates, samples)``.
-        sources: ``(batch, sources, samples)``.
-        active: ``(batch, sources)``, true where a source is a speaker.
-        transform: computes the spectra.
-        freqs: number of frequencies that count.
-    """
-    wanted = torch.view_as_real(transform.analyse(sources)[..., :freqs]).unsqueeze(2)
-    found = torch.view_as_real(transform.analyse(estimates)[..., :freqs]).unsqueeze(1)
-    error = (found - wanted).square().sum(dim=(3, 4, 5))
-    energy = wanted.square().sum(dim=(3, 4, 5)).clamp_min(1e-12)
-    decibels = 10 * torch.log10(error / energy + _SPEAKER_FLOOR)
-    return torch.where(active.unsqueeze(2), decibels, torch.zeros_like(decibels))
-
-
 def permutation_invariant(pairwise: Tensor) -> Tensor:
     """Least mean loss over all permutations ``(batch,)``, from pairwise losses ``(batch, targets, estimates)``."""
     best, _ = best_permutation(-pairwise)

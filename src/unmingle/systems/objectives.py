@@ -9,7 +9,6 @@ from torch import Tensor
 from unmingle.batch import MixtureBatch
 from unmingle.losses import (
     pairwise_compressed_spectrum_error,
-    pairwise_low_band_error,
     pairwise_magnitude_error,
     pairwise_mask_error,
     pairwise_waveform_error,
@@ -18,7 +17,7 @@ from unmingle.losses import (
 )
 from unmingle.masks import apply_masks, wiener_filter_mask
 from unmingle.padding import frame_count, within
-from unmingle.perceptual import PESQ_RATE, pairwise_perceptual_distance
+from unmingle.perceptual import pairwise_perceptual_distance
 from unmingle.stft import Stft
 
 ObjectiveName = Literal[
@@ -32,16 +31,13 @@ ObjectiveName = Literal[
 ]
 """Luo's Eq. 13 with WFM targets; Mobin's Eq. 9 (also Isik's enhancement and uPIT's amplitude); uPIT's
 phase-sensitive approximation; SI-SDR or SNR of waveforms; SI-SDR with a compressed-spectrum term (ours);
-``perceptual`` (ours, at 16 kHz): that, the distance of PESQ, and the SNR below 300 Hz, where PESQ hardly hears
-noise."""
+``perceptual``: that and the distance of PESQ, at 16 kHz (ours)."""
 _RESOLUTIONS = (0.5, 1.0, 2.0)
 """Window lengths of the compressed-spectrum term, relative to the system's."""
 _SPECTRUM_WEIGHT = 400.0
 """Weight of the compressed-spectrum term (the mean over its resolutions), in dB."""
 _PERCEPTUAL_WEIGHT = 10.0
 """Weight of PESQ's distance, in dB."""
-_LOW_BAND_HERTZ, _LOW_BAND_WEIGHT = 300.0, 0.5
-"""Upper end and weight of the SNR at low frequencies."""
 
 
 def mask_objective(
@@ -85,9 +81,7 @@ def _pairwise(
                 pairwise = pairwise + _SPECTRUM_WEIGHT / len(_RESOLUTIONS) * spectral
         if objective == "perceptual":
             distance = pairwise_perceptual_distance(estimates, batch.sources, batch.active)
-            freqs = 1 + int(_LOW_BAND_HERTZ * stft.window_length / PESQ_RATE)
-            low = pairwise_low_band_error(estimates, batch.sources, batch.active, stft, freqs)
-            pairwise = pairwise + _PERCEPTUAL_WEIGHT * distance + _LOW_BAND_WEIGHT * low
+            pairwise = pairwise + _PERCEPTUAL_WEIGHT * distance
         return pairwise
     sources, magnitude = stft.analyse(batch.sources), spectrum.abs()
     if batch.lengths is not None:
