@@ -196,6 +196,7 @@ def test_bad_noise_is_told(example_corpus: Path, example_noise: Path, tmp_path: 
         _mixer(example_corpus, example_noise, weights={"thunder": 1.0})
     with pytest.raises(UnmingleError, match="leave no noise"):
         _mixer(example_corpus, example_noise, weights={"noise": 0.0})
+    _mixer(example_corpus, example_noise, weights={"noise": 1.0, "thunder": 0.0})  # Which need not be there.
     with pytest.raises(UnmingleError, match="does not exist"):
         read_noise([tmp_path / "nowhere"])
     with pytest.raises(UnmingleError, match=r"no noise in .*noise\.csv"):

@@ -64,8 +64,8 @@ class NoiseConfig(Config):
     """Maximum deviation from the drawn level in dB, uniform."""
     weights: dict[str, Annotated[float, Field(ge=0.0)]] = {}
     """Relative chance of each corpus of noise and each kind of :data:`SYNTHETIC` noise, by name. Those without a
-    weight are not used, but ``crossed`` uses all recordings if no corpus has a weight (default: all recordings
-    equally likely, no synthetic noise)."""
+    weight, or with 0, are not used, but ``crossed`` uses all recordings if no corpus has a weight (default: all
+    recordings equally likely, no synthetic noise)."""
     by_class: bool = False
     """Draw a class of the corpus first, each equally likely, and then a recording of the class (default: all
     recordings of the corpus equally likely)."""
