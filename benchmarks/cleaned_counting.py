@@ -30,7 +30,7 @@ from unmingle.separation.cleaned_energy import cleaned_energy
 from unmingle.separation.fine_masks import FineMasks
 from unmingle.systems import MaskingSystem
 
-THRESHOLDS = range(8, 25, 2)
+THRESHOLDS = range(8, 17)
 SLOPES = np.arange(0.05, 0.6, 0.01)
 
 

@@ -101,10 +101,10 @@ def test_spread_counts_a_small_speaker_down_to_the_stated_share() -> None:
         assert (counted.count.item() == 2) == (2 * share * (1 - share) > SPREAD_SHARE)
 
 
-def test_after_cleaning_the_threshold_is_10_db_and_the_confidence_has_its_own_curve() -> None:
-    counted = count_levels(torch.tensor([[0.0, -12.0], [0.0, -9.5], [0.0, -30.0]]), cleaned=True)
+def test_after_cleaning_the_threshold_is_11_db_and_the_confidence_has_its_own_curve() -> None:
+    counted = count_levels(torch.tensor([[0.0, -12.0], [0.0, -10.5], [0.0, -30.0]]), cleaned=True)
     assert counted.count.tolist() == [1, 2, 1]
-    assert counted.confidence.tolist() == pytest.approx([0.627, 0.532, 0.931], abs=1e-3)
+    assert counted.confidence.tolist() == pytest.approx([0.577, 0.539, 0.968], abs=1e-3)
 
 
 def test_just_above_the_threshold_is_a_speaker_and_silence_is_surely_none() -> None:

@@ -22,9 +22,9 @@ ENERGY_RANGE_DB = 20.0
 _TRUST_AT_THRESHOLD, _TRUST_PER_DB = -1.67, 0.24
 """Logistic curve of the share of right counts over the distance of the outputs' levels from the threshold, fitted to
 validation mixtures by benchmarks/counting_confidence.py."""
-CLEANED_RANGE_DB = 10.0
+CLEANED_RANGE_DB = 11.0
 """In place of :data:`ENERGY_RANGE_DB`, if noise was removed before the mixture was separated."""
-_CLEANED_TRUST_PER_DB = 0.26
+_CLEANED_TRUST_PER_DB = 0.31
 """Slope of the logistic curve for :data:`CLEANED_RANGE_DB`. Both were chosen on validation mixtures by
 benchmarks/cleaned_counting.py."""
 SPREAD_SHARE = 0.04
@@ -63,7 +63,7 @@ def count_levels(levels: Tensor, *, cleaned: bool = False) -> Counted:
     """Count the sources by their levels ``(batch, sources)`` in dB relative to the loudest.
 
     ``cleaned`` says that noise was removed before the mixture was separated. Then a source that remains is a speaker
-    more surely, and the threshold is 10 dB.
+    more surely, and the threshold is 11 dB.
     """
     above = levels + (CLEANED_RANGE_DB if cleaned else ENERGY_RANGE_DB)
     distance = above.abs().amin(dim=1)
