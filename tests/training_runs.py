@@ -11,11 +11,21 @@ from pathlib import Path
 import torch
 import yaml
 
-from conftest import TINY_BLSTM, tiny_values
+from conftest import ROOT, TINY_BLSTM, tiny_values
 from unmingle.data.conversations import ConversationConfig
 from unmingle.data.mixing_config import MixingConfig
 from unmingle.training.recipe import Recipe
 from unmingle.training.run_folder import RunFolder
+
+FOLDER = ROOT / "recipes"
+RECIPES = [
+    path for path in sorted(FOLDER.rglob("*.yaml")) if path.name not in ("data.yaml", "conversations.yaml")
+]
+"""Those that can be trained; the others are parts of them."""
+
+
+def recipe_id(path: Path) -> str:
+    return str(path.relative_to(FOLDER))
 
 
 def tiny_recipe(corpus: Path, steps: int = 6, **changes: object) -> Recipe:
