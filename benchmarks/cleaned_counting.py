@@ -1,12 +1,13 @@
-"""The threshold of `unmingle separate --speakers auto` between one speaker and two.
+"""The thresholds of `unmingle separate --speakers auto` between one speaker and two.
 
     python benchmarks/cleaned_counting.py CORPUS [--model MODEL] [--split valid]
 
 The mixtures are the counting lists of one and two speakers of benchmarks/separator_scores.py (one alone, in noise and
 in music; pairs and conversations), with another seed. Each is separated without its noise
-(unmingle/separation/cleaned_energy.py), and the levels of the two estimates are compared. Prints for thresholds in
-dB the share counted right of each list, and the slope of the logistic curve of the share of right counts over the
-distance from the threshold. Choose on the split valid; the values are in unmingle/counting.py.
+(unmingle/separation/cleaned_energy.py), too, and the levels of the two estimates are compared. Prints for pairs of
+thresholds in dB, for loud and for hardly any noise, the share counted right of each list, and the slope of the
+logistic curve of the share of right counts over the distance from the threshold. Choose on the split valid; the
+values are in unmingle/counting.py.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import datetime
+import itertools
 import platform
 from pathlib import Path
 
@@ -23,15 +25,18 @@ from numpy.typing import NDArray
 from separator_scores import LIST_RATE, LISTS, Corpus, MixtureList
 
 from unmingle.audio import Samples, resample
-from unmingle.counting import typical_levels
+from unmingle.counting import REMOVED_DB, typical_levels, with_and_without_noise
 from unmingle.denoising.enhancer import Enhancer, load_denoiser
 from unmingle.models import COUNTING_DENOISER, DEFAULT_MODEL, load_system
-from unmingle.separation.cleaned_energy import cleaned_energy
+from unmingle.separation.cleaned_energy import cleaned_energy, removed_noise
 from unmingle.separation.fine_masks import FineMasks
 from unmingle.systems import MaskingSystem
 
-THRESHOLDS = range(8, 17)
+LOUD, LITTLE = (8.0, 8.5, 9.0, 9.5, 10.0, 10.5), (14.0, 18.0, 20.0, 22.0, 24.0)
+"""Thresholds where the noise is loud, and where there is hardly any."""
 SLOPES = np.arange(0.05, 0.6, 0.01)
+
+Values = NDArray[np.float64]
 
 
 def wanted_lists() -> list[MixtureList]:
@@ -44,17 +49,20 @@ def wanted_lists() -> list[MixtureList]:
 
 
 @torch.no_grad()
-def level_gap(fine: FineMasks, denoiser: Enhancer, mixture: Samples) -> float:
-    """How many dB one of two estimates lies below the other, without noise."""
+def measure(fine: FineMasks, denoiser: Enhancer, mixture: Samples) -> tuple[float, float]:
+    """How many dB one of two estimates lies below the other, and the mixture above the noise."""
     found = fine.of(torch.from_numpy(mixture), 2)
-    energy = cleaned_energy(fine, denoiser, mixture, found.masks, found.spectrum.abs())
-    return -float(typical_levels(torch.from_numpy(energy)[None]).min())
+    magnitude = found.spectrum.abs()
+    cleaned = cleaned_energy(fine, denoiser, mixture, found.masks, magnitude)
+    own = (found.masks * magnitude).square().sum(dim=(1, 2)).double()
+    energy = with_and_without_noise(own, torch.from_numpy(cleaned.sources))
+    return -float(typical_levels(energy[None]).min()), removed_noise([cleaned])
 
 
-def slope(gaps: NDArray[np.float64], speaking: NDArray[np.intp], threshold: float) -> float:
+def slope(gaps: Values, speaking: Values, thresholds: Values) -> float:
     """Slope of the logistic curve under which the right and wrong counts are most likely."""
-    right = (gaps < threshold) == (speaking == 2)
-    distance = np.abs(gaps - threshold)
+    right = (gaps < thresholds) == (speaking == 2)
+    distance = np.abs(gaps - thresholds)
     likely = [
         -np.logaddexp(0.0, np.where(right, -value * distance, value * distance)).sum() for value in SLOPES
     ]
@@ -75,23 +83,21 @@ def main() -> None:
     fine = FineMasks(system)
     corpus, lists = Corpus(arguments.corpus, arguments.split), wanted_lists()
     print(f"{datetime.date.today()}, {platform.machine()}, {arguments.model}, split {arguments.split}\n")
-    gaps, speaking = [], []
-    for wanted in lists:
-        found = [
-            level_gap(fine, denoiser, resample(mixture, LIST_RATE, system.sample_rate))
-            for mixture, _ in corpus.mixtures(wanted)
-        ]
-        gaps.append(np.array(found))
-        speaking.append(np.full(len(found), int(str(wanted.config.get("speakers", 2)))))
-    print("| threshold (dB) | " + " | ".join(each.name for each in lists) + " | mean | slope |")
+    found, list_of, speaking = [], [], []
+    for number, wanted in enumerate(lists):
+        for mixture, _ in corpus.mixtures(wanted):
+            found.append(measure(fine, denoiser, resample(mixture, LIST_RATE, system.sample_rate)))
+            list_of.append(number)
+            speaking.append(int(str(wanted.config.get("speakers", 2))))
+    (gaps, removed), places, true = np.array(found).T, np.array(list_of), np.array(speaking, dtype=float)
+    print("| thresholds (dB) | " + " | ".join(each.name for each in lists) + " | mean | slope |")
     print("| --- " * (len(lists) + 3) + "|")
-    every_gap, everybody = np.concatenate(gaps), np.concatenate(speaking)
-    for threshold in THRESHOLDS:
-        right = [
-            ((own < threshold) == (count == 2)).mean() for own, count in zip(gaps, speaking, strict=True)
-        ]
-        cells = [f"{100 * share:.0f} %" for share in [*right, float(np.mean(right))]]
-        print(f"| {threshold} | " + " | ".join(cells) + f" | {slope(every_gap, everybody, threshold):.2f} |")
+    for loud, little in itertools.product(LOUD, LITTLE):
+        thresholds = np.interp(removed, REMOVED_DB, (loud, little))
+        right = (gaps < thresholds) == (true == 2)
+        shares = [float(right[places == number].mean()) for number in range(len(lists))]
+        cells = [f"{100 * share:.0f} %" for share in [*shares, float(np.mean(shares))]]
+        print(f"| {loud}; {little} | " + " | ".join(cells) + f" | {slope(gaps, true, thresholds):.2f} |")
 
 
 if __name__ == "__main__":

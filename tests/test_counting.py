@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from unmingle.counting import SPREAD_SHARE, count_by_energy, count_by_spread, count_levels, typical_levels
+from unmingle.counting import (
+    SPREAD_SHARE,
+    count_by_energy,
+    count_by_spread,
+    count_levels,
+    typical_levels,
+    with_and_without_noise,
+)
 
 
 def _embedding(points: torch.Tensor, shares: list[float], noise: float = 0.1) -> torch.Tensor:
@@ -101,10 +108,21 @@ def test_spread_counts_a_small_speaker_down_to_the_stated_share() -> None:
         assert (counted.count.item() == 2) == (2 * share * (1 - share) > SPREAD_SHARE)
 
 
-def test_after_cleaning_the_threshold_is_11_db_and_the_confidence_has_its_own_curve() -> None:
-    counted = count_levels(torch.tensor([[0.0, -12.0], [0.0, -10.5], [0.0, -30.0]]), cleaned=True)
+@pytest.mark.parametrize(("removed", "threshold"), [(0, 9.5), (20, 9.5), (25, 15.75), (30, 22), (90, 22)])
+def test_after_cleaning_the_threshold_follows_the_noise_and_the_confidence_its_own_curve(
+    removed: float, threshold: float
+) -> None:
+    levels = torch.tensor([[0.0, -threshold - 1.0], [0.0, 0.5 - threshold], [0.0, -2.0 * threshold]])
+    counted = count_levels(levels, removed)
     assert counted.count.tolist() == [1, 2, 1]
-    assert counted.confidence.tolist() == pytest.approx([0.577, 0.539, 0.968], abs=1e-3)
+    expected = [1 / (1 + math.exp(-0.25 * distance)) for distance in (1.0, 0.5, threshold)]
+    assert counted.confidence.tolist() == pytest.approx(expected, abs=1e-3)
+
+
+def test_levels_with_and_without_noise_are_means_in_db() -> None:
+    energy, cleaned = torch.tensor([1.0, 0.1, 1e-3]), torch.tensor([10.0, 1e-2, 10.0])
+    levels = 10 * with_and_without_noise(energy, cleaned).log10()
+    torch.testing.assert_close(levels, torch.tensor([5.0, -15.0, -10.0]))
 
 
 def test_just_above_the_threshold_is_a_speaker_and_silence_is_surely_none() -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
@@ -22,10 +23,14 @@ ENERGY_RANGE_DB = 20.0
 _TRUST_AT_THRESHOLD, _TRUST_PER_DB = -1.67, 0.24
 """Logistic curve of the share of right counts over the distance of the outputs' levels from the threshold, fitted to
 validation mixtures by benchmarks/counting_confidence.py."""
-CLEANED_RANGE_DB = 11.0
-"""In place of :data:`ENERGY_RANGE_DB`, if noise was removed before the mixture was separated."""
-_CLEANED_TRUST_PER_DB = 0.31
-"""Slope of the logistic curve for :data:`CLEANED_RANGE_DB`. Both were chosen on validation mixtures by
+CLEANED_RANGE_DB = (9.5, 22.0)
+"""In place of :data:`ENERGY_RANGE_DB` for the levels of :func:`with_and_without_noise`: the first where the noise is
+loud, the second where there is hardly any. Loud noise, and what a denoiser leaves of it, is in the quieter estimates,
+too."""
+REMOVED_DB = (20.0, 30.0)
+"""Levels of the mixture over the removed noise between which :func:`cleaned_range` rises."""
+_CLEANED_TRUST_PER_DB = 0.25
+"""Slope of the logistic curve for :data:`CLEANED_RANGE_DB`. All were chosen on validation mixtures by
 benchmarks/cleaned_counting.py."""
 SPREAD_SHARE = 0.04
 """A direction with a smaller share of the embeddings' energy is not a speaker. The value is the best one on
@@ -59,18 +64,39 @@ def count_by_energy(estimates: Tensor) -> Counted:
     return count_levels(_levels(energy))
 
 
-def count_levels(levels: Tensor, *, cleaned: bool = False) -> Counted:
-    """Count the sources by their levels ``(batch, sources)`` in dB relative to the loudest.
+def count_levels(levels: Tensor, removed: float | None = None) -> Counted:
+    """Count the sources by their levels in dB relative to the loudest.
 
-    ``cleaned`` says that noise was removed before the mixture was separated. Then a source that remains is a speaker
-    more surely, and the threshold is 11 dB.
+    Args:
+        levels: ``(batch, sources)``.
+        removed: the levels are those of :func:`with_and_without_noise`, and this is the level in dB of the mixture
+            over the noise that was removed.
     """
-    above = levels + (CLEANED_RANGE_DB if cleaned else ENERGY_RANGE_DB)
-    distance = above.abs().amin(dim=1)
-    trust = torch.sigmoid(
-        _CLEANED_TRUST_PER_DB * distance if cleaned else _TRUST_AT_THRESHOLD + _TRUST_PER_DB * distance
-    )
-    return Counted((above > 0).sum(dim=1).clamp_min(1), trust)
+    if removed is None:
+        above = levels + ENERGY_RANGE_DB
+        trust = _TRUST_AT_THRESHOLD + _TRUST_PER_DB * above.abs().amin(dim=1)
+    else:
+        above = levels + cleaned_range(removed)
+        trust = _CLEANED_TRUST_PER_DB * above.abs().amin(dim=1)
+    return Counted((above > 0).sum(dim=1).clamp_min(1), torch.sigmoid(trust))
+
+
+def with_and_without_noise(energy: Tensor, cleaned: Tensor) -> Tensor:
+    """Energies whose levels in dB are the means of two: of the sources as they are, and of those without noise.
+
+    Noise raises the level of a source that is no speaker. A denoiser lowers that of a speaker whom it takes for
+    noise.
+
+    Args:
+        energy: of the sources, of any shape.
+        cleaned: the same after the noise was removed.
+    """
+    return (energy * cleaned).sqrt()
+
+
+def cleaned_range(removed: float) -> float:
+    """How many dB below the loudest a speaker may be, if the mixture was ``removed`` dB above the removed noise."""
+    return float(np.interp(removed, REMOVED_DB, CLEANED_RANGE_DB))
 
 
 def typical_levels(energy: Tensor) -> Tensor:

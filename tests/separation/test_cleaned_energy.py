@@ -9,7 +9,7 @@ import torch
 from unmingle.audio import Samples, resample
 from unmingle.denoising.enhancer import load_denoiser
 from unmingle.models import COUNTING_DENOISER, load_system
-from unmingle.separation.cleaned_energy import cleaned_energy
+from unmingle.separation.cleaned_energy import CleanedEnergy, cleaned_energy, removed_noise
 from unmingle.separation.fine_masks import FineMasks
 from unmingle.separation.offline import load
 from unmingle.systems import MaskingSystem
@@ -49,9 +49,32 @@ def test_energies_come_in_the_order_of_the_masks(example_sources: Samples, model
     fine = FineMasks(system)
     found = fine.of(torch.from_numpy(mixture), 2)
     magnitude = found.spectrum.abs() * scale
-    one = cleaned_energy(fine, denoiser, np.float32(scale) * mixture, found.masks, magnitude)
-    other = cleaned_energy(fine, denoiser, np.float32(scale) * mixture, found.masks.flip(0), magnitude)
-    np.testing.assert_allclose(one, other[::-1], rtol=1e-5)
-    # There is no noise, so the energies are those of the estimates.
+    scaled = np.float32(scale) * mixture
+    one = cleaned_energy(fine, denoiser, scaled, found.masks, magnitude)
+    other = cleaned_energy(fine, denoiser, scaled, found.masks.flip(0), magnitude, 3.0)
+    np.testing.assert_allclose(9 * one.sources, other.sources[::-1], rtol=1e-5)
+    assert other.mixture == pytest.approx(9 * np.square(scaled, dtype=np.float64).sum())
+    # There is little noise, so the energies are those of the estimates.
     expected = (found.masks * magnitude).square().sum(dim=(1, 2)).numpy()
-    np.testing.assert_allclose(10 * np.log10(one / expected), 0.0, atol=1.0)
+    np.testing.assert_allclose(10 * np.log10(one.sources / expected), 0.0, atol=1.0)
+    assert removed_noise([one]) > 15
+    assert removed_noise([other]) == pytest.approx(removed_noise([one]))
+
+
+def test_the_noise_that_was_removed_is_told_to_a_few_db(example_sources: Samples) -> None:
+    system, denoiser = load_system(MODEL), load_denoiser(COUNTING_DENOISER)
+    assert isinstance(system, MaskingSystem)
+    fine, mixture = FineMasks(system), resample(example_sources.sum(axis=0), 16000, RATE)
+    for snr in (0.0, 10.0):
+        noisy = _noisy(mixture, snr)
+        found = fine.of(torch.from_numpy(noisy), 2)
+        energy = cleaned_energy(fine, denoiser, noisy, found.masks, found.spectrum.abs())
+        assert removed_noise([energy]) == pytest.approx(10 * np.log10(1 + 10 ** (snr / 10)), abs=2.0)
+
+
+def test_over_a_recording_energies_are_summed_and_silence_has_no_noise() -> None:
+    sources = np.ones(2)
+    loud, quiet = CleanedEnergy(sources, 90.0, 1.0), CleanedEnergy(sources, 10.0, 9.0)
+    assert removed_noise([loud, quiet]) == pytest.approx(10.0)
+    assert removed_noise([CleanedEnergy(sources, 1.0, 0.0)]) == pytest.approx(100.0)
+    assert removed_noise([CleanedEnergy(0 * sources, 0.0, 0.0)]) == pytest.approx(0.0)

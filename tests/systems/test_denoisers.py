@@ -181,6 +181,20 @@ def test_the_spectrum_divides_mixtures_by_the_nearest_cluster_of_their_profiles(
     profiles = band_profile(system.frontend(mixtures).features)
     _, centres = kmeans(profiles, torch.ones(6), 2, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(system.centres, centres)
+    assert centres.shape == (2, 2 * 32)
+    distances = (profiles[:, None] - centres).square().sum(dim=-1)
+    assert labels == [0 if near < far else 1 for near, far in distances.tolist()]
+
+
+def test_a_profile_is_mean_and_deviation_over_time_of_each_band() -> None:
+    features = torch.randn(2, 7, 64)
+    profile = band_profile(features)
+    for band in range(32):
+        for place, pair in enumerate(features[..., 2 * band : 2 * band + 2].mean(dim=-1)):
+            mean = float(pair.sum()) / 7
+            deviation = math.sqrt(sum((float(value) - mean) ** 2 for value in pair) / 6)
+            assert profile[place, band].item() == pytest.approx(mean, abs=1e-5)
+            assert profile[place, 32 + band].item() == pytest.approx(deviation, abs=1e-5)
 
 
 def test_apart_each_network_learns_from_its_own_mixtures_only() -> None:
@@ -204,6 +218,13 @@ def test_apart_each_network_learns_from_its_own_mixtures_only() -> None:
     torch.testing.assert_close(losses["gate"], crossed.mean())
     errors[1].backward()
     assert [any(p.grad is not None for p in s.parameters()) for s in system.specialists] == [0, 1, 0, 0]
+
+
+def test_a_stream_begins_with_the_middle_specialist_and_a_gate_hears_at_least_one_frame() -> None:
+    assert tiny_experts().default_expert == 2
+    assert tiny_experts(gate={"specialist": 1}).default_expert == 1
+    assert tiny_experts(gate={"specialist": 1}, default_expert=0).default_expert == 0
+    assert tiny_experts(gate={"specialist": 1, "seconds": 1e-3}).gate.listening_frames == 1
 
 
 def test_the_gate_can_be_trained_alone() -> None:
@@ -263,14 +284,15 @@ def test_together_the_estimates_are_weighted_by_the_hardened_gate(
 
 def test_together_a_specialist_with_hardly_a_share_does_not_run() -> None:
     system, batch = tiny_experts(sharpness=10.0), _batch()
-    _choose(system, torch.tensor([0.0, 1.0, 0.9, 0.5]))  # Shares of 0.00003, 0.73, 0.27 and 0.005.
+    _choose(system, torch.tensor([0.59, 1.0, 0.9, 0.5]))  # Shares of 0.012, 0.72, 0.27 and 0.005.
     calls = _counted(system)
     loss = system.loss(batch)["loss"]
-    assert calls == [[], [6], [6], []]
+    assert calls == [[6], [6], [6], []]
     features = system.frontend(batch.mixture).features
-    first, second = (torch.sigmoid(system.experts[number](features)) for number in (1, 2))
-    share = 1 / (1 + math.exp(-1))
-    masks = share * first + (1 - share) * second
+    powers = [math.exp(-4.1), 1.0, math.exp(-1)]
+    masks = torch.zeros_like(features)
+    for number, power in enumerate(powers):
+        masks = masks + power / sum(powers) * torch.sigmoid(system.experts[number](features))
     error = system.objective(system.frontend(batch.mixture), masks.unsqueeze(1), batch).mean()
     torch.testing.assert_close(loss, error)
 

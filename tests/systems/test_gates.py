@@ -12,7 +12,13 @@ from conftest import tiny_experts
 from unmingle.batch import MixtureBatch
 from unmingle.denoising.expert_choice import ExpertMasks
 from unmingle.systems import LocalExperts
-from unmingle.systems.gates import SpecialistGate, SpecialistGateConfig, energies
+from unmingle.systems.gates import (
+    LstmGate,
+    LstmGateConfig,
+    SpecialistGate,
+    SpecialistGateConfig,
+    energies,
+)
 
 OWN = {"specialist": 1, "seconds": 0.25}
 """16 frames."""
@@ -107,6 +113,23 @@ def test_by_choice_a_hidden_layer_learns() -> None:
 def test_a_fresh_gate_chooses_the_nearest_level(ratio: float, chosen: int) -> None:
     gate = _gate(-5.0, 0.0, 5.0, 10.0)
     assert int(gate(torch.tensor([[10 ** (ratio / 10), 0.3, 1.0]])).argmax()) == chosen
+
+
+def test_a_fresh_gate_takes_the_ratio_for_the_snr_with_a_deviation_of_4_db() -> None:
+    gate, ratio = _gate(-5.0, 10.0), 1.0
+    low, high = gate(torch.tensor([[10 ** (ratio / 10), 0.3, 1.0]]))[0].tolist()
+    likelihoods = [-((ratio - level) ** 2) / (2 * 4.0**2) for level in (-5.0, 10.0)]
+    assert high - low == pytest.approx(likelihoods[1] - likelihoods[0], abs=1e-4)
+
+
+def test_at_low_sample_rates_all_frequencies_are_low() -> None:
+    for rate, share in ((4000, 1.0), (8000, 0.625)):
+        config = SpecialistGateConfig(hidden_size=2)
+        assert SpecialistGate((-5.0, 10.0), config, 16, rate).low_share == share
+
+
+def test_a_gate_of_its_own_chooses_the_highest_score() -> None:
+    assert LstmGate(5, 3, LstmGateConfig(layers=1, hidden_size=4)).choose(torch.tensor([0.1, 0.7, 0.2])) == 1
 
 
 def test_silence_and_masks_of_nothing_have_finite_scores() -> None:
@@ -354,6 +377,21 @@ def test_together_a_specialist_learns_as_gate_too() -> None:
     _score(system, batch.mixture)[:, 0].sum().backward()
     assert system.experts[1].linear.weight.grad is None
     assert float(system.gate.linear.weight.grad.abs().sum()) > 0
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_together_and_in_use_each_frame_is_masked_once(number: int) -> None:
+    system, batch = tiny_experts(gate=OWN | {"specialist": number}, sharpness=0.1), _batch()
+    frames = batch.mixture.shape[1] // 256 + 1
+    system.choose_part("all")
+    ran = _frames_run(system)
+    system.loss(batch)
+    assert ran == dict.fromkeys(range(4), 4 * frames)
+    system.gate.linear.weight.data.zero_()
+    system.gate.linear.bias.data = 9.0 * torch.nn.functional.one_hot(torch.tensor(number), 4)
+    ran.clear()
+    system.mask(batch.mixture, 1)
+    assert ran == {number: 4 * frames}
 
 
 def test_impossible_gates_are_refused() -> None:

@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from unmingle.audio import Samples, split_offset
-from unmingle.counting import count_levels, typical_levels
+from unmingle.counting import count_levels, typical_levels, with_and_without_noise
 from unmingle.denoising.enhancer import Enhancer
 from unmingle.memory import release_freed_memory
 from unmingle.separation.adding_up import residual_gains
-from unmingle.separation.cleaned_energy import cleaned_energy
+from unmingle.separation.cleaned_energy import CleanedEnergy, cleaned_energy, removed_noise
 from unmingle.separation.fine_masks import FineMasks
 from unmingle.separation.noise_level import NoiseLevel
 from unmingle.separation.order import order_of_speaking
@@ -119,8 +119,8 @@ class WindowedSeparation:
         self._sources: list[WindowSources] = []
         self._heard = StoredVoices(self._store)
         """What is heard in each window, if there is an encoder."""
-        self._cleaned: list[NDArray[np.float64]] = []
-        """For each window, the energies of its sources without noise, if these count the speakers."""
+        self._cleaned: list[CleanedEnergy] = []
+        """For each window, its energies without noise, if these count the speakers."""
         self._before: tuple[Tensor, Tensor] | None = None
         self._noise = NoiseLevel(self.stft.freqs)
         self._trust: list[float] = []
@@ -177,8 +177,8 @@ class WindowedSeparation:
             estimates = self.stft.synthesise(masks * found.spectrum, len(audio)).cpu().numpy()
             self._heard.append(hear(self._encoder, estimates, self._system.sample_rate, peak))
         if self._denoiser is not None and self._speakers is None and not self._trust:
-            cleaned = cleaned_energy(self._fine, self._denoiser, audio / np.float32(peak), masks, magnitude)
-            self._cleaned.append(cleaned * peak**2)
+            scaled = audio / np.float32(peak)
+            self._cleaned.append(cleaned_energy(self._fine, self._denoiser, scaled, masks, magnitude, peak))
         agreement, shared = None, 0
         if self._before is not None:
             shared = self._store.windows[-1].end - self._first
@@ -256,9 +256,10 @@ class WindowedSeparation:
             return np.arange(sources), 1.0
         energy = np.stack([own.sum(axis=1, dtype=np.float64) for own in self._energies(sources)])
         for row, labels, cleaned in zip(energy, self._labels, self._cleaned, strict=False):
-            row[labels[:, 0]] = cleaned
+            own = torch.from_numpy(row[labels[:, 0]])
+            row[labels[:, 0]] = with_and_without_noise(own, torch.from_numpy(cleaned.sources)).numpy()
         levels = typical_levels(torch.from_numpy(energy))
-        counted = count_levels(levels[None], cleaned=bool(self._cleaned))
+        counted = count_levels(levels[None], removed_noise(self._cleaned) if self._cleaned else None)
         confidence = float(counted.confidence[0])
         if self._trust:
             # The mean over the windows, each by its energy.
