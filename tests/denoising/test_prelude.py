@@ -57,6 +57,16 @@ def test_the_first_frames_are_heard_before_all_and_over_and_over_if_there_are_fe
 
 
 @torch.no_grad()
+def test_features_and_magnitudes_are_as_long_and_the_prelude_has_no_energy() -> None:
+    system = _denoiser(**PRELUDE)
+    spectra = system.frontend(_swelling(8000)[None])
+    features, magnitude, _ = system.with_prelude(spectra)
+    assert features.shape == magnitude.shape == (1, 25 + spectra.magnitude.shape[1], 513)
+    assert not magnitude[:, :25].any()
+    torch.testing.assert_close(magnitude[:, 25:], spectra.magnitude)
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("gate", [OWN, {"layers": 1, "hidden_size": 8}])
 def test_each_of_a_padded_batch_has_its_own(gate: dict[str, object]) -> None:
     system = tiny_experts(gate=gate, **PRELUDE)

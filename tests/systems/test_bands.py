@@ -54,6 +54,17 @@ def test_every_bin_is_in_one_band_and_a_band_is_its_bins_mean(freqs: int, alone:
     torch.testing.assert_close(bands.pool(bands.spread(slowly)), slowly, atol=1e-6, rtol=1e-5)
 
 
+@pytest.mark.parametrize(("above", "window", "alone"), [(750.0, 1024, 48), (750.0, 512, 24), (1.0, 512, 1)])
+def test_bins_up_to_a_frequency_are_bands_of_their_own(above: float, window: int, alone: int) -> None:
+    stft = {"window_length": window, "hop": window // 4}
+    values = {"stft": stft, "bands_above": above, "network": SIZES.model_dump()}
+    system = Denoiser(DenoiserConfig.model_validate(values))
+    expected = Bands(window // 2 + 1, alone)
+    assert system.network.bands is not None
+    assert torch.equal(system.network.bands.index, expected.index)
+    assert system.most_speakers() == 1
+
+
 def test_an_lstm_hears_and_says_bands_and_costs_no_more_than_they_do() -> None:
     torch.manual_seed(0)
     bands = Bands(65, 8)

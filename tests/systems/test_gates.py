@@ -18,6 +18,7 @@ from unmingle.systems.gates import (
     SpecialistGate,
     SpecialistGateConfig,
     energies,
+    low_freqs,
 )
 
 OWN = {"specialist": 1, "seconds": 0.25}
@@ -126,6 +127,8 @@ def test_at_low_sample_rates_all_frequencies_are_low() -> None:
     for rate, share in ((4000, 1.0), (8000, 0.625)):
         config = SpecialistGateConfig(hidden_size=2)
         assert SpecialistGate((-5.0, 10.0), config, 16, rate).low_share == share
+    # Bins 31.25 and 15.625 Hz apart, up to 2.5 kHz: bins 0 to 80, and 0 to 160.
+    assert (low_freqs(0.625, 129), low_freqs(0.625, 257)) == (81, 161)
 
 
 def test_a_gate_of_its_own_chooses_the_highest_score() -> None:
