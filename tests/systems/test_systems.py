@@ -11,6 +11,7 @@ from conftest import TINY_BLSTM, TINY_CNN, tiny_config, tiny_system, tiny_values
 from unmingle.attractors import mask_logits
 from unmingle.audio import Samples
 from unmingle.batch import MixtureBatch
+from unmingle.counting import Counted
 from unmingle.errors import UnmingleError
 from unmingle.masks import ideal_binary_mask
 from unmingle.metrics import si_sdr
@@ -39,6 +40,21 @@ def _build(values: dict[str, object]) -> MaskingSystem:
 def _upit(**changes: object) -> dict[str, object]:
     stft = {"hop": 128, "feature": "magnitude"}
     return {"kind": "mask_inference", "stft": stft, "network": TINY_BLSTM, **changes}
+
+
+def test_a_batch_with_different_numbers_of_speakers_is_separated_by_each(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    system, mixture = tiny_system(), 0.1 * torch.randn(3, 4000)
+    counted = Counted(torch.tensor([1, 2, 1]), torch.tensor([0.9, 0.8, 0.7]))
+    monkeypatch.setattr(system, "count", lambda mixtures: counted)
+    found = system.separate(mixture)
+    assert found.count.tolist() == [1, 2, 1]
+    torch.testing.assert_close(found.confidence, counted.confidence)
+    for place, number in enumerate((1, 2, 1)):
+        alone = system.separate(mixture[place : place + 1], number).sources[0]
+        torch.testing.assert_close(found.sources[place, :number], alone)
+        assert not found.sources[place, number:].any()
 
 
 _DPCL = tiny_values(
