@@ -58,6 +58,8 @@ def test_energies_come_in_the_order_of_the_masks(example_sources: Samples, model
     expected = (found.masks * magnitude).square().sum(dim=(1, 2)).numpy()
     np.testing.assert_allclose(10 * np.log10(one.sources / expected), 0.0, atol=1.0)
     assert removed_noise([one]) > 15
+    tiny = cleaned_energy(fine, denoiser, scaled, found.masks, magnitude, 1e-20)
+    np.testing.assert_allclose(tiny.sources, 1e-40 * one.sources, rtol=1e-5)
     assert removed_noise([other]) == pytest.approx(removed_noise([one]))
 
 

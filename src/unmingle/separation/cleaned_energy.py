@@ -1,7 +1,7 @@
 """Energies of the sources of a window without its noise, by which the speakers are counted.
 
 A separator puts noise and music into the estimate of a speaker who is not there, and divides the only speaker between
-its estimates. So speakers are counted in what the separator makes of the window after a denoiser.
+its estimates. So speakers are counted in what the separator makes of the window before and after a denoiser.
 """
 
 from __future__ import annotations
@@ -58,10 +58,10 @@ def cleaned_energy(
     cleaned = denoiser.denoise(audio, fine.sample_rate)
     peak = max(float(np.abs(cleaned).max()), 1e-20)
     found = fine.of(torch.from_numpy(cleaned / np.float32(peak)).to(masks.device), len(masks))
-    energy = (found.masks * found.spectrum.abs() * peak * scale).square().sum(dim=(1, 2))
+    energy = (found.masks * found.spectrum.abs()).square().sum(dim=(1, 2)).double() * (peak * scale) ** 2
     agreement = overlap_agreement(masks, found.masks, magnitude)
     _, order = best_permutation(torch.from_numpy(agreement)[None])
     whole, noise = (
         float(np.square(part, dtype=np.float64).sum()) * scale**2 for part in (audio, audio - cleaned)
     )
-    return CleanedEnergy(energy.double().cpu().numpy()[order[0].numpy()], whole, noise)
+    return CleanedEnergy(energy.cpu().numpy()[order[0].numpy()], whole, noise)
