@@ -24,7 +24,7 @@ from unmingle.training.recipe import Recipe, read_recipe, shrink
 from unmingle.training.run_folder import RunFolder
 
 TRAINED: set[str] = set()
-"""The small runs that came before. Recipes that differ only in sizes have the same small run."""
+"""The small runs that came before. Recipes that differ only in sizes have the same small run, which is done once."""
 
 
 def _small_run(path: Path, corpus: Path, noise: Path) -> Recipe:
