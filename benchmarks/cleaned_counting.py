@@ -2,12 +2,11 @@
 
     python benchmarks/cleaned_counting.py CORPUS [--model MODEL] [--split valid]
 
-The mixtures are the counting lists of one and two speakers of benchmarks/separator_scores.py (one alone, in noise and
-in music; pairs and conversations), with another seed. Each is separated without its noise
-(unmingle/separation/cleaned_energy.py), too, and the levels of the two estimates are compared. Prints for pairs of
-thresholds in dB, for loud and for hardly any noise, the share counted right of each list, and the slope of the
-logistic curve of the share of right counts over the distance from the threshold. Choose on the split valid; the
-values are in unmingle/counting.py.
+The mixtures are lists of benchmarks/separator_scores.py with another seed: one speaker alone, in noise and in music;
+two in conversations and in full overlap, without and with noise and rooms. Levels of the two estimates are compared,
+with and without noise (unmingle/separation/cleaned_energy.py). Prints for pairs of thresholds in dB, for loud and for
+hardly any noise, the share counted right of each list, and the slope of the logistic curve of the share of right
+counts over the distance from the threshold. Choose on the split valid; the values are in unmingle/counting.py.
 """
 
 from __future__ import annotations
@@ -32,8 +31,15 @@ from unmingle.separation.cleaned_energy import cleaned_energy, removed_noise
 from unmingle.separation.fine_masks import FineMasks
 from unmingle.systems import MaskingSystem
 
-LOUD, LITTLE = (8.0, 8.5, 9.0, 9.5, 10.0, 10.5), (14.0, 18.0, 20.0, 22.0, 24.0)
+LOUD, LITTLE = (9.5, 10.5, 11.0, 11.5, 12.0, 12.5), (18.0, 20.0, 22.0, 24.0)
 """Thresholds where the noise is loud, and where there is hardly any."""
+COUNTS = {
+    "one speaker": 100, "one in noise": 60, "one in music": 40, "two speakers": 100, "pairs": 100, "noise 10 dB": 60,
+    "noise 0 dB": 30, "rooms": 40,
+}  # fmt: skip
+"""Mixtures of each list."""
+LONGEST = 8.0
+"""Seconds of a mixture that are heard."""
 SLOPES = np.arange(0.05, 0.6, 0.01)
 
 Values = NDArray[np.float64]
@@ -41,20 +47,18 @@ Values = NDArray[np.float64]
 
 def wanted_lists() -> list[MixtureList]:
     """One and two speakers, with another seed than the lists that are scored."""
-    return [
-        dataclasses.replace(each, seed=7)
-        for each in LISTS
-        if each.counting and int(str(each.config.get("speakers", 2))) < 3
-    ]
+    listed = {each.name: each for each in LISTS}
+    return [dataclasses.replace(listed[name], count=count, seed=7) for name, count in COUNTS.items()]
 
 
 @torch.no_grad()
 def measure(fine: FineMasks, denoiser: Enhancer, mixture: Samples) -> tuple[float, float]:
     """How many dB one of two estimates lies below the other, and the mixture above the noise."""
     found = fine.of(torch.from_numpy(mixture), 2)
-    magnitude = found.spectrum.abs()
-    cleaned = cleaned_energy(fine, denoiser, mixture, found.masks, magnitude)
-    own = (found.masks * magnitude).square().sum(dim=(1, 2)).double()
+    separated = found.masks * found.spectrum
+    estimates = fine.stft.synthesise(separated, len(mixture)).numpy()
+    cleaned = cleaned_energy(fine, denoiser, mixture, found, estimates)
+    own = separated.abs().square().sum(dim=(1, 2)).double()
     energy = with_and_without_noise(own, torch.from_numpy(cleaned.sources))
     return -float(typical_levels(energy[None]).min()), removed_noise([cleaned])
 
@@ -86,7 +90,8 @@ def main() -> None:
     found, list_of, speaking = [], [], []
     for number, wanted in enumerate(lists):
         for mixture, _ in corpus.mixtures(wanted):
-            found.append(measure(fine, denoiser, resample(mixture, LIST_RATE, system.sample_rate)))
+            heard = resample(mixture[: round(LONGEST * LIST_RATE)], LIST_RATE, system.sample_rate)
+            found.append(measure(fine, denoiser, heard))
             list_of.append(number)
             speaking.append(int(str(wanted.config.get("speakers", 2))))
     (gaps, removed), places, true = np.array(found).T, np.array(list_of), np.array(speaking, dtype=float)

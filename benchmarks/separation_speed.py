@@ -4,12 +4,13 @@
 
 Every row is a process of its own: real-time factor (reading and writing included, start-up not),
 wall time and peak memory of the whole process, and what share of this machine's matrix-product rate
-the model's arithmetic reaches.
+one run of the model reaches. The number of speakers is given, or counted (auto).
 """
 
 from __future__ import annotations
 
 import datetime
+import itertools
 import json
 import os
 import platform
@@ -67,19 +68,19 @@ def main() -> None:
     print(f"unmingle --help: {statistics.median(times):.2f} s (median of 5)\n")
     recording = read_audio(MIXTURE)
     mixture = resample(recording.samples[0], recording.sample_rate, RATE)
-    print(
-        "| audio (s) | threads | real-time factor | times real time | wall (s) | peak MiB | of matrix rate |"
-    )
-    print("| --- | --- | --- | --- | --- | --- | --- |")
+    columns = "real-time factor | times real time | wall (s) | peak MiB | of matrix rate"
+    print(f"| audio (s) | speakers | threads | {columns} |")
+    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     with tempfile.TemporaryDirectory() as folder:
         for seconds in (10, 60, 600):
             path = Path(folder) / f"{seconds}.wav"
             soundfile.write(path, np.resize(mixture, seconds * RATE), RATE)
-            for threads in (1, 2):
+            for speakers, threads in itertools.product(("2", "auto"), (1, 2)):
                 peak_rate = matrix_product_rate(threads)
-                command = [program, "separate", str(path), "-o", folder, "--overwrite", "--json", "--threads"]
+                command = [program, "separate", str(path), "-o", folder, "--overwrite", "--json"]
+                command += ["--speakers", speakers, "--threads", str(threads)]
                 environment = dict(os.environ) | {"OMP_NUM_THREADS": str(threads)}
-                runs = [run([*command, str(threads)], environment) for _ in range(3)]
+                runs = [run(command, environment) for _ in range(3)]
                 factor = statistics.median(
                     json.loads(out)["files"][0]["real_time_factor"] for *_, out in runs
                 )
@@ -87,7 +88,7 @@ def main() -> None:
                 memory = max(peak for _, peak, _ in runs)
                 share = 2 * macs / factor / peak_rate
                 print(
-                    f"| {seconds} | {threads} | {factor:.4f} | {1 / factor:.0f} | {wall:.2f} | "
+                    f"| {seconds} | {speakers} | {threads} | {factor:.4f} | {1 / factor:.0f} | {wall:.2f} | "
                     f"{memory / 2**20:.0f} | {share:.0%} |",
                     flush=True,
                 )

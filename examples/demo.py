@@ -23,10 +23,10 @@ EXAMPLES = Path(__file__).parent
 OUTPUT = Path("demo")
 
 
-def run(command: str, path: Path) -> dict[str, Any]:
+def run(command: str, path: Path, *options: str) -> dict[str, Any]:
     """Run a command of `unmingle` on one file and return its JSON result."""
     program = str(Path(sys.executable).parent / "unmingle")
-    arguments = [program, command, str(path), "-o", str(OUTPUT), "--overwrite", "--json"]
+    arguments = [program, command, str(path), "-o", str(OUTPUT), "--overwrite", "--json", *options]
     done = subprocess.run(arguments, capture_output=True, text=True, check=True)
     (result,) = json.loads(done.stdout)["files"]
     return dict(result)
@@ -44,7 +44,7 @@ def print_speed(result: dict[str, Any]) -> None:
 
 def separate() -> None:
     here, name = EXAMPLES / "two_speakers", "reader_and_commands.flac"
-    result = run("separate", here / "mix" / name)
+    result = run("separate", here / "mix" / name, "--speakers", "2")
     mixture = read(here / "mix" / name)
     sources = torch.stack([read(here / part / name) for part in ("s1", "s2")]).unsqueeze(0)
     estimates = torch.stack([read(path) for path in result["outputs"]]).unsqueeze(0)

@@ -108,21 +108,25 @@ def test_spread_counts_a_small_speaker_down_to_the_stated_share() -> None:
         assert (counted.count.item() == 2) == (2 * share * (1 - share) > SPREAD_SHARE)
 
 
-@pytest.mark.parametrize(("removed", "threshold"), [(0, 9.5), (20, 9.5), (25, 15.75), (30, 22), (90, 22)])
+@pytest.mark.parametrize(("removed", "threshold"), [(0, 11.5), (20, 11.5), (25, 16.75), (30, 22), (90, 22)])
 def test_after_cleaning_the_threshold_follows_the_noise_and_the_confidence_its_own_curve(
     removed: float, threshold: float
 ) -> None:
     levels = torch.tensor([[0.0, -threshold - 1.0], [0.0, 0.5 - threshold], [0.0, -2.0 * threshold]])
     counted = count_levels(levels, removed)
     assert counted.count.tolist() == [1, 2, 1]
-    expected = [1 / (1 + math.exp(-0.25 * distance)) for distance in (1.0, 0.5, threshold)]
+    expected = [1 / (1 + math.exp(-0.32 * distance)) for distance in (1.0, 0.5, threshold)]
     assert counted.confidence.tolist() == pytest.approx(expected, abs=1e-3)
 
 
 def test_levels_with_and_without_noise_are_means_in_db() -> None:
-    energy, cleaned = torch.tensor([1.0, 0.1, 1e-3]), torch.tensor([10.0, 1e-2, 10.0])
+    energy, cleaned = torch.tensor([1.0, 0.1, 1e-3]), torch.tensor([[10.0, 1e-2, 10.0], [1e2, 1e-3, 10.0]])
     levels = 10 * with_and_without_noise(energy, cleaned).log10()
+    torch.testing.assert_close(levels, torch.tensor([10.0, -20.0, -10.0 / 3]))
+    levels = 10 * with_and_without_noise(energy, cleaned[:1]).log10()
     torch.testing.assert_close(levels, torch.tensor([5.0, -15.0, -10.0]))
+    # Nothing is left of a source of which nothing is left in one way.
+    assert with_and_without_noise(torch.ones(2).double(), torch.tensor([[1.0, 0.0]]))[1] < 1e-30
 
 
 def test_just_above_the_threshold_is_a_speaker_and_silence_is_surely_none() -> None:

@@ -23,13 +23,13 @@ ENERGY_RANGE_DB = 20.0
 _TRUST_AT_THRESHOLD, _TRUST_PER_DB = -1.67, 0.24
 """Logistic curve of the share of right counts over the distance of the outputs' levels from the threshold, fitted to
 validation mixtures by benchmarks/counting_confidence.py."""
-CLEANED_RANGE_DB = (9.5, 22.0)
+CLEANED_RANGE_DB = (11.5, 22.0)
 """In place of :data:`ENERGY_RANGE_DB` for the levels of :func:`with_and_without_noise`: the first where the noise is
 loud, the second where there is hardly any. Loud noise, and what a denoiser leaves of it, is in the quieter estimates,
 too."""
 REMOVED_DB = (20.0, 30.0)
 """Levels of the mixture over the removed noise between which :func:`cleaned_range` rises."""
-_CLEANED_TRUST_PER_DB = 0.25
+_CLEANED_TRUST_PER_DB = 0.32
 """Slope of the logistic curve for :data:`CLEANED_RANGE_DB`. All were chosen on validation mixtures by
 benchmarks/cleaned_counting.py."""
 SPREAD_SHARE = 0.04
@@ -82,16 +82,17 @@ def count_levels(levels: Tensor, removed: float | None = None) -> Counted:
 
 
 def with_and_without_noise(energy: Tensor, cleaned: Tensor) -> Tensor:
-    """Energies whose levels in dB are the means of two: of the sources as they are, and of those without noise.
+    """Energies whose levels in dB are means: of the sources as they are, and of those without noise.
 
     Noise raises the level of a source that is no speaker. A denoiser lowers that of a speaker whom it takes for
     noise.
 
     Args:
-        energy: of the sources, of any shape.
-        cleaned: the same after the noise was removed.
+        energy: of the sources, ``(sources,)``.
+        cleaned: the same after the noise was removed, in one or more ways, ``(ways, sources)``.
     """
-    return (energy * cleaned).sqrt()
+    energies = torch.cat([energy[None], cleaned])
+    return energies.clamp_min(1e-300).log().mean(dim=0).exp()
 
 
 def cleaned_range(removed: float) -> float:

@@ -23,6 +23,9 @@ FORMAT_VERSION = "3"
 PRETRAINED = Path(__file__).parent / "pretrained"
 DEFAULT_MODEL = "separator-8khz"
 DEFAULT_DENOISER = "denoiser-16khz"
+COUNTING_MODEL = "separator-8khz"
+"""Counts the speakers of a recording unless their number is given. The thresholds of :mod:`unmingle.counting` for one
+speaker and two were chosen with it."""
 COUNTING_DENOISER = "denoiser-16khz"
 """Cleans recordings before their speakers are counted. The thresholds of :mod:`unmingle.counting` belong to it."""
 

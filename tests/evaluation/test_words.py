@@ -45,7 +45,8 @@ def test_clean_speech_is_recognized_and_noise_is_not() -> None:
 
 def test_earlier_recordings_and_the_level_do_not_change_the_result() -> None:
     audio, rate = soundfile.read(FORWARD, dtype="float32")
-    other, _ = soundfile.read(sorted((EXAMPLES / "speech" / "librivox_reader").iterdir())[0], dtype="float32")
+    path = sorted((EXAMPLES / "speech" / "librivox_reader").iterdir())[0]
+    other, _ = soundfile.read(path, frames=2 * rate, dtype="float32")
     first = recognize(audio, rate)
     recognize(other, rate)
     assert recognize(audio, rate) == first

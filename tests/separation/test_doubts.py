@@ -86,6 +86,9 @@ def test_each_doubt_is_said() -> None:
     (text,) = doubts(replace(_tracks(_TOGETHER), further_speaker=0.8), cleaned=False)
     assert text == "there may be one more speaker; --speakers auto counts them"
     assert doubts(replace(_tracks(_TOGETHER), further_speaker=0.6), cleaned=False) == []
+    (text,) = doubts(replace(_tracks(_TOGETHER), count_confidence=0.69), cleaned=False)
+    assert text == "the number of speakers is in doubt; --speakers N sets it"
+    assert doubts(replace(_tracks(_TOGETHER), count_confidence=0.71), cleaned=False) == []
     turns = [[1.0] * 20 + [0.0] * 20, [0.0] * 20 + [1.0] * 20]
     assert doubts(_tracks(turns), cleaned=False) == [
         "the speakers hardly overlap, so the estimates may be no better than the recording"

@@ -50,12 +50,20 @@ def test_the_second_masks_lie_between_the_first(samples: int) -> None:
     torch.testing.assert_close(found.masks, torch.stack([level * low, level * (1 - low)]))
     torch.testing.assert_close(system.heard[1][0, 128:], mixture)
     assert not system.heard[1][0, :128].any()
+    # In one run there is every second frame.
+    again = Alternating(256)
+    coarse = FineMasks(again).coarse(mixture, 2)
+    assert len(again.heard) == 1
+    assert fine.runs == 2
+    torch.testing.assert_close(coarse.masks, found.masks[:, ::2])
+    torch.testing.assert_close(coarse.spectrum, found.spectrum[::2])
 
 
 def test_a_short_hop_is_left_alone() -> None:
     system = Alternating(128)
     found = FineMasks(system).of(torch.ones(1000), 2)
     assert len(system.heard) == 1
+    assert FineMasks(system).runs == 1
     low = (torch.arange(257) < 50).float().expand(8, 257)
     torch.testing.assert_close(found.masks, torch.stack([low, 1 - low]))
 
@@ -96,7 +104,7 @@ def test_bfloat16_changes_little(example_sources: Samples, request: pytest.Fixtu
 
 
 def test_separations_have_finer_tracks_than_the_model() -> None:
-    separation = load("separator-8khz").separate(np.random.default_rng(0).standard_normal(20000), 8000)
+    separation = load("separator-8khz").separate(np.random.default_rng(0).standard_normal(20000), 8000, 2)
     assert separation.tracks[0].frame_seconds == 0.016
     # The end of the recording is filled up to a whole hop.
     np.testing.assert_allclose(separation.tracks[0].power.shape, (2, -(-20000 // 128) + 1))

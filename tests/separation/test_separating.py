@@ -11,11 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import unmingle
-from conftest import MIXTURE
+from conftest import MIXTURE, tiny_system
 from unmingle.audio import Samples, resample
 from unmingle.audio_blocks import AudioWriter
 from unmingle.errors import UnmingleError
 from unmingle.file_batches import Output, distinct_stems, find_inputs
+from unmingle.models import ModelFacts, save_system
 from unmingle.separation import load, separate_files
 from unmingle.separation.adding_up import add_residual, residual_gains
 from unmingle.separation.order import order_of_speaking
@@ -314,6 +315,28 @@ def test_the_shipped_model_separates_the_shipped_mixture(example_sources: Sample
     start = si_sdr(references.sum(dim=1, keepdim=True), references).mean()
     assert float(score - start) > 3.0
     assert order.tolist() == [[0, 1]], "the reader begins, so the reader is speaker 1"
+
+
+def test_the_default_model_counts_and_others_do_not_unless_trained_to(
+    example_sources: Samples, tiny_model: Path, tmp_path: Path
+) -> None:
+    assert unmingle.load().counts
+    assert not unmingle.load("adanet-2speakers-8khz").counts
+    for voice in example_sources:
+        alone = unmingle.load().separate(voice, 16000)
+        assert len(alone.estimates) == 1
+        assert alone.confidence < 1
+    given = unmingle.load().separate(example_sources[0], 16000, speakers=2)
+    assert len(given.estimates) == 2
+    assert given.confidence == 1
+    assert not load(tiny_model).counts
+    assert load(tiny_model).check_speakers(None) == 2
+    several = tmp_path / "several.safetensors"
+    save_system(tiny_system(speakers=3, fewest_speakers=1), several, ModelFacts(task="separate"))
+    assert load(several).counts
+    assert load(several).check_speakers(None) is None
+    save_system(tiny_system(speakers=3, fewest_speakers=3), several, ModelFacts(task="separate"))
+    assert load(several).check_speakers(None) == 3
 
 
 def test_every_estimate_is_denoised_when_asked(run, tiny_model: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]

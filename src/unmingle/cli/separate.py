@@ -48,8 +48,9 @@ def command(
         typer.Option(
             "--speakers",
             metavar="N|auto",
-            help="Number of speakers, or auto to count them (default: the model's own number). A larger number works "
-            "if the speakers take turns: their voices tell them apart.",
+            help="Number of speakers, or auto to count them (default: auto for the default model, the model's own "
+            "number for others). More than the model's number works if the speakers take turns: their voices tell "
+            "them apart.",
         ),
     ] = None,
     model: Model = None,
@@ -105,10 +106,13 @@ def command(
     "media". Outputs have the rate and level of the input and add up to it. Speaker 1 is the one who
     speaks first. Put file names that begin with a dash after "--".
 
+    The default model counts the speakers. If you know their number, give it with --speakers N: that
+    is surer and faster.
+
     \b
       unmingle separate meeting.wav                  separated/meeting_speaker1.wav, ..._speaker2.wav
       unmingle separate talks/ "more/*.mp3" -o out --format flac
-      unmingle separate table.wav --speakers auto    count the speakers
+      unmingle separate table.wav --speakers 3       three speakers
       unmingle separate corpus.csv -o out --shard 1/8   share 1 of 8 of a corpus
       arecord -t raw -f S16_LE -r 16000 | unmingle separate - - --raw s16le:16000 > two_channels.raw
     """

@@ -1,7 +1,8 @@
 """Energies of the sources of a window without its noise, by which the speakers are counted.
 
 A separator puts noise and music into the estimate of a speaker who is not there, and divides the only speaker between
-its estimates. So speakers are counted in what the separator makes of the window before and after a denoiser.
+its estimates. So speakers are counted with a denoiser: before the separator, and after it. The first may take a quiet
+speaker for noise. The second hears each speaker alone.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from torch import Tensor
 from unmingle.audio import Samples
 from unmingle.denoising.enhancer import Enhancer
 from unmingle.permutation import best_permutation
-from unmingle.separation.fine_masks import FineMasks
+from unmingle.separation.fine_masks import FineMasks, Masked
 from unmingle.separation.tracking import overlap_agreement
 
 
@@ -26,7 +27,7 @@ class CleanedEnergy:
     """Energies of a window or a recording."""
 
     sources: NDArray[np.float64]
-    """Of each source without noise, ``(sources,)``."""
+    """Of each source: separated from the cleaned mixture, and cleaned after separation; ``(2, sources)``."""
     mixture: float
     """Of the samples with their noise."""
     noise: float
@@ -43,25 +44,32 @@ def removed_noise(windows: Sequence[CleanedEnergy]) -> float:
 
 @torch.no_grad()
 def cleaned_energy(
-    fine: FineMasks, denoiser: Enhancer, audio: Samples, masks: Tensor, magnitude: Tensor, scale: float = 1.0
+    fine: FineMasks, denoiser: Enhancer, audio: Samples, found: Masked, estimates: Samples, scale: float = 1.0
 ) -> CleanedEnergy:
-    """Energy of each source of a window without noise.
+    """Energy of each source of a window without noise. The system runs once.
 
     Args:
         fine: separates the window.
         denoiser: cleans it.
         audio: of the window, ``(samples,)``.
-        masks: of the window as it is, ``(sources, frames, freqs)``; the energies come in their order.
-        magnitude: of the window as it is, ``(frames, freqs)``.
-        scale: factor by which the audio was divided. The energies are those of the undivided audio.
+        found: what ``fine`` makes of the window. The energies come in its order of sources.
+        estimates: of the sources, ``(sources, samples)``.
+        scale: factor by which the audio and the estimates were divided. The energies are those of undivided audio.
     """
     cleaned = denoiser.denoise(audio, fine.sample_rate)
     peak = max(float(np.abs(cleaned).max()), 1e-20)
-    found = fine.of(torch.from_numpy(cleaned / np.float32(peak)).to(masks.device), len(masks))
-    energy = (found.masks * found.spectrum.abs()).square().sum(dim=(1, 2)).double() * (peak * scale) ** 2
-    agreement = overlap_agreement(masks, found.masks, magnitude)
+    masks, magnitude = found.masks[:, :: fine.runs], found.spectrum[:: fine.runs].abs()
+    again = fine.coarse(torch.from_numpy(cleaned / np.float32(peak)).to(masks.device), len(masks))
+    agreement = overlap_agreement(masks, again.masks, magnitude)
     _, order = best_permutation(torch.from_numpy(agreement)[None])
-    whole, noise = (
-        float(np.square(part, dtype=np.float64).sum()) * scale**2 for part in (audio, audio - cleaned)
-    )
-    return CleanedEnergy(energy.cpu().numpy()[order[0].numpy()], whole, noise)
+    before = fine.runs * peak**2 * _energy(again.masks * again.spectrum)[order[0].numpy()]
+    quiet = np.stack([denoiser.denoise(estimate, fine.sample_rate) for estimate in estimates])
+    after = _energy(fine.stft.analyse(torch.from_numpy(quiet)))
+    whole, noise = (float(np.square(part, dtype=np.float64).sum()) for part in (audio, audio - cleaned))
+    return CleanedEnergy(np.stack([before, after]) * scale**2, whole * scale**2, noise * scale**2)
+
+
+def _energy(spectra: Tensor) -> NDArray[np.float64]:
+    """Of spectra ``(sources, frames, freqs)``."""
+    energy: NDArray[np.float64] = spectra.abs().square().sum(dim=(1, 2)).double().cpu().numpy()
+    return energy

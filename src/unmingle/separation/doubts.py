@@ -9,6 +9,8 @@ _SURE_JOIN = 0.8
 """Minimum share of the recording in which the windows are joined with confidence."""
 _NEARLY_SILENT = 1e-3
 """Energy of an estimate relative to the loudest one: -30 dB."""
+_SURE_COUNT = 0.7
+"""Minimum confidence in the number of speakers, without a warning."""
 _FURTHER_SPEAKER = 0.7
 """Chance of one more speaker above which there is a warning."""
 NOISY_DB = 14.0
@@ -29,6 +31,8 @@ def doubts(tracks: Tracks, *, cleaned: bool) -> list[str]:
         found.append(
             "in parts no voice was recognized, so a speaker may change from one file to another there"
         )
+    if tracks.count_confidence < _SURE_COUNT:
+        found.append("the number of speakers is in doubt; --speakers N sets it")
     if tracks.further_speaker > _FURTHER_SPEAKER:
         found.append("there may be one more speaker; --speakers auto counts them")
     energy = tracks.power.sum(axis=1)

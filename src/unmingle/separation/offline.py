@@ -18,7 +18,7 @@ from unmingle.arrays import as_rate, as_samples
 from unmingle.audio import Samples, down_mix
 from unmingle.device import pick_device
 from unmingle.errors import UnmingleError
-from unmingle.models import DEFAULT_MODEL, find_model, load_system, model_names, read_facts
+from unmingle.models import COUNTING_MODEL, DEFAULT_MODEL, find_model, load_system, model_names, read_facts
 from unmingle.separation.recording import RecordingSeparation
 from unmingle.separation.stream import SeparationStream
 from unmingle.separation.voice_clusters import most_speakers
@@ -32,7 +32,8 @@ _BLOCK_SECONDS = 10.0
 MASKING_SHARE = 0.9
 """Share of the work before the masks are applied, for the progress."""
 Speakers = int | Literal["auto"] | None
-"""A number; ``auto`` to count; None for the model's number, or ``auto`` if it was trained for several numbers."""
+"""A number; ``auto`` to count; None to count with the models that can (:attr:`Separator.counts`), and for the model's
+number with the others."""
 
 
 Audio = TypeVar("Audio", Samples, Tensor, covariant=True)
@@ -78,6 +79,15 @@ class Separator:
         """The largest number of speakers of a recording. More than the model's are told apart by voice, in turns."""
         return max(self.speakers, most_speakers(self.speakers))
 
+    @property
+    def counts(self) -> bool:
+        """Whether it counts the speakers if their number is not given.
+
+        This is so for the default model, and for models that were trained for several numbers of speakers.
+        """
+        fewest = self.system.config.fewest_speakers
+        return self.path == find_model(COUNTING_MODEL) or fewest not in (None, self.speakers)
+
     @overload
     def separate(
         self,
@@ -115,7 +125,7 @@ class Separator:
             audio: ``(samples,)`` or ``(batch, samples)``, an array or a tensor: float in [-1, 1] or signed integers.
                 It is not changed.
             sample_rate: of ``audio``, in hertz. It is never guessed.
-            speakers: number of speakers, or ``auto`` to count; see :data:`Speakers`.
+            speakers: number of speakers, or ``auto`` to count. By default, :attr:`counts` decides.
             channels_last: ``audio`` is one recording ``(samples, channels)``, as soundfile reads it. The mean of
                 its channels is separated.
             on_progress: called with the finished share of the work, 0 to 1.
@@ -191,11 +201,10 @@ class Separator:
         Raises:
             UnmingleError: the model cannot separate so many, or it is not a number.
         """
+        if speakers is None:
+            return None if self.counts else self.speakers
         if speakers == "auto":
             return None
-        if speakers is None:
-            fewest = self.system.config.fewest_speakers
-            return self.speakers if fewest in (None, self.speakers) else None
         if not _is_whole(speakers):
             raise UnmingleError(f"speakers must be a whole number or 'auto'; got {speakers!r}.")
         if not 1 <= speakers <= self.most_speakers:

@@ -173,12 +173,12 @@ class WindowedSeparation:
         found = self._fine.of(mixture, self._asked(mixture))
         points = None if found.attractors is None else found.attractors.cpu().numpy()
         magnitude, masks = found.spectrum.abs() * peak, found.masks
+        estimates = self.stft.synthesise(masks * found.spectrum, len(audio)).cpu().numpy()
         if self._encoder is not None:
-            estimates = self.stft.synthesise(masks * found.spectrum, len(audio)).cpu().numpy()
             self._heard.append(hear(self._encoder, estimates, self._system.sample_rate, peak))
         if self._denoiser is not None and self._speakers is None and not self._trust:
             scaled = audio / np.float32(peak)
-            self._cleaned.append(cleaned_energy(self._fine, self._denoiser, scaled, masks, magnitude, peak))
+            self._cleaned.append(cleaned_energy(self._fine, self._denoiser, scaled, found, estimates, peak))
         agreement, shared = None, 0
         if self._before is not None:
             shared = self._store.windows[-1].end - self._first
