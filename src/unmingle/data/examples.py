@@ -37,6 +37,8 @@ class Voice:
     gain_db: float
     ramps: bool = False
     """Fade every segment in and out over 20 ms, because the turns of a conversation cut utterances anywhere."""
+    formants: float = 1.0
+    """Factor by which the formants move (:mod:`unmingle.data.formants`)."""
 
 
 @dataclass(frozen=True)

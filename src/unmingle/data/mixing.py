@@ -15,6 +15,7 @@ from unmingle.data.cache import Speech
 from unmingle.data.codecs import check_codecs
 from unmingle.data.corpora import Utterance
 from unmingle.data.examples import SNR_LIMIT, Example, MixturePlan, Segment, Voice
+from unmingle.data.formants import move_formants
 from unmingle.data.microphones import apply_response, draw_response
 from unmingle.data.mixing_config import MixingConfig
 from unmingle.data.mixture_plans import SPEED_STEPS, MixturePlanner
@@ -215,6 +216,7 @@ class Mixer(MixturePlanner):
         samples = self._speech.read(segment.utterance, segment.start, min(wanted, available))
         if voice.speed != 1.0:
             samples = resample(samples, round(voice.speed * SPEED_STEPS), SPEED_STEPS)
+        samples = move_formants(samples, voice.formants, self.sample_rate)
         gain = ACTIVE_LEVEL * 10 ** (voice.gain_db / 20) / max(self._speech.level(segment.utterance), 1e-6)
         rendered = np.zeros(segment.length, dtype=np.float32)
         rendered[: len(samples)] = samples[: segment.length] * np.float32(gain)

@@ -27,6 +27,8 @@ class MixingConfig(Config):
     """By corpus: relative chance that a speaker is drawn from it (default: 1)."""
     speed: tuple[float, float] = (1.0, 1.0)
     """Range of speeds. The speed also changes pitch and formants."""
+    formants: tuple[float, float] = (1.0, 1.0)
+    """In crops, range of the factors by which a speaker's formants move, at the same pitch and tempo."""
     partial_overlap: float = Field(0.0, ge=0.0, le=1.0)
     """Share of crops in which all speakers except the first speak only part of the time."""
     single_speaker: float = Field(0.0, ge=0.0, le=1.0)
@@ -60,16 +62,16 @@ class MixingConfig(Config):
 
     @model_validator(mode="after")
     def _ranges(self) -> MixingConfig:
-        for name in ("snr", "speed"):
+        for name in ("snr", "speed", "formants"):
             low, high = getattr(self, name)
             if not low <= high:
                 raise ValueError(f"{name} must be [low, high], got [{low}, {high}]")
+            if name != "snr" and not 0.5 <= low <= high <= 2.0:
+                raise ValueError(f"{name} must lie between 0.5 and 2")
         if self.fewest_speakers is not None and self.fewest_speakers > self.speakers:
             raise ValueError(f"fewest_speakers {self.fewest_speakers} is more than speakers {self.speakers}")
         if self.second_speaker and self.speakers != 1:
             raise ValueError(f"second_speaker is for mixtures of one speaker, not of {self.speakers}")
         if self.overlap is not None and not 0.0 <= self.overlap[0] <= self.overlap[1] <= 1.0:
             raise ValueError(f"overlap must be [low, high] between 0 and 1, got {list(self.overlap)}")
-        if self.speed[0] < 0.5 or self.speed[1] > 2.0:
-            raise ValueError("speed must lie between 0.5 and 2")
         return self

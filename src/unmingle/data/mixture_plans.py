@@ -98,7 +98,7 @@ class MixturePlanner:
         gains = self._gains(rng, self.config.speakers if single_speaker else present)
         voices = []
         for number, speaker in enumerate(self._draw_speakers(rng, self.config.speakers)):
-            speed = self._draw_speed(rng)
+            speed, formants = self._draw_speed(rng), self._draw_formants(rng)
             first, last = 0, samples
             if number == 0 and self.config.late and rng.random() < self.config.late:
                 first = int(rng.integers(samples // 3))
@@ -107,7 +107,8 @@ class MixturePlanner:
                 first = int(rng.integers(0, samples - length + 1))
                 last = first + length
             if number < present:
-                voices.append(Voice(self._fill(rng, speaker, speed, first, last), speed, gains[number]))
+                segments = self._fill(rng, speaker, speed, first, last)
+                voices.append(Voice(segments, speed, gains[number], formants=formants))
             else:
                 voices.append(Voice((), speed, 0.0))
         return MixturePlan(tuple(voices), samples)
@@ -119,12 +120,13 @@ class MixturePlanner:
         gains = self._gains(rng, present)
         voices = []
         for number, speaker in enumerate(self._draw_speakers(rng, max(present, self.config.speakers))):
-            speed = self._draw_speed(rng)
+            speed, formants = self._draw_speed(rng), self._draw_formants(rng)
             own = [turn for turn in turns if turn.speaker == number]
-            segments = [
+            spoken = tuple(
                 segment for turn in own for segment in self._fill(rng, speaker, speed, turn.first, turn.last)
-            ]
-            voices.append(Voice(tuple(segments), speed, gains[number] if own else 0.0, ramps=True))
+            )
+            gain = gains[number] if own else 0.0
+            voices.append(Voice(spoken, speed, gain, ramps=True, formants=formants))
         return MixturePlan(tuple(voices), samples)
 
     def whole(self, index: int, mode: str) -> MixturePlan:
@@ -184,6 +186,11 @@ class MixturePlanner:
     def _draw_speed(self, rng: np.random.Generator) -> float:
         low, high = self.config.speed
         return round(float(rng.uniform(low, high)) * SPEED_STEPS) / SPEED_STEPS
+
+    def _draw_formants(self, rng: np.random.Generator) -> float:
+        low, high = self.config.formants
+        # With a single possible factor nothing is drawn, so that the mixtures of existing seeds stay the same.
+        return low if low == high else float(np.exp(rng.uniform(*np.log([low, high]))))
 
     def _draw_speakers(self, rng: np.random.Generator, number: int) -> list[list[int]]:
         """``number`` different speakers, each as the list of its utterances."""

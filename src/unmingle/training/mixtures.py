@@ -114,6 +114,7 @@ def validation_mixer(recipe: Recipe, cache: Path | None, stage: Stage | None = N
         "conversation": talk.model_copy(update={"share": share}) if talk and share else None,
         "moving_level": 0.0,
         "speed": (1.0, 1.0),
+        "formants": (1.0, 1.0),
         "partial_overlap": 0.0,
         "single_speaker": 0.0,
         "second_speaker": 0.0,
