@@ -32,11 +32,12 @@ def test_synthesis_inverts_analysis(length: int, hop: int, window: str) -> None:
 
 @given(st.integers(1, 700))
 def test_every_length_comes_back_even_shorter_than_a_hop(samples: int) -> None:
-    stft = Stft(256, 128)
-    audio = torch.randn(1, samples)
+    # In double precision: a sample at the end of a single window is divided by a small number.
+    stft = Stft(256, 128).double()
+    audio = torch.randn(1, samples, dtype=torch.float64)
     spectrum = stft.analyse(audio)
     assert spectrum.shape[1] == stft.frames(samples)
-    torch.testing.assert_close(stft.synthesise(spectrum, samples), audio, atol=1e-5, rtol=0)
+    torch.testing.assert_close(stft.synthesise(spectrum, samples), audio, atol=1e-10, rtol=0)
 
 
 def test_analysis_is_the_transform_of_windowed_frames() -> None:

@@ -11,10 +11,16 @@ from torch import Tensor, nn
 from unmingle.padding import frame_count
 
 WINDOWS: dict[str, Callable[[int], Tensor]] = {
-    "sqrt_hann": lambda length: torch.hann_window(length, periodic=True).sqrt(),
-    "hann": lambda length: torch.hann_window(length, periodic=True),
+    "sqrt_hann": lambda length: _hann(length).sqrt(),
+    "hann": lambda length: _hann(length),
 }
 """All windows by their names. Recipes accept these names."""
+
+
+def _hann(length: int) -> Tensor:
+    # Also where modules are built on the meta device: there PyTorch would load its compiler, which takes seconds.
+    return torch.hann_window(length, periodic=True, device="cpu")
+
 
 if TYPE_CHECKING:
     WindowName = str

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import runpy
-import subprocess
 import sys
 from pathlib import Path
 
@@ -17,7 +16,9 @@ SCRIPT = ROOT / "benchmarks" / "gpu_run.py"
 MODULE = runpy.run_path(str(SCRIPT), run_name="gpu_run")
 
 
-def test_packed_parts_train_and_the_checkpoint_goes_on(crowd_corpus: Path, tmp_path: Path) -> None:
+def test_packed_parts_train_and_the_checkpoint_goes_on(
+    crowd_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     corpus = crowd_corpus if crowd_corpus.is_dir() else crowd_corpus.parent
     parts = MODULE["pack"](corpus, tmp_path / "parts", 0.35)
     assert len(parts) > 1
@@ -30,30 +31,20 @@ def test_packed_parts_train_and_the_checkpoint_goes_on(crowd_corpus: Path, tmp_p
         "validation": {"count": 2, "seconds": 1.0},
     }
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
-    command = [
-        sys.executable,
-        str(SCRIPT),
-        "train",
-        "parts",
-        "recipe.yaml",
-        "out",
-        "--minutes",
-        "0",
-        "--batch",
-        "4",
-    ]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    monkeypatch.chdir(tmp_path)
+
+    def train(output: str, minutes: str, *options: str) -> None:
+        command = ["train", "parts", "recipe.yaml", output, "--minutes", minutes, "--batch", "4", *options]
+        monkeypatch.setattr(sys, "argv", [str(SCRIPT), *command])
+        MODULE["main"]()
+
+    train("out", "0")
     assert load_system(tmp_path / "out" / "model.safetensors").speakers == 2
-    command[7] = "0.001"
-    done = subprocess.run([*command, "--resume"], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    train("out", "0.001", "--resume")
     # On a fresh machine the checkpoint's parts lie beside the data.
     for part in (tmp_path / "out").glob("part*"):
         part.rename(tmp_path / "parts" / part.name)
-    command[5], command[7] = "again", "5"
-    done = subprocess.run([*command, "--resume"], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    train("again", "5", "--resume")
     rows = (tmp_path / "again" / "log.csv").read_text().splitlines()
     assert rows[-1].split(",")[1] == "4"  # Half as many steps of twice the size.
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 import soundfile
 
 from conftest import EXAMPLES, ROOT
@@ -78,16 +78,19 @@ def test_the_table_compares_the_same_mixtures() -> None:
     assert rows[5].startswith("| all | 4.40 | 3.80 | -0.60")
 
 
-def test_the_command_trains_scores_and_does_not_train_twice(tmp_path: Path) -> None:
+def test_the_command_trains_scores_and_does_not_train_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     corpora = _corpora(tmp_path)
     command = [
-        sys.executable, str(ROOT / "benchmarks" / "leave_one_out.py"), str(corpora / "recipe.yaml"),
-        "--data", str(corpora), "-o", str(tmp_path / "out"), "--count", "3", "--smoke", "--label", "tiny",
+        "leave_one_out.py", str(corpora / "recipe.yaml"), "--data", str(corpora), "-o", str(tmp_path / "out"),
+        "--count", "3", "--smoke", "--label", "tiny",
     ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    monkeypatch.setattr(sys, "argv", command)
+    leave_one_out.main()
     table = (tmp_path / "out" / "tiny" / "table.md").read_text()
-    assert table in done.stdout.replace("\n\n\n", "\n\n")
+    assert table in capsys.readouterr().out.replace("\n\n\n", "\n\n")
     assert "| a + hiss |" in table
     changed = (tmp_path / "out" / "tiny" / "fold-1" / "last.safetensors").stat().st_mtime_ns
-    subprocess.run(command, capture_output=True, check=True)
+    leave_one_out.main()
     assert (tmp_path / "out" / "tiny" / "fold-1" / "last.safetensors").stat().st_mtime_ns == changed

@@ -27,11 +27,14 @@ def _free_port() -> str:
         return str(found.getsockname()[1])
 
 
-@pytest.mark.parametrize("started", ["by torchrun", "by srun", "by hand on two machines"])
+@pytest.mark.parametrize(
+    ("started", "precision"),
+    [("by torchrun", "32-true"), ("by srun", "bf16-mixed"), ("by hand on two machines", "32-true")],
+)
 def test_two_processes_however_started_train_the_same_model(
-    started: str, example_corpus: Path, tmp_path: Path
+    started: str, precision: str, example_corpus: Path, tmp_path: Path
 ) -> None:
-    recipe = tiny_recipe(example_corpus, steps=3, system=tiny_values())
+    recipe = tiny_recipe(example_corpus, steps=3, system=tiny_values(), precision=precision)
     two = ["--processes", "2"]
     environments: list[dict[str, str]]
     if started == "by torchrun":
@@ -51,19 +54,24 @@ def test_two_processes_however_started_train_the_same_model(
     # One process tells the end, whoever started them.
     assert sum(text.count("best validation") for _, text, _ in ended) == 1
     train(recipe, tmp_path / "one", Options(workers=0))
-    assert (weights_of(tmp_path / "two") - weights_of(tmp_path / "one")).abs().max() < 1e-3
+    # The mean of two halves' gradients is the whole batch's, so the weights agree; were the audio rounded to
+    # bfloat16 with the network, they would differ by 1e-4 in the mean.
+    difference = (weights_of(tmp_path / "two") - weights_of(tmp_path / "one")).abs()
+    assert difference.max() < 1e-3
+    assert difference.mean() < 1e-5
     assert [row["step"] for row in log_rows(tmp_path / "two")] == [
         row["step"] for row in log_rows(tmp_path / "one")
     ]
 
 
-def test_two_processes_go_on_where_they_stopped(example_corpus: Path, tmp_path: Path) -> None:
+def test_two_processes_go_on_where_one_stopped(example_corpus: Path, tmp_path: Path) -> None:
     recipe = tiny_recipe(example_corpus, system=tiny_values())
-    for options, steps in ((["--minutes", "0.001"], 1), (["--resume"], 6)):
-        command = train_command(tmp_path, recipe, "two", "--processes", "2", *options)
-        ((code, _, text),) = run_together([command], [{}])
-        assert code == 0, text
-        assert RunFolder(tmp_path / "two").load()[1].total_steps == steps
+    train(recipe, tmp_path / "two", Options(workers=0, minutes=0.0))
+    assert RunFolder(tmp_path / "two").load()[1].total_steps == 1
+    command = train_command(tmp_path, recipe, "two", "--processes", "2", "--resume")
+    ((code, _, text),) = run_together([command], [{}])
+    assert code == 0, text
+    assert RunFolder(tmp_path / "two").load()[1].total_steps == 6
     train(recipe, tmp_path / "one", Options(workers=0))
     torch.testing.assert_close(
         weights_of(tmp_path / "two"), weights_of(tmp_path / "one"), atol=1e-5, rtol=1e-4

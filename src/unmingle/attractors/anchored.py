@@ -40,7 +40,8 @@ class AnchoredAttractors(AttractorFormation):
 
     def __init__(self, anchors: int, dimension: int) -> None:
         super().__init__()
-        self.anchors = nn.Parameter(torch.randn(anchors, dimension))
+        # On the meta device, where models are only measured, PyTorch would load its compiler to draw numbers.
+        self.anchors = nn.Parameter(torch.randn(anchors, dimension, device="cpu"))
 
     @property
     def products(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
@@ -101,6 +102,8 @@ def iterate(crops: Crops, workers: int = 1) -> Iterator[MixtureBatch]:
         shuffle=False,
         num_workers=workers,
         prefetch_factor=4 if workers else None,
+        # Else the workers of a process that a server of forks started would load all libraries again.
+        multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
         # Its own generator: by default a loader draws from the global one, and a resumed run has one more loader.
         generator=torch.Generator(),
     )

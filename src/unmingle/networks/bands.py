@@ -32,13 +32,15 @@ class Bands(nn.Module):
             first, width = end, 2 * width
         self.count = len(sizes)
         """Number of bands."""
-        places = [band for band, size in enumerate(sizes) for _ in range(size)]
-        members = torch.eye(self.count)[:, places]
-        self.register_buffer("index", torch.tensor(places), persistent=False)
+        places = torch.tensor([band for band, size in enumerate(sizes) for _ in range(size)])
+        members, shares = torch.zeros(self.count, freqs), torch.zeros(freqs, self.count)
+        # On the meta device, where only shapes matter, PyTorch would load its compiler, which takes seconds.
+        if not places.is_meta:
+            members.scatter_(0, places[None], 1.0)
+            shares.copy_((members / members.sum(dim=1, keepdim=True)).T)
+        self.register_buffer("index", places, persistent=False)
         self.register_buffer("_members", members, persistent=False)
-        self.register_buffer(
-            "_shares", (members / members.sum(dim=1, keepdim=True)).T.contiguous(), persistent=False
-        )
+        self.register_buffer("_shares", shares, persistent=False)
 
     def pool(self, bins: Tensor) -> Tensor:
         """The mean of each band's bins: ``(batch, frames, freqs)`` to ``(batch, frames, bands)``."""

@@ -146,9 +146,8 @@ class SpecialistGate(Gate):
             return
         self.linear = nn.Linear(2, len(levels))
         # The discriminant of Gaussians with equal variance around the levels. Initially doubt has no weight.
-        centres = torch.tensor(levels)
-        self.linear.weight.data.copy_(torch.stack([centres / _SPREAD**2, torch.zeros_like(centres)], dim=1))
-        self.linear.bias.data.copy_(-centres.square() / (2 * _SPREAD**2))
+        self.linear.weight.data.copy_(torch.tensor([[level / _SPREAD**2, 0.0] for level in levels]))
+        self.linear.bias.data.copy_(torch.tensor([-(level**2) / (2 * _SPREAD**2) for level in levels]))
 
     def forward(self, evidence: Tensor) -> Tensor:
         """Energies kept, in doubt and removed ``(batch, 3)`` to scores before the softmax ``(batch, K)``.

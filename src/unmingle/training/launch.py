@@ -51,7 +51,7 @@ def train(
         folder.create(recipe)
     if options.processes * options.nodes > 1:
         # A partial, because Fabric inspects the other arguments and fails on frozen ones.
-        told = None if starts_processes(fabric) else on_step
+        told = None if starts_processes(options.processes) else on_step
         process = partial(_train_process, recipe=recipe, folder=folder, options=options, on_step=told)
         try:
             progress: Progress = fabric.launch(process)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+from typing import Literal
 
 from lightning_fabric import Fabric
 from lightning_fabric.plugins.environments.cluster_environment import ClusterEnvironment
@@ -45,15 +47,24 @@ def open_fabric(device: str, processes: int, nodes: int) -> Fabric:
     strategy: DDPStrategy | str = "auto"
     if processes * nodes > 1:
         # A system of two stages trains one part at a time.
-        strategy = DDPStrategy(start_method="popen" if outside else "spawn", find_unused_parameters=True)
+        start_method = _start_method() if starts_processes(processes) else "popen"
+        strategy = DDPStrategy(start_method=start_method, find_unused_parameters=True)
     return Fabric(
         accelerator=device, devices=processes, num_nodes=nodes, strategy=strategy, plugins=[environment]
     )
 
 
-def starts_processes(fabric: Fabric) -> bool:
-    """Whether Fabric starts the other processes of this machine; else there are none, or they run already."""
-    return isinstance(fabric.strategy, DDPStrategy) and not _environment().creates_processes_externally
+def _start_method() -> Literal["forkserver", "spawn"]:
+    """How this process starts others. A server of forks loads the libraries once; Windows has none."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return "spawn"
+    multiprocessing.set_forkserver_preload(["unmingle.training.launch"])
+    return "forkserver"
+
+
+def starts_processes(processes: int) -> bool:
+    """Whether Fabric starts the processes of this machine; else there is only this one, or they run already."""
+    return processes > 1 and not _environment().creates_processes_externally
 
 
 def is_first_process() -> bool:
