@@ -6,6 +6,8 @@ Mixtures are drawn from one split of CORPUS (speech.csv and noise.csv), a pure f
 are rendered at 16 kHz. Each model hears them at its own rate; scores are taken at 8 kHz, so that models of
 different rates compare. The raw system is scored, or with `--separate` what `unmingle separate` makes of it: turns
 given to speakers by voice, and the residual shared out. Then there may be more speakers than the system separates.
+With `--auto`, the speakers are counted: if one is missing, an estimate is scored for two speakers, and of too many
+the best are scored.
 
 Columns: SI-SDR improvement and SI-SDR in dB (mean over speakers, then mixtures, with the 95 % interval of the
 mean), the share of mixtures that get worse, the share of single-speaker speech in the wrong file, the leakage
@@ -17,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import itertools
 import json
 import math
 import platform
@@ -199,15 +202,29 @@ def model(system: System) -> Callable[[Samples, Samples, bool], tuple[Samples, i
     return separate
 
 
-def separator(name: str) -> Callable[[Samples, Samples, bool], tuple[Samples, int]]:
-    """Like :func:`model`, for all that `unmingle separate` does."""
+def separator(name: str, *, auto: bool = False) -> Callable[[Samples, Samples, bool], tuple[Samples, int]]:
+    """Like :func:`model`, for all that `unmingle separate` does. With ``auto``, it always counts the speakers."""
     loaded = load(name)
 
     def separate(mixture: Samples, sources: Samples, counting: bool) -> tuple[Samples, int]:
-        made = loaded.separate(mixture, LIST_RATE, "auto" if counting else len(sources)).estimates
+        made = loaded.separate(mixture, LIST_RATE, "auto" if counting or auto else len(sources)).estimates
+        if not counting:
+            made = as_many(made, sources)
         return resample(made, LIST_RATE, SCORE_RATE), len(made)
 
     return separate
+
+
+def as_many(estimates: Samples, sources: Samples) -> Samples:
+    """As many estimates as sources, at most four: the best of too many, or the first ones twice."""
+    count = len(sources)
+    rows = [k % len(estimates) for k in range(max(count, len(estimates)))]
+    pairwise = pairwise_si_sdr(torch.from_numpy(estimates[rows])[None], torch.from_numpy(sources)[None])[0]
+    chosen = max(
+        itertools.combinations(range(len(rows)), count),
+        key=lambda each: float(best_permutation(pairwise[:, list(each)][None])[0][0]),
+    )
+    return estimates[[rows[k] for k in chosen]]
 
 
 def line(found: dict[str, Any]) -> str:
@@ -233,6 +250,7 @@ def main() -> None:
     parser.add_argument("--list", action="append", help="Only lists whose name begins so.")
     parser.add_argument("--count", type=int, help="At most so many mixtures of each list.")
     parser.add_argument("--separate", action="store_true", help="Score the estimates of unmingle separate.")
+    parser.add_argument("--auto", action="store_true", help="With --separate: the speakers are counted.")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("-o", "--output", type=Path, help="Write the figures as JSON.")
     arguments = parser.parse_args()
@@ -258,7 +276,7 @@ def main() -> None:
                 continue
             changes = {} if arguments.count is None else {"count": min(arguments.count, wanted.count)}
             shorter = MixtureList(**{**wanted.__dict__, **changes})
-            scored = separator(name) if arguments.separate else model(system)
+            scored = separator(name, auto=arguments.auto) if arguments.separate else model(system)
             found = score_list(scored, corpus, shorter)
             everything.setdefault(str(name), []).append(found)
             print(line(found), flush=True)
