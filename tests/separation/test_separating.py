@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from unmingle.audio import Samples, resample
 from unmingle.audio_blocks import AudioWriter
 from unmingle.errors import UnmingleError
 from unmingle.file_batches import Output, distinct_stems, find_inputs
-from unmingle.models import ModelFacts, save_system
+from unmingle.models import DEFAULT_MODEL, ModelFacts, find_model, save_system
 from unmingle.separation import load, separate_files
 from unmingle.separation.adding_up import add_residual, residual_gains
 from unmingle.separation.order import order_of_speaking
@@ -321,6 +322,7 @@ def test_the_default_model_counts_and_others_do_not_unless_trained_to(
     example_sources: Samples, tiny_model: Path, tmp_path: Path
 ) -> None:
     assert unmingle.load().counts
+    assert load(shutil.copy(find_model(DEFAULT_MODEL), tmp_path / "copy.safetensors")).counts
     assert not unmingle.load("adanet-2speakers-8khz").counts
     for voice in example_sources:
         alone = unmingle.load().separate(voice, 16000)

@@ -83,10 +83,13 @@ class Separator:
     def counts(self) -> bool:
         """Whether it counts the speakers if their number is not given.
 
-        This is so for the default model, and for models that were trained for several numbers of speakers.
+        This is so for the default model, also copied or exported, and for models that were trained for several
+        numbers of speakers.
         """
         fewest = self.system.config.fewest_speakers
-        return self.path == find_model(COUNTING_MODEL) or fewest not in (None, self.speakers)
+        return fewest not in (None, self.speakers) or read_facts(self.path) == read_facts(
+            find_model(COUNTING_MODEL)
+        )
 
     @overload
     def separate(
