@@ -108,6 +108,15 @@ def test_layers_equal_a_stacked_lstm() -> None:
     torch.testing.assert_close(network(features), expected)
 
 
+def test_residual_layers_add_their_input_except_the_first() -> None:
+    network = _blstm(3, residual=True)
+    features = torch.randn(2, 11, 9)
+    first = network.layers[0](features)[0]
+    second = first + network.layers[1](first)[0]
+    third = second + network.layers[2](second)[0]
+    torch.testing.assert_close(network(features), network.linear(third).reshape(2, 11, 9, 2))
+
+
 @pytest.mark.parametrize("residual", [False, True])
 def test_padding_changes_nothing_in_a_blstm(residual: bool) -> None:
     network = _blstm(2, residual=residual)

@@ -100,6 +100,13 @@ SYSTEMS = [
 ]
 
 
+def test_a_learned_scale_begins_where_a_softmax_of_two_speakers_is_nearly_hard() -> None:
+    """Unit-norm embeddings, and two opposite attractors: the products are 1 and -1."""
+    scale = _build(tiny_values(unit_norm=True, learned_scale=True)).get_parameter("log_scale").exp()
+    masks = torch.softmax(scale * torch.tensor([1.0, -1.0]), dim=0)
+    assert masks[0].item() == pytest.approx(0.9999546, abs=1e-6)
+
+
 def _id(values: dict[str, object]) -> str:
     words = [str(values["kind"])]
     words += [
