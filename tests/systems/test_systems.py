@@ -11,12 +11,13 @@ from conftest import TINY_BLSTM, TINY_CNN, tiny_config, tiny_system, tiny_values
 from unmingle.attractors import mask_logits
 from unmingle.audio import Samples
 from unmingle.batch import MixtureBatch
-from unmingle.counting import Counted
+from unmingle.counting import Counted, count_by_spread
 from unmingle.errors import UnmingleError
 from unmingle.masks import ideal_binary_mask
 from unmingle.metrics import si_sdr
 from unmingle.systems import (
     AnySystemConfig,
+    EmbeddingSeparator,
     EmbeddingSeparatorConfig,
     MaskingSystem,
     TwoStage,
@@ -105,6 +106,32 @@ def test_a_learned_scale_begins_where_a_softmax_of_two_speakers_is_nearly_hard()
     scale = _build(tiny_values(unit_norm=True, learned_scale=True)).get_parameter("log_scale").exp()
     masks = torch.softmax(scale * torch.tensor([1.0, -1.0]), dim=0)
     assert masks[0].item() == pytest.approx(0.9999546, abs=1e-6)
+
+
+def test_oracle_attractors_are_means_of_the_ideal_bins_with_the_weights_of_training(
+    example_sources: Samples,
+) -> None:
+    few = {"rule": "loudest", "threshold": 0.3}
+    system = _build(tiny_values(assignment="ibm", evaluation_weight=few))
+    assert isinstance(system, EmbeddingSeparator)
+    batch = _batch(example_sources)
+    spectra, embedding = system.embed(batch.mixture)
+    spoken = ideal_binary_mask(system.frontend.stft.analyse(batch.sources))[0]
+    shares = spoken * system.weight(spectra, training=True)
+    expected = torch.stack([(embedding[0] * each[..., None]).sum(dim=(0, 1)) / each.sum() for each in shares])
+    torch.testing.assert_close(system.oracle_attractors(batch)[0], expected, atol=1e-5, rtol=1e-4)
+
+
+def test_only_clustering_systems_count_before_they_separate(example_sources: Samples) -> None:
+    mixture = _batch(example_sources).mixture
+    system = _build(tiny_values(training_formation="oracle", formation="kmeans", speakers=3))
+    assert isinstance(system, EmbeddingSeparator)
+    spectra, embedding = system.embed(mixture)
+    counted, expected = system.count(mixture), count_by_spread(embedding, system.weight(spectra), 3)
+    assert counted is not None
+    assert torch.equal(counted.count, expected.count)
+    assert torch.equal(counted.confidence, expected.confidence)
+    assert _build(tiny_values()).count(mixture) is None
 
 
 def _id(values: dict[str, object]) -> str:
@@ -274,6 +301,7 @@ def test_oracle_attractors_need_the_sources(example_sources: Samples) -> None:
     system = tiny_system(formation="oracle", training_formation="oracle")
     batch = _batch(example_sources)
     assert system.needs_sources
+    assert not _build(_upit()).needs_sources
     estimates = system.separate(batch.mixture, 2, batch.sources).sources
     swapped = system.separate(batch.mixture, 2, batch.sources.flip(1)).sources
     torch.testing.assert_close(estimates, swapped.flip(1))  # in the order of the sources
