@@ -6,6 +6,7 @@ import copy
 import numbers
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar, overload
 
@@ -79,7 +80,7 @@ class Separator:
         """The largest number of speakers of a recording. More than the model's are told apart by voice, in turns."""
         return max(self.speakers, most_speakers(self.speakers))
 
-    @property
+    @cached_property
     def counts(self) -> bool:
         """Whether it counts the speakers if their number is not given.
 
